@@ -1,0 +1,34 @@
+# Each target sets up what it needs, so it works on a fresh machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test check clean
+
+# Everything installed, redone when the dependencies change. torch comes first and alone: its CPU build has no CUDA packages.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+# A data set, a training, an evaluation and a prediction from nothing, in a few minutes.
+demo: $(VENV)/installed
+	rm -rf $(DEMO)
+	$(BIN)/das3d demo-data $(DEMO)/data
+	$(BIN)/das3d train $(DEMO)/data --preset demo --out $(DEMO)/run
+	$(BIN)/das3d evaluate $(DEMO)/run --data $(DEMO)/data
+	$(BIN)/das3d predict $(DEMO)/run --data $(DEMO)/data/moulded_cover/test/dent --out $(DEMO)/predictions
+	@echo "training pairs and repairs: $(DEMO)/run/pictures   heat maps of the test parts: $(DEMO)/run/evaluation/maps"
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(DEMO) $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

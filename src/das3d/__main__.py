@@ -1,0 +1,5 @@
+"""``python -m das3d``."""
+
+from das3d.cli import main
+
+main()

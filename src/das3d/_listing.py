@@ -1,0 +1,69 @@
+"""What lies in a folder, without what systems and people leave there, and small YAML files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from das3d.errors import DataError
+
+STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+STRAY_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log"})  # notes
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Files of a folder that may be members of a part: not hidden, no notes, none that a system left.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    files = [path for path, is_folder in _children(folder) if not is_folder]
+    return [file for file in files if file.name.lower() not in STRAY_NAMES and file.suffix.lower() not in STRAY_SUFFIXES]
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders of a folder that are not hidden, in natural order.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    folders = {path.name: path for path, is_folder in _children(folder) if is_folder}
+    return [folders[name] for name in natural_order(folders)]
+
+
+def _children(folder: Path) -> list[tuple[Path, bool]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((folder / entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: expected a readable folder, found {error.strerror or error}") from None
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted as people count: 2 before 10."""
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        # Text and digits by turns, so that equal places always compare; the name itself decides between 1 and 01.
+        return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name)], name
+
+    return sorted(names, key=key)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The names and values in a YAML file; none for an empty one.
+
+    Raises:
+        DataError: it cannot be read, or holds something else.
+    """
+    import yaml
+
+    try:
+        values = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: expected YAML, found {' '.join(str(error).split())[:120]}") from None
+    if values is not None and not isinstance(values, dict):
+        raise DataError(f"{path}: expected names and values, found {type(values).__name__}")
+    return values or {}

@@ -1,0 +1,137 @@
+"""Training batches: good parts, turned a little, then harmed. All on the device, all from (seed, iteration).
+
+Every iteration seeds its own generator, so a resumed run needs no generator state to go on exactly as it would have, and
+each of several processes draws the whole batch and takes its share, so their number changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from das3d.preparation import PreparedScan
+from das3d.settings import Settings, TrainingSettings
+from das3d.synthesis import Harmed, Recipe, draw_recipe, synthesise
+
+
+@dataclass(frozen=True)
+class GoodParts:
+    """Prepared good parts as tensors on one device, all members together.
+
+    Attributes:
+        rgb: (N, 3, S, S) uint8.
+        depth: (N, 1, S, S) float16 would lose small defects, so float32, normalised.
+        foreground: (N, 1, S, S) bool.
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    foreground: Tensor
+
+    @classmethod
+    def from_scans(cls, scans: list[PreparedScan], device: torch.device | str = "cpu") -> GoodParts:
+        rgb = torch.from_numpy(np.stack([scan.rgb for scan in scans])).permute(0, 3, 1, 2).contiguous()
+        depth = torch.from_numpy(np.stack([scan.depth for scan in scans]))[:, None]
+        foreground = torch.from_numpy(np.stack([scan.foreground for scan in scans]))[:, None]
+        return cls(rgb.to(device), depth.to(device), foreground.to(device))
+
+    def __len__(self) -> int:
+        return int(self.rgb.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.rgb.device
+
+    def __getitem__(self, index: Tensor) -> GoodParts:
+        return GoodParts(self.rgb[index], self.depth[index], self.foreground[index])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch: the good pairs (I, Z), the harmed pairs (I~, Z~) and the mask M~."""
+
+    rgb: Tensor  # (B, 3, S, S) float32
+    depth: Tensor  # (B, 1, S, S) float32
+    harmed: Harmed
+    recipes: list[Recipe]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How good parts are varied, drawn before it is applied. All (B,)."""
+
+    turn: Tensor  # radians
+    zoom: Tensor
+    shift_u: Tensor
+    shift_v: Tensor
+    mirror: Tensor  # +1 or -1
+    gain: Tensor
+
+
+def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:
+    def spread(limit: float) -> Tensor:
+        return limit * (2 * torch.rand(batch, generator=generator) - 1)
+
+    mirror = torch.rand(batch, generator=generator) < (0.5 if settings.flip else 0.0)
+    return Pose(
+        turn=spread(math.radians(settings.rotation)),
+        zoom=1 + spread(settings.zoom),
+        shift_u=spread(settings.shift),
+        shift_v=spread(settings.shift),
+        mirror=torch.where(mirror, -1.0, 1.0),
+        gain=1 + spread(settings.brightness),
+    )
+
+
+def vary(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
+    """RGB in (0, 1), depth and foreground of the parts in another pose; what comes into view is background."""
+    pose = Pose(**{name: value.to(parts.device) for name, value in vars(pose).items()})
+    rgb = parts.rgb.float() / 255
+    cos, sin = pose.turn.cos() / pose.zoom, pose.turn.sin() / pose.zoom
+    rows = [cos * pose.mirror, -sin, 2 * pose.shift_u, sin * pose.mirror, cos, 2 * pose.shift_v]
+    matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
+    # One resampling for all members: none can move without the others. Zero beyond the frame means background.
+    members = torch.cat([rgb, parts.depth - 1, parts.foreground.float()], dim=1)
+    grid = F.affine_grid(matrix, list(members.shape), align_corners=False)
+    moved = F.grid_sample(members, grid, mode="bilinear", align_corners=False)
+    foreground = moved[:, 4:] > 0.5
+    rgb = (moved[:, :3] * pose.gain[:, None, None, None]).clamp(0, 1) * foreground
+    depth = torch.where(foreground, moved[:, 3:4] + 1, 1.0)
+    return rgb, depth, foreground
+
+
+def make_batch(
+    parts: GoodParts,
+    settings: Settings,
+    iteration: int,
+    textures: Tensor | None = None,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Batch:
+    """The batch of one iteration, or the share of it that belongs to one of several processes."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + iteration)
+    count = settings.training.batch
+    index = torch.randint(len(parts), (count,), generator=generator)
+    pose = draw_pose(count, settings.training, generator)
+    recipes = [
+        draw_recipe(
+            count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth,
+            textures=0 if textures is None else len(textures),
+        )
+        for _ in range(settings.synthesis.rounds)
+    ]  # fmt: skip
+    own = slice(rank * count // ranks, (rank + 1) * count // ranks)
+    pose = Pose(**{name: value[own] for name, value in vars(pose).items()})
+    rgb, depth, foreground = vary(parts[index[own].to(parts.device)], pose)
+    harmed = Harmed(rgb, depth, torch.zeros_like(depth))
+    mine = [recipe[own].to(parts.device) for recipe in recipes]
+    for recipe in mine:
+        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings.synthesis, textures)
+        harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
+    return Batch(rgb, depth, harmed, mine)

@@ -1,0 +1,109 @@
+"""Prepared scans on disk, outside the user's data, so that preparation is paid once.
+
+One TIFF file a scan, named by a hash of everything that it depends on: the part's files (path, size, time of change), how
+depth is read, the statistics and the settings. A changed file or setting gives another name; nothing is ever stale.
+The pages (RGB, depth, flags) open in any viewer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from das3d.preparation import DEPTH_STEP, PreparedScan, Window
+
+FORMAT = 1
+LOWEST = -0.5  # normalised depth of code 0
+VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
+
+
+def cache_folder() -> Path:
+    """``$DAS3D_CACHE``, or ``das3d`` in the user's cache folder."""
+    chosen = os.environ.get("DAS3D_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "das3d"
+
+
+def key_of(files: list[Path], *what: Any) -> str:
+    """Name of what depends on these files and on `what` (plain values)."""
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    text = json.dumps([FORMAT, stats, what], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def load_json(key: str) -> Any | None:
+    """What `save_json` kept under this key, or None."""
+    try:
+        return json.loads((cache_folder() / f"{key}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def save_json(key: str, value: Any) -> None:
+    write_atomically(cache_folder() / f"{key}.json", json.dumps(value).encode())
+
+
+def load_scan(key: str) -> PreparedScan | None:
+    """What `save_scan` kept under this key, or None where there is nothing or it cannot be read."""
+    import tifffile
+
+    path = cache_folder() / key[:2] / f"{key}.tif"
+    if not path.is_file():
+        return None
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            rgb, depth, flags = (page.asarray() for page in tiff.pages)
+            known = json.loads(tiff.pages.first.description)
+    except Exception:  # a damaged cache file is no error: it is written again
+        return None
+    return PreparedScan(
+        name=known["name"],
+        rgb=rgb,
+        depth=depth.astype(np.float32) * DEPTH_STEP + LOWEST,
+        valid=(flags & VALID) > 0,
+        foreground=(flags & FOREGROUND) > 0,
+        mask=(flags & MASK) > 0 if (flags & HAS_MASK).any() else None,
+        window=Window(**{**known["window"], "frame": tuple(known["window"]["frame"])}),
+    )
+
+
+def save_scan(key: str, scan: PreparedScan) -> None:
+    import io
+
+    import tifffile
+
+    flags = scan.valid * VALID + scan.foreground * FOREGROUND
+    if scan.mask is not None:
+        flags = flags + scan.mask * MASK + HAS_MASK
+    depth = np.round((scan.depth - LOWEST) / DEPTH_STEP).astype(np.uint16)
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as tiff:
+        description = json.dumps({"name": scan.name, "window": asdict(scan.window)})
+        options: dict[str, Any] = {"compression": "zlib", "predictor": True, "metadata": None}
+        tiff.write(scan.rgb, photometric="rgb", description=description, **options)
+        tiff.write(depth, photometric="minisblack", **options)
+        tiff.write(flags.astype(np.uint8), photometric="minisblack", **options)
+    write_atomically(cache_folder() / key[:2] / f"{key}.tif", buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,258 @@
+"""The command line. Heavy modules are imported inside the commands, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import das3d
+from das3d.errors import Das3dError, SettingsError
+
+app = typer.Typer(
+    name="das3d",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Find defects in products from RGB + 3D scans, having seen good parts only.",
+)
+
+
+class ModalityOption(StrEnum):
+    both = "rgb+depth"
+    rgb = "rgb"
+    depth = "depth"
+
+
+class PresetOption(StrEnum):
+    fast = "fast"
+    paper = "paper"
+    demo = "demo"
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Print errors that a user can mend as plain lines, without a traceback, and exit with 1."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except Das3dError as error:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+Category = Annotated[str | None, typer.Option(help="Which category, where DATA holds several.")]
+Light = Annotated[int, typer.Option(min=0, max=5, help="Which image of an Eyecandies part is its RGB.")]
+DepthUnit = Annotated[
+    str | None, typer.Option(help="Unit of the depth files: m, cm, mm, um, or metres per count such as 0.0001.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+@app.command()
+@reported
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of scans: MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    category: Category = None,
+    modality: Annotated[ModalityOption, typer.Option(help="What the networks see.")] = ModalityOption.both,
+    preset: Annotated[PresetOption, typer.Option(help="Where the settings start.")] = PresetOption.fast,
+    settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
+    ] = None,
+    textures: Annotated[
+        Path | None, typer.Option(help="Folder of texture pictures, such as DTD; without it textures are generated.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, synthesis and augmentation.")] = None,
+    device: Device = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Devices, or CPU processes, that share each batch.")] = 1,
+    budget: Annotated[str | None, typer.Option(help="Time for training, such as 20m, 1h or 90s.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    light: Light = 4,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Train a detector on good parts."""
+    seconds = parse_duration(budget) if budget else None
+    from das3d.run import train as run
+    from das3d.settings import make_settings
+
+    changes = list(change or [])
+    if textures is not None:
+        changes += ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(textures))}"]
+    chosen = make_settings(preset.value, modality=modality.value, seed=seed, file=settings, changes=changes)
+    run(
+        data, out, category=category, settings=chosen, device=device, processes=processes, budget=seconds,
+        resume=resume, light=light, depth_format=parse_depth_unit(depth_unit),
+    )  # fmt: skip
+
+
+@app.command()
+@reported
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    data: Annotated[Path, typer.Option(help="Folder of scans with test parts.")],
+    category: Category = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/evaluation by default.")] = None,
+    device: Device = "auto",
+    light: Light = 4,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Compare a model with the ground truth of test parts."""
+    from das3d.detector import load
+    from das3d.evaluation import evaluate as score
+
+    detector = load(run, device)
+    folder = out or (run if run.is_dir() else run.parent) / "evaluation"
+    metrics = score(detector, data, folder, category=category, light=light, depth_format=parse_depth_unit(depth_unit))
+    print_metrics(metrics, folder)
+
+
+@app.command()
+@reported
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, maps and overlays.")],
+    rgb: Annotated[Path | None, typer.Option(help="RGB image of one part.")] = None,
+    depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
+    device: Device = "auto",
+    light: Light = 4,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Score new parts: one by --rgb and --depth, or many by --data."""
+    if (data is None) == (rgb is None and depth is None):
+        raise SettingsError("predict: expected either --rgb and/or --depth of one part, or --data FOLDER of many")
+    from das3d.detector import load
+    from das3d.prediction import predict_folder, predict_part
+
+    detector = load(run, device)
+    depth_format = parse_depth_unit(depth_unit)
+    if data is not None:
+        results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
+    else:
+        results = [predict_part(detector, rgb, depth, out, depth_format=depth_format)]
+    print_predictions(results, out, detector.threshold)
+
+
+@app.command(name="demo-data")
+@reported
+def demo_data(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parts: Annotated[int, typer.Option(min=4, help="Good parts to train on.")] = 80,
+) -> None:
+    """Make a small data set of rendered parts, good and defective, to try das3d on."""
+    from das3d.console import progress
+    from das3d.demo import make_demo
+
+    with progress("rendering") as step:
+        root = make_demo(folder, train=parts, seed=seed, progress=step)
+    print(f"demo data in {root}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(das3d.__version__)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in '90s', '20m' or '1.5h'. Raises SettingsError."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        seconds = -1
+    if not 0 < seconds < 1e9:
+        raise SettingsError(f"--budget: expected a time such as 90s, 20m or 1h, found {text!r}")
+    return seconds
+
+
+def parse_depth_unit(text: str | None) -> Any:
+    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError."""
+    if text is None:
+        return None
+    from das3d.files import DepthFormat
+    from das3d.scan import UNITS
+
+    if text in UNITS:
+        return DepthFormat.from_unit(text)
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = -1
+    if not 0 < scale < 1000:
+        raise SettingsError(
+            f"--depth-unit: expected one of {', '.join(UNITS)}, or metres per count such as 0.0001, found {text!r}"
+        )
+    return DepthFormat(scale=scale)
+
+
+def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {
+        "i_auroc": "I-AUROC", "p_auroc": "P-AUROC", "aupro_30": "AU-PRO@0.3", "aupro_10": "AU-PRO@0.1",
+        "aupro_05": "AU-PRO@0.05", "aupro_01": "AU-PRO@0.01",
+    }  # fmt: skip
+    sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
+    table = Table(
+        title=f"{metrics['category']}, {metrics['modality']}: {metrics['n_good']} good and {metrics['n_defective']} "
+        f"defective parts, maps at {sizes}"
+    )
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key, name in names.items():
+        table.add_row(name, number(metrics[key]))
+    for kind, value in metrics["per_defect"].items():
+        table.add_row(f"I-AUROC {kind}", number(value))
+    if metrics["false_alarms"] is not None:
+        table.add_row("false alarms at threshold", f"{metrics['false_alarms']:.1%}")
+        table.add_row("defective found at threshold", f"{metrics['detected']:.1%}")
+    Console().print(table)
+    for note in metrics["notes"]:
+        print(f"note: {note}")
+    print(f"written to {folder}")
+
+
+def print_predictions(results: list[Any], out: Path, threshold: Any) -> None:
+    failed = [result for result in results if result.error]
+    shown = [result for result in results if not result.error]
+    for result in shown[:20]:
+        print(f"{result.part.id}  score {result.prediction.score:.4f}  {result.verdict}".rstrip())
+    if len(shown) > 20:
+        print(f"... and {len(shown) - 20} more")
+    if threshold is not None and shown:
+        defective = sum(result.verdict == "defective" for result in shown)
+        print(f"{defective} of {len(shown)} defective; {threshold.describe()}")
+    print(f"scores.csv, maps and overlays in {out}")
+    if failed:
+        raise Das3dError("\n".join(result.error for result in failed))
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What the command line shows: progress with time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Step(Protocol):
+    """Advance a progress display."""
+
+    def __call__(self, done: int | None = None, total: int | None = None, note: str = "") -> None:
+        """One further step, or `done` of `total` steps; `note` is shown behind."""
+
+
+def say(text: str = "") -> None:
+    """A line for the user, on standard output."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line that is not part of the result, on standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Step]:
+    """Progress of one piece of work, on standard error so that standard output stays a result.
+
+    Example:
+        with progress("preparing", len(parts)) as step:
+            for part in parts:
+                step()
+    """
+    if sys.stderr.isatty():
+        with _bar(what, total) as step:
+            yield step
+    else:
+        yield _Lines(what, total)
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Step]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def step(done: int | None = None, total: int | None = None, note: str = "") -> None:
+            if total is not None:
+                bar.update(task, total=total)
+            if done is None:
+                bar.update(task, advance=1, note=note)
+            else:
+                bar.update(task, completed=done, note=note)
+
+        yield step
+
+
+class _Lines:
+    """A line now and then; none at all for work that is over quickly."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.start = time.monotonic()
+        self.first: int | None = None
+        self.last = self.start
+
+    def __call__(self, done: int | None = None, total: int | None = None, note: str = "") -> None:
+        self.done = self.done + 1 if done is None else done
+        self.total = total if total is not None else self.total
+        self.first = self.done if self.first is None else self.first
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = now
+        text = f"{self.what}: {self.done}"
+        if self.total:
+            since = max(self.done - self.first, 1)
+            left = (now - self.start) / since * max(self.total - self.done, 0)
+            text += f" of {self.total}, {duration(now - self.start)} so far, {duration(left)} left"
+        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 1 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,223 @@
+"""Finding data sets: which layout, which category, which parts, and everything that is wrong with them, all at once.
+
+    dataset = find_dataset("data", "cable_gland")
+    scan = dataset.train[0].read()
+
+The layouts themselves are in `layouts`. Whatever names and headers can tell is checked here, before any work starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from das3d._listing import files_in, folders_in
+from das3d.errors import DataError
+from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
+from das3d.layouts import LAYOUTS, NAMING, ROLES, Layout, Search, unlabelled
+from das3d.parts import UNKNOWN, Part, Split, size_problem
+
+__all__ = ["Dataset", "DepthFormat", "Part", "find_categories", "find_dataset", "find_folder"]
+
+Progress = Callable[[int, int], None]  # parts done, all parts
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The parts of one category.
+
+    Attributes:
+        root: folder of the category.
+        layout: name of its layout: "mvtec3d", "3d-adam", "eyecandies" or "folder".
+        category: its name.
+        parts: of all splits, in the natural order of their names.
+    """
+
+    root: Path
+    layout: str
+    category: str
+    parts: tuple[Part, ...]
+
+    @property
+    def train(self) -> tuple[Part, ...]:
+        return self._of("train")
+
+    @property
+    def validation(self) -> tuple[Part, ...]:
+        return self._of("validation")
+
+    @property
+    def test(self) -> tuple[Part, ...]:
+        return self._of("test")
+
+    def _of(self, split: Split) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.split == split)
+
+    @property
+    def depth_format(self) -> DepthFormat | None:
+        """How all depth files are read; None where parts differ in it or there is no depth."""
+        formats = {part.depth_format for part in self.parts if part.depth}
+        return formats.pop() if len(formats) == 1 else None
+
+
+def find_dataset(
+    root: Path | str,
+    category: str | None = None,
+    *,
+    rgb: bool = True,
+    depth: bool = True,
+    light: int = 4,
+    depth_format: DepthFormat | None = None,
+    needs: Split = "train",
+    progress: Progress | None = None,
+) -> Dataset:
+    """Find the parts of one category, in any layout, and check them by their names and headers.
+
+    Args:
+        root: folder of a data set, or of one category of it.
+        category: which one; may be left out where there is only one.
+        rgb, depth: whether every part must have this member. One that is not needed must be there for all parts or none.
+        light: which of the six images of an Eyecandies part is its RGB.
+        depth_format: how depth files are to be read where neither the layout nor ``dataset.yaml`` says.
+        needs: the split that must not be empty.
+        progress: called with the number of parts checked and the number of all parts.
+
+    Raises:
+        DataError: anything is wrong; every problem has its line, and those of one kind are cut short after ten.
+    """
+    folder, layout = _choose(Path(root), category)
+    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
+    parts = layout.parts(folder, search)
+    _check_labels(parts, search)
+    if any(part.depth and part.depth_format is None for part in parts):
+        search.report("no unit", f"{folder}: expected a declared unit for depth, found none; {HOW_TO_DECLARE}")
+    _check_members(folder, parts, search, progress)
+    if not search.problems and not any(part.split == needs for part in parts):
+        search.report("empty split", f"{folder}: expected {needs} parts, found none in {len(parts)} parts")
+    search.raise_if_any()
+    return Dataset(folder, layout.name, folder.resolve().name, tuple(parts))
+
+
+def find_folder(
+    folder: Path | str,
+    *,
+    rgb: bool = True,
+    depth: bool = True,
+    light: int = 4,
+    depth_format: DepthFormat | None = None,
+    progress: Progress | None = None,
+) -> list[Part]:
+    """Find parts to predict: all splits of a data set, or a plain folder of parts that nobody has judged.
+
+    In a plain folder lie files ``NAME_rgb.png`` and ``NAME_depth.png``, or folders ``rgb`` and ``depth``. Arguments and
+    errors as for `find_dataset`, but float depth without a unit is taken as metres.
+    """
+    folder = Path(folder)
+    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
+    _expect_folder(folder)
+    plain = files_in(folder) or any(child.name.lower() in ROLES for child in folders_in(folder))
+    if plain and not _layout_of(folder):
+        parts = unlabelled(folder, search)
+    else:
+        folder, layout = _choose(folder, None)
+        parts = layout.parts(folder, search)
+    _check_members(folder, parts, search, progress)
+    if not search.problems and not parts:
+        search.report("no parts", f"{folder}: expected parts ({NAMING}), found none")
+    search.raise_if_any()
+    return parts
+
+
+def find_categories(root: Path | str) -> list[str]:
+    """Names of the categories in a folder, in natural order; its own name if it is a category itself.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    root = Path(root)
+    _expect_folder(root)
+    if _layout_of(root):
+        return [root.resolve().name]
+    return [folder.name for folder in folders_in(root) if _layout_of(folder)]
+
+
+def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
+    there = find_categories(root)
+    layout = _layout_of(root)
+    if layout and category in (None, root.resolve().name):
+        return root, layout
+    chosen = there[0] if category is None and len(there) == 1 else category
+    if chosen is not None and (layout := _layout_of(root / chosen)):
+        return root / chosen, layout
+    if there:
+        asked = "one category to be chosen" if category is None else f"category {category!r}"
+        raise DataError(f"{root}: expected {asked}, found {', '.join(there)}")
+    folders = ", ".join(child.name for child in folders_in(root)[:8])
+    found = f"only {folders}" if folders else "no folders"
+    raise DataError(
+        f"{root}: expected a data set (MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own parts in folders good or train/good), "
+        f"found {found}"
+    )
+
+
+def _layout_of(folder: Path) -> Layout | None:
+    return next((layout for layout in LAYOUTS if layout.fits(folder)), None)
+
+
+def _expect_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise DataError(f"{folder}: expected a folder, found nothing there")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder, found a file")
+
+
+def _check_labels(parts: Sequence[Part], search: Search) -> None:
+    for part in parts:
+        scan = part.rgb or part.depth
+        if part.defective and part.split != "test":
+            found = f"a part with defect {part.defect!r}"
+            search.report("defects outside test", f"{scan}: expected only good parts in {part.split}, found {found}")
+        if part.defect == UNKNOWN:
+            search.report("kinds called unknown", f"{scan}: expected a kind of defect, found the reserved name {UNKNOWN!r}")
+
+
+def _check_members(folder: Path, parts: Sequence[Part], search: Search, progress: Progress | None) -> None:
+    _check_complete(folder, parts, search)
+    for done, part in enumerate(parts, start=1):
+        _check_headers(part, search)
+        if progress:
+            progress(done, len(parts))
+
+
+def _check_complete(folder: Path, parts: Sequence[Part], search: Search) -> None:
+    for member, other, needed in (("rgb", "depth", search.rgb), ("depth", "rgb", search.depth)):
+        without = [part for part in parts if getattr(part, member) is None]
+        if len(without) < len(parts):
+            for part in without:
+                file = getattr(part, other)
+                search.report(f"parts without {member}", f"{file}: expected a {member} file of the same name, found none")
+        elif needed and parts:
+            found = f"only {other}; for such data use --modality {other}"
+            search.report(f"no {member}", f"{folder}: expected {member} files, found {found}")
+
+
+def _check_headers(part: Part, search: Search) -> None:
+    # The lack of a unit is reported once for all parts; the rest of each depth file is checked none the less.
+    form = METRES if part.depth_format is None and "no unit" in search.problems else part.depth_format
+    sizes: dict[Path, tuple[int, int]] = {}
+
+    def check(path: Path | None, size_of: Callable[[Path], tuple[int, int]]) -> None:
+        try:
+            if path is not None:
+                sizes[path] = size_of(path)
+        except DataError as error:
+            search.report("files that cannot be used", str(error))
+
+    check(part.rgb, rgb_size)
+    size = sizes.get(part.rgb) if part.rgb else None
+    check(part.depth, lambda path: depth_size(path, form, size=size))
+    for mask in part.masks:
+        check(mask, mask_size)
+    if problem := size_problem(sizes):
+        search.report("members that differ in size", problem)

@@ -1,0 +1,156 @@
+"""A data set made from nothing: moulded covers as a camera with a depth sensor sees them, good and defective.
+
+It lets a first run happen without a download, and its figures mean something: the defects change the part's shape and
+colour before it is seen, with all that follows for light, shadow and missing points; they are not painted on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from das3d._demo_camera import changed, draw_light, look, meet, sense
+from das3d._demo_defects import DEFECTS
+from das3d._demo_part import draw_part, surface_of
+from das3d.errors import DataError
+
+CATEGORY = "moulded_cover"
+KINDS = tuple(DEFECTS)
+MARKER = "das3d_demo.json"  # tells our own output from a folder that must not be touched
+SMALLEST = 64  # pixels; below this a rib is thinner than a pixel
+LONGEST = 4 / 3  # longer side over shorter: the grid holds no more table
+LEAST = 3e-4  # of the picture; a smaller change is not taken for a defect
+_OWN_FILE = re.compile(r"(train|validation|test)/\w+/(rgb|xyz|gt)/\d{3,}\.(png|tiff)")
+
+
+@dataclass(frozen=True)
+class DemoScan:
+    """One rendered part.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        points: (H, W, 3) float32, x, y, z in the camera's frame, metres, (0, 0, 0) where missing.
+        mask: (H, W) bool, True where the defect shows.
+    """
+
+    rgb: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+def render_part(
+    key: tuple[int, str, str, int], *, size: tuple[int, int] = (256, 256), defect: str | None = None
+) -> DemoScan:
+    """One part as the sensors see it.
+
+    Args:
+        key: (seed, split, kind, index); the part, its pose, light and noise follow from it alone.
+        size: height and width in pixels.
+        defect: one of `KINDS`, or None. The same key without a defect gives the same part before it was harmed: both
+            differ only near the defect.
+    """
+    seed, split, kind, index = key
+    rng = np.random.default_rng([seed, zlib.crc32(f"{split}/{kind}".encode()), index])
+    part_rng, light_rng, sensor_rng, defect_rng = rng.spawn(4)
+    part, light = draw_part(part_rng), draw_light(light_rng)
+    surface = surface_of(part)
+    hits, mask = meet(surface, size), np.zeros(size, dtype=bool)
+    if defect is not None:
+        good, whole = hits, surface
+        while mask.mean() < LEAST:  # a scratch that fell into a hole is no defect: try another
+            surface = DEFECTS[defect](part, whole, defect_rng)
+            hits = meet(surface, size)
+            mask = changed(good, hits)
+    return DemoScan(*sense(look(surface, hits, light), sensor_rng), mask)
+
+
+def make_demo(
+    folder: Path,
+    *,
+    train: int = 80,
+    validation: int = 10,
+    good: int = 20,
+    defective: int = 8,
+    size: tuple[int, int] = (256, 256),
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the demo data set in the layout of MVTec 3D-AD, category `CATEGORY`.
+
+    A part depends on the seed, its split, kind and number only, so fewer or more parts change none of the others.
+
+    Args:
+        folder: where to; new, empty, or holding earlier output of this function, which is replaced.
+        train, validation: good parts to train on and to set a threshold by.
+        good: good test parts; defective: test parts of each of `KINDS`.
+        size: height and width in pixels.
+        seed: another seed gives other parts.
+        progress: called with the number of parts done and to do.
+
+    Returns:
+        The data root, which holds the category's folder.
+
+    Raises:
+        DataError: the folder holds something else, or a number is out of range.
+    """
+    folder = Path(folder)
+    counts = {"train": train, "validation": validation, "good": good, "defective": defective}
+    _check(folder, counts, size, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"made_by": "das3d demo-data", "category": CATEGORY, "seed": seed, "size": list(size), **counts}
+    _clear(folder / CATEGORY)
+    (folder / MARKER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    wanted = [("train", "good", train), ("validation", "good", validation), ("test", "good", good)]
+    wanted += [("test", kind, defective) for kind in KINDS]
+    keys = [(seed, split, kind, index) for split, kind, count in wanted for index in range(count)]
+    for done, key in enumerate(keys):
+        if progress:
+            progress(done, len(keys))
+        _, split, kind, index = key
+        scan = render_part(key, size=size, defect=kind if kind in DEFECTS else None)
+        _write(folder / CATEGORY / split / kind, f"{index:03d}", scan, with_truth=split == "test")
+    if progress:
+        progress(len(keys), len(keys))
+    return folder
+
+
+def _check(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
+    problems = [f"{name}: expected a number of parts from 0 up, found {n}" for name, n in counts.items() if n < 0]
+    if min(size) < SMALLEST:
+        problems.append(f"size: expected at least {SMALLEST} x {SMALLEST} pixels, found {size[1]} x {size[0]}")
+    elif max(size) > LONGEST * min(size):
+        problems.append(f"size: expected sides in a ratio of at most 4 : 3, found {size[1]} x {size[0]}")
+    if seed < 0:
+        problems.append(f"seed: expected a number from 0 up, found {seed}")
+    if folder.exists() and not folder.is_dir():
+        problems.append(f"{folder}: expected a folder for the demo data, found a file")
+    elif folder.is_dir() and not (folder / MARKER).is_file() and any(folder.iterdir()):
+        problems.append(f"{folder}: expected a new or empty folder or earlier demo data, found other files")
+    if problems:
+        raise DataError(problems)
+
+
+def _clear(category: Path) -> None:
+    # Old parts would mix with the new ones; whatever else a user put there stays.
+    for path in category.rglob("*"):
+        if _OWN_FILE.fullmatch(path.relative_to(category).as_posix()):
+            path.unlink()
+
+
+def _write(folder: Path, number: str, scan: DemoScan, *, with_truth: bool) -> None:
+    for member in ("rgb", "xyz", "gt") if with_truth else ("rgb", "xyz"):
+        (folder / member).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scan.rgb).save(folder / "rgb" / f"{number}.png", compress_level=3)
+    tifffile.imwrite(folder / "xyz" / f"{number}.tiff", scan.points, photometric="minisblack", planarconfig="contig")
+    if with_truth:
+        Image.fromarray(scan.mask.astype(np.uint8) * 255).save(folder / "gt" / f"{number}.png")

@@ -1,0 +1,33 @@
+"""Errors that a user can mend.
+
+Everything the package raises on purpose is a `Das3dError`. The command line prints its text on one line (or one line a
+problem) and no traceback, so the text itself must name the file, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Das3dError(Exception):
+    """Something outside the program is wrong, and the message says what to change."""
+
+
+class DataError(Das3dError):
+    """One or more problems with a user's data, reported together before any work starts.
+
+    Args:
+        problems: one self-contained sentence a problem, each naming its file.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class SettingsError(Das3dError):
+    """A setting has an unknown name or a value that cannot work."""
+
+
+class ModelError(Das3dError):
+    """A run folder or model file cannot be used."""

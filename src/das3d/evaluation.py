@@ -1,0 +1,119 @@
+"""Evaluation of a model on the labelled test parts of a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+import das3d
+from das3d.cache import write_atomically
+from das3d.console import progress
+from das3d.datasets import DepthFormat, Part, find_dataset
+from das3d.detector import Detector
+from das3d.errors import DataError
+from das3d.inspection import inspect_parts, read_map, reading_of, write_scores
+from das3d.metrics import evaluate_maps
+
+
+def evaluate(
+    detector: Detector,
+    data: Path | str,
+    out: Path | str,
+    *,
+    category: str | None = None,
+    light: int | None = None,
+    depth_format: DepthFormat | None = None,
+) -> dict[str, Any]:
+    """Score every test part and compare with the ground truth, on the pixel grid of the parts' own images.
+
+    Args:
+        detector: a trained one.
+        data: folder in any layout that `find_dataset` knows, with test parts.
+        out: folder for ``metrics.json``, ``scores.csv`` and ``maps/``.
+        category: which one, where `data` holds several; the one trained on where None and it is there.
+        light, depth_format: as for `train`; where None, as in training.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        DataError: there are no test parts, or some cannot be read or prepared; all of them are named.
+    """
+    out = Path(out)
+    settings = detector.settings
+    dataset = find_dataset(Path(data), category, needs="test", **reading_of(detector, light, depth_format))
+    results = list(inspect_parts(detector, dataset.test, out / "maps"))
+    if problems := [result.error for result in results if result.error]:
+        raise DataError(problems)
+    write_scores(out / "scores.csv", results, verdicts=False)
+    with progress("metrics") as step:
+        metrics: dict[str, Any] = dict(
+            evaluate_maps(
+                _Lazy([result.map_file for result in results if result.map_file]),
+                _Masks([result.part for result in results]),
+                [int(result.part.defective) for result in results],
+                [result.prediction.score for result in results if result.prediction],
+                [result.part.defect for result in results],
+            )
+        )
+        step()
+    sizes = sorted({result.size for result in results if result.size})
+    metrics |= {
+        "map_size": [list(size) for size in sizes],  # height x width; maps are compared at the parts' own resolution
+        "data": str(dataset.root),
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "modality": settings.modality,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "threshold": None if detector.threshold is None else detector.threshold.to_dict(),
+        "false_alarms": _share(results, defective=False),
+        "detected": _share(results, defective=True),
+        "training": detector.training,
+        "das3d": das3d.__version__,
+    }
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
+    return metrics
+
+
+def _share(results: Sequence[Any], *, defective: bool) -> float | None:
+    # Of the good, or of the defective, parts: the share that the threshold calls defective.
+    verdicts = [r.prediction.defective for r in results if r.prediction and r.part.defective is defective]
+    if not verdicts or None in verdicts:
+        return None
+    return float(np.mean(verdicts))
+
+
+class _Lazy(Sequence[NDArray[np.float32]]):
+    """Maps read from their files when they are needed, so that memory does not grow with the number of parts."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Lazy: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | _Lazy:
+        return _Lazy(self.files[index]) if isinstance(index, slice) else read_map(self.files[index])
+
+
+class _Masks(Sequence[Any]):
+    """Ground truth read when it is needed."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _Masks(self.parts[index]) if isinstance(index, slice) else self.parts[index].read(depth=False).mask

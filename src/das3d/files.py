@@ -1,0 +1,294 @@
+"""Reading one file: RGB, depth in metres, ground truth.
+
+Each member has two functions. `rgb_size`, `depth_size` and `mask_size` read no more than the header, so that thousands of
+files are checked in seconds; `read_rgb`, `read_depth` and `read_mask` read it all. Both refuse what cannot be right with
+one `DataError` line that names the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d import _arrays, _clouds
+from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
+from das3d.errors import DataError
+from das3d.scan import RGB, Camera, Depth, Mask, camera_from_points, metres_per
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Size = tuple[int, int]  # height, width
+
+RGB_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})  # no JPEG: it blurs the edges of a mask
+DEPTH_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy", ".npz", ".ply", ".pcd"})
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+FARTHEST = 100.0  # metres; a larger median depth is a wrong unit
+HOW_TO_DECLARE = (
+    'write "depth_unit: mm" or "depth_scale: 0.0001" (metres a count) into dataset.yaml in the folder of the data, '
+    "or give --depth-unit mm (DepthFormat in Python)"
+)
+
+
+@dataclass(frozen=True)
+class DepthFormat:
+    """How the numbers in a depth file become metres: ``metres = number * scale + offset``.
+
+    Attributes:
+        scale: metres per count; for files that hold metres, 1.
+        offset: metres, added to scaled numbers.
+        missing: a number that means "not measured", beside zero, negative and non-finite depths, which always do.
+    """
+
+    scale: float
+    offset: float = 0.0
+    missing: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise DataError(f"depth scale: expected metres per count above 0, found {self.scale}")
+        if not math.isfinite(self.offset):
+            raise DataError(f"depth offset: expected metres, found {self.offset}")
+
+    @classmethod
+    def from_unit(cls, unit: str) -> DepthFormat:
+        """The format of files in a unit of length: "m", "cm", "mm" or "um"."""
+        return cls(scale=metres_per(unit))
+
+
+METRES = DepthFormat(1.0)
+
+
+# --------------------------------------------------------------------------------------- RGB and masks
+
+
+def rgb_size(path: Path) -> Size:
+    """Height and width of an RGB image, from its header.
+
+    Raises:
+        DataError: the header shows that `read_rgb` would fail.
+    """
+    return _image_header(path, RGB_SUFFIXES, "an RGB image")[0]
+
+
+def mask_size(path: Path) -> Size:
+    """Height and width of a ground truth image, from its header.
+
+    Raises:
+        DataError: the header shows that `read_mask` would fail.
+    """
+    return _image_header(path, MASK_SUFFIXES, "a ground truth image")[0]
+
+
+def read_rgb(path: Path) -> RGB:
+    """An RGB image as (H, W, 3) uint8. Grey becomes three channels, alpha is dropped, 16 bits become 8 by division by 257.
+
+    Raises:
+        DataError: the file is missing, damaged, too large, of another kind, or stored turned (its depth would not be).
+    """
+    pixels = _read_image(path, RGB_SUFFIXES, "an RGB image")
+    if pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / 257)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def read_mask(path: Path) -> Mask:
+    """A ground truth image as (H, W) bool: True where any channel is not zero.
+
+    Raises:
+        DataError: as for `read_rgb`.
+    """
+    marked: Mask = _read_image(path, MASK_SUFFIXES, "a ground truth image") != 0
+    return marked if marked.ndim == 2 else np.asarray(marked.any(axis=2))
+
+
+def _image_header(path: Path, suffixes: Set[str], what: str) -> tuple[Size, int]:
+    # Size and bits a channel.
+    _expect_suffix(path, suffixes, what)
+    with _reading(path, what):
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            with open_tiff(path) as tiff:
+                shape, dtype, photometric = tiff_shape(tiff), tiff.dtype, tiff.keyframe.photometric
+            if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16, np.bool_):
+                found = f"shape {shape} of {dtype}"
+                raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
+            if dtype == np.uint16 and photometric not in (1, 2):  # black is zero, RGB
+                raise DataError(f"{path}: expected 16-bit grey or RGB, found TIFF photometric {photometric}")
+            return _sane_size(path, shape), 16 if dtype == np.uint16 else 8
+        with open_picture(path) as image:
+            return _sane_size(path, (image.height, image.width)), _bits(path, image, what)
+
+
+def _read_image(path: Path, suffixes: Set[str], what: str) -> NDArray[Any]:
+    # (H, W) or (H, W, 3), uint8 or uint16.
+    _, bits = _image_header(path, suffixes, what)
+    with _reading(path, what):
+        if bits == 16:
+            pixels = _sixteen_bits(path)
+            return pixels if pixels.ndim == 2 else pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
+        with open_picture(path) as image:
+            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+            expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
+            return pixels
+
+
+def _sixteen_bits(path: Path) -> NDArray[Any]:
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return _arrays.tiff_array(path)
+    import imagecodecs  # Pillow would cut colours to 8 bits
+
+    return imagecodecs.png_decode(path.read_bytes())
+
+
+def _bits(path: Path, image: Picture, what: str) -> int:
+    if image.format == "PNG":
+        return 16 if png_type(path)[0] == 16 else 8
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found pixels of type {image.mode}")
+    return 8
+
+
+# --------------------------------------------------------------------------------------- depth
+
+
+def depth_size(path: Path, depth_format: DepthFormat | None = None, *, size: Size | None = None) -> Size:
+    """Height and width of a depth file, from its header. Arguments as for `read_depth`.
+
+    Raises:
+        DataError: the header shows that `read_depth` would fail.
+    """
+    height, width, *_ = _depth_shape(path, depth_format, size)
+    return height, width
+
+
+def read_depth(
+    path: Path, depth_format: DepthFormat | None = None, *, size: Size | None = None
+) -> tuple[Depth, Mask, Camera | None]:
+    """Depth, validity and, where the file holds points, the camera that they fit.
+
+    Formats: 16-bit grey PNG; TIFF, NPY and NPZ with depth (H, W) or points x, y, z (H, W, 3); organised PLY and PCD. An NPZ
+    file holds one array, or one called ``xyz`` or ``depth``. Points lie in the camera's frame with z away from it, row by
+    row.
+
+    Args:
+        path: the file.
+        depth_format: how its numbers become metres. None takes floats as metres and refuses integers.
+        size: height and width of the part's RGB, for clouds that do not declare their grid.
+
+    Returns:
+        (H, W) float32 metres, 0 where not valid; (H, W) bool, True where a depth was measured; intrinsics or None.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, in unknown units, or without any valid depth.
+    """
+    shape = _depth_shape(path, depth_format, size)
+    with _reading(path, "depth"):
+        raw = np.asarray(_FORMATS[path.suffix.lower()][1](path)).reshape(shape)
+    points = raw if raw.ndim == 3 else None
+    z = (raw if points is None else raw[..., 2]).astype(np.float64)
+    depth_format = depth_format or METRES
+    with np.errstate(over="ignore"):
+        depth = (z * depth_format.scale + depth_format.offset).astype(np.float32)
+    # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
+    valid: Mask = np.isfinite(depth) & (depth > 0)
+    if depth_format.missing is not None:
+        valid &= z != depth_format.missing
+    _check_depths(path, z, depth, valid)
+    camera = None if points is None else camera_from_points(np.where(valid[..., None], points, 0))
+    return np.where(valid, depth, np.float32(0)), valid, camera
+
+
+def _check_depths(path: Path, z: NDArray[np.float64], depth: Depth, valid: Mask) -> None:
+    if not valid.any():
+        if (z < 0).any():
+            raise DataError(f"{path}: expected depth to grow away from the camera, found no positive but negative depths")
+        raise DataError(f"{path}: expected a measured depth somewhere, found all {z.size} pixels missing")
+    if (median := float(np.median(depth[valid]))) > FARTHEST:
+        raise DataError(
+            f"{path}: expected depths of at most {FARTHEST:.0f} m, found {median:.6g} m in the middle; to set the unit, "
+            f"{HOW_TO_DECLARE}"
+        )
+
+
+def _depth_shape(path: Path, depth_format: DepthFormat | None, size: Size | None) -> tuple[int, ...]:
+    _expect_suffix(path, DEPTH_SUFFIXES, "depth")
+    with _reading(path, "depth"):
+        shape, dtype = _FORMATS[path.suffix.lower()][0](path)
+    if path.suffix.lower() in (".ply", ".pcd") and len(shape) == 2:
+        shape = _on_grid(path, shape[0], size)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3) or (len(shape) == 2 and shape[1] == 3):
+        raise DataError(f"{path}: expected depth of shape (H, W) or points of shape (H, W, 3), found shape {shape}")
+    if dtype.kind not in "iuf":
+        raise DataError(f"{path}: expected depth as integers or floats, found {dtype}")
+    if len(shape) == 3 and dtype.kind == "u":
+        raise DataError(f"{path}: expected depth, or points as floats, found a colour picture ({dtype}, 3 channels)")
+    if dtype.kind in "iu" and dtype.itemsize == 1:
+        raise DataError(f"{path}: expected depth with 16 or more bits, found 8 bits, which are too coarse to show defects")
+    if dtype.kind in "iu" and depth_format is None:
+        raise DataError(f"{path}: expected a declared unit for depth in {dtype} counts, found none; {HOW_TO_DECLARE}")
+    _sane_size(path, shape)
+    return shape
+
+
+def _on_grid(path: Path, points: int, size: Size | None) -> tuple[int, ...]:
+    if size is not None and points == size[0] * size[1]:
+        return (*size, 3)
+    found = f"{points} points without a grid" + ("" if size is None else f", and RGB of {size[1]} x {size[0]} pixels")
+    raise DataError(
+        f"{path}: expected an organised cloud (PCD: WIDTH and HEIGHT; PLY: obj_info num_cols and num_rows), found {found}"
+    )
+
+
+# Suffix -> what reads the shape and type from the header, what reads the numbers.
+_FORMATS: dict[str, tuple[Callable[[Path], Declared], Callable[[Path], NDArray[Any]]]] = {
+    ".png": (_arrays.grey_png_header, _arrays.grey_png_array),
+    ".tif": (_arrays.tiff_header, _arrays.tiff_array),
+    ".tiff": (_arrays.tiff_header, _arrays.tiff_array),
+    ".npy": (_arrays.npy_header, _arrays.npy_array),
+    ".npz": (_arrays.npz_header, _arrays.npz_array),
+    ".ply": (_clouds.ply_header, _clouds.ply_points),
+    ".pcd": (_clouds.pcd_header, _clouds.pcd_points),
+}
+
+
+# --------------------------------------------------------------------------------------- every file
+
+
+def _expect_suffix(path: Path, suffixes: Set[str], what: str) -> None:
+    if path.suffix.lower() not in suffixes:
+        known = ", ".join(sorted(suffixes))
+        raise DataError(f"{path}: expected {what} as one of {known}, found {path.suffix or 'no suffix'}")
+
+
+def _sane_size(path: Path, shape: tuple[int, ...]) -> Size:
+    height, width = shape[:2]
+    if not 0 < height * width <= MOST_PIXELS:
+        limit = f"1 to {MOST_PIXELS // 10**6} million pixels"
+        raise DataError(f"{path}: expected {limit}, found {width} x {height} (width x height)")
+    return height, width
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: expected {what}, found no such file")
+        if path.is_file() and path.stat().st_size == 0:
+            raise DataError(f"{path}: expected {what}, found an empty file")
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # on damaged files decoders raise nearly anything
+        reason = " ".join(str(error).replace(str(path), "it").split())[:120] or type(error).__name__
+        raise DataError(f"{path}: expected {what}, found a damaged or unknown file ({reason})") from error

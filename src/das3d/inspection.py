@@ -1,0 +1,181 @@
+"""Scoring many parts from files: read, prepare, predict, write; shared by evaluation and prediction.
+
+Reading and preparing run ahead in threads by a bounded number of parts, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d.cache import write_atomically
+from das3d.console import progress
+from das3d.files import DepthFormat
+from das3d.layouts import DEFAULT_LIGHT
+from das3d.parts import Part
+from das3d.detector import Detector, Prediction
+from das3d.errors import DataError
+from das3d.pictures import overlay, save_picture
+from das3d.preparation import PreparedScan, prepare
+from das3d.scan import Scan
+
+AHEAD = 16  # parts read and prepared before they are needed
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One part after inspection.
+
+    Attributes:
+        part: what was inspected.
+        prediction: None where the part could not be read or prepared.
+        error: why not, else "".
+        map_file, overlay_file: what was written.
+        size: height and width of the map.
+    """
+
+    part: Part
+    prediction: Prediction | None
+    error: str = ""
+    map_file: Path | None = None
+    overlay_file: Path | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.prediction is None or self.prediction.defective is None:
+            return ""
+        return "defective" if self.prediction.defective else "good"
+
+
+def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> Iterator[Inspected]:
+    """Score parts in their order and write for each a raw map and an overlay into `folder`.
+
+    A part that cannot be read or prepared comes back with its error; the others are not held up. The maps inside the
+    results are dropped once written, so that any number of parts fits into memory.
+    """
+    high = picture_scale(detector)
+    names = output_names(parts)
+    with progress("inspecting", len(parts)) as step:
+        for batch in _batches(_read_ahead(detector, parts), BATCH):
+            ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
+            predictions = iter(detector.predict_prepared(ready) if ready else [])
+            for part, scan, prepared, error in batch:
+                step()
+                if prepared is None or scan is None:
+                    yield Inspected(part, None, error)
+                    continue
+                prediction = next(predictions)
+                map_file, overlay_file = folder / f"{names[part.id]}.tiff", folder / f"{names[part.id]}.png"
+                save_map(map_file, prediction.map)
+                save_picture(overlay_file, overlay(scan, prediction.map, high))
+                slim = Prediction(prediction.name, prediction.score, np.zeros((0, 0), np.float32), prediction.defective)
+                yield Inspected(part, slim, "", map_file, overlay_file, scan.size)
+
+
+def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
+    """Arguments of `find_dataset` and `find_folder` for parts to be read as the training parts were, where not told else."""
+    known = detector.training.get("depth_format")
+    return {
+        "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
+        "depth": detector.statistics.has_depth,
+        "light": light if light is not None else detector.training.get("light") or DEFAULT_LIGHT,
+        "depth_format": depth_format or (DepthFormat(**known) if known else None),
+    }
+
+
+def picture_scale(detector: Detector) -> float:
+    """The map value that overlays paint in full red: twice the threshold, which spans what separates good from bad."""
+    return 1.0 if detector.threshold is None else float(np.clip(2 * detector.threshold.value, 0.02, 1.0))
+
+
+def output_names(parts: Sequence[Part]) -> dict[str, str]:
+    """A file name for each part's outputs: its id, with folders joined by underscores, unique."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for part in parts:
+        name = part.id.replace("/", "_")
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names[part.id] = name
+    return names
+
+
+def save_map(path: Path, values: NDArray[np.float32]) -> None:
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, compression="zlib", predictor=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    import tifffile
+
+    return np.asarray(tifffile.imread(path), dtype=np.float32)
+
+
+def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
+    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict and error if asked."""
+    columns = ["id", "path", "label", "defect", "score", *(["verdict", "error"] if verdicts else [])]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        part = result.part
+        known = part.defect != "unknown"
+        writer.writerow(
+            {
+                "id": part.id,
+                "path": str(part.rgb or part.depth),
+                "label": int(part.defective) if known else "",
+                "defect": part.defect if known else "",
+                "score": "" if result.prediction is None else f"{result.prediction.score:.6f}",
+                "verdict": result.verdict,
+                "error": result.error,
+            }
+        )
+    write_atomically(path, text.getvalue().encode())
+
+
+Read = tuple[Part, Scan | None, PreparedScan | None, str]
+
+
+def _read_ahead(detector: Detector, parts: Iterable[Part]) -> Iterator[Read]:
+    def read(part: Part) -> Read:
+        try:
+            scan = part.read()
+            return part, scan, prepare(scan, detector.statistics, detector.settings.preparation), ""
+        except DataError as error:
+            return part, None, None, str(error).replace("\n", "; ")
+
+    waiting: deque[Future[Read]] = deque()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for part in parts:
+            waiting.append(pool.submit(read, part))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _batches(stream: Iterator[Read], size: int) -> Iterator[list[Read]]:
+    batch: list[Read] = []
+    for item in stream:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,303 @@
+"""How data sets lie on disk: from one folder to its parts, paired strictly by name.
+
+A layout is one function and one line in `LAYOUTS`. The function lists the parts of one category. It never stops at a
+problem: it reports it to the `Search` and goes on, so that a user sees all of them at once. It opens no image: the members
+are checked afterwards, for every layout alike, in `datasets`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from das3d._listing import files_in, folders_in, natural_order, read_yaml
+from das3d.errors import DataError
+from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
+from das3d.parts import GOOD, UNKNOWN, Part, Split, split_good
+
+
+@dataclass
+class Search:
+    """What is asked of a layout, and what is wrong with what it found.
+
+    Attributes:
+        rgb, depth: whether parts without this member are of no use.
+        light: which of the six images of an Eyecandies part is its RGB.
+        depth_format: how depth files are to be read where the data does not say.
+        problems: kind of problem -> lines that name their files.
+    """
+
+    rgb: bool = True
+    depth: bool = True
+    light: int = 4
+    depth_format: DepthFormat | None = None
+    problems: dict[str, list[str]] = field(default_factory=dict)
+
+    def report(self, kind: str, line: str) -> None:
+        self.problems.setdefault(kind, []).append(line)
+
+    def raise_if_any(self, most: int = 10) -> None:
+        """Raise all problems together, the first `most` of each kind."""
+        lines: list[str] = []
+        for kind, found in self.problems.items():
+            lines += found[:most]
+            if len(found) > most:
+                lines.append(f"... and {len(found) - most} more: {kind}")
+        if lines:
+            raise DataError(lines)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way that data sets lie on disk.
+
+    Attributes:
+        name: what reports call it.
+        marks: patterns below the folder of one category, each of which matches something.
+        parts: lists the parts of such a folder.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    parts: Callable[[Path, Search], list[Part]]
+
+    def fits(self, folder: Path) -> bool:
+        return all(any(folder.glob(mark)) for mark in self.marks)
+
+
+# ------------------------------------------------------------------------------------ Eyecandies
+
+EYECANDIES_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test_public": "test"}
+
+
+def eyecandies(folder: Path, search: Search) -> list[Part]:
+    """``{train,val,test_public}/data/NNN_{image_L.png,depth.png,info_depth.yaml,mask.png,metadata.yaml}``.
+
+    ``test_private`` is not read: it has no ground truth.
+    """
+    parts = []
+    for name, split in EYECANDIES_SPLITS.items():
+        data = folder / name / "data"
+        samples: dict[str, dict[str, Path]] = {}
+        for file in data.glob("*"):
+            if match := re.fullmatch(r"(\d+)_(\w+)\.(?:png|yaml)", file.name):
+                samples.setdefault(match[1], {})[match[2]] = file
+        for number in natural_order(samples):
+            try:
+                parts.append(_eyecandies_part(data / number, samples[number], split, search))
+            except DataError as error:
+                search.report("incomplete Eyecandies parts", str(error))
+    return parts
+
+
+def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search: Search) -> Part:
+    def expect(member: str) -> Path:
+        if member not in files:
+            raise DataError(f"{prefix}: expected a file {prefix.name}_{member}, found other files of this number only")
+        return files[member]
+
+    rgb, depth = files.get(f"image_{search.light}"), files.get("depth")
+    if rgb is None and search.rgb:
+        lights = ", ".join(sorted(member[-1] for member in files if re.fullmatch(r"image_\d", member))) or "none"
+        raise DataError(f"{prefix}: expected an image under light {search.light}, found lights: {lights}")
+    if depth is None and search.depth:
+        expect("depth")
+    flags = read_yaml(expect("metadata"))
+    kinds = [str(flag).removeprefix("anomalous_") for flag, on in flags.items() if on and flag != "anomalous"]
+    defect = ("+".join(kinds) or "anomalous") if kinds or flags.get("anomalous") else GOOD
+    return Part(
+        id=f"{split}/{defect}/{prefix.name}",
+        split=split,
+        defect=defect,
+        rgb=rgb,
+        depth=depth,
+        masks=() if defect == GOOD else (expect("mask"),),
+        depth_format=_eyecandies_format(expect("info_depth")) if depth else None,
+    )
+
+
+def _eyecandies_format(path: Path) -> DepthFormat:
+    try:
+        low, high = (float(read_yaml(path)["normalization"][key]) for key in ("min", "max"))
+        return DepthFormat(scale=(high - low) / 65535, offset=low)
+    except (KeyError, TypeError, ValueError, DataError):
+        raise DataError(f"{path}: expected normalization with a min below a max, in metres, found none") from None
+
+
+# ------------------------------------------------------------------------------------ a folder for each kind
+
+SPLITS: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+
+ROLES = {
+    **dict.fromkeys(("rgb", "image", "images", "color", "colour"), "rgb"),
+    **dict.fromkeys(("depth", "xyz", "points", "cloud"), "depth"),
+    **dict.fromkeys(("mask", "masks", "gt", "ground_truth"), "mask"),
+}
+SUFFIXES = {"rgb": RGB_SUFFIXES, "depth": DEPTH_SUFFIXES, "mask": MASK_SUFFIXES}
+NAMING = "NAME_rgb, NAME_depth and NAME_mask, or folders rgb, depth and mask"
+DECLARATION = "dataset.yaml"
+
+
+def mvtec3d(folder: Path, search: Search) -> list[Part]:
+    """``{train,validation,test}/KIND/{rgb/NNN.png,xyz/NNN.tiff,gt/NNN.png}``, metres; 3D-ADAM has ground_truth for gt."""
+    return _kinds(folder, search, METRES)
+
+
+def own_folder(folder: Path, search: Search) -> list[Part]:
+    """A user's own data: ``good/`` and a folder for each kind of defect, or the same below train, validation and test.
+
+    In the folder of a kind lie folders for the members (rgb, depth, mask) whose files have equal stems, or files
+    ``NAME_rgb.png``, ``NAME_depth.png``, ``NAME_mask.png``. ``dataset.yaml`` tells the unit of depth. Good parts that the
+    user has not split are split by `split_good`; so are training parts that have no validation parts beside them.
+    """
+    return _kinds(folder, search, None)
+
+
+def unlabelled(folder: Path, search: Search) -> list[Part]:
+    """Parts of unknown kind in one folder, named like those in a folder of one kind."""
+    form = _declared_format(folder, search) or search.depth_format
+    return [
+        Part(id=stem, split="test", defect=UNKNOWN, rgb=files.get("rgb"), depth=files.get("depth"), depth_format=form)
+        for stem, files in _members(folder, search).items()
+        if files.keys() & {"rgb", "depth"}
+    ]
+
+
+def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Part]:
+    form = _declared_format(folder, search) or search.depth_format or default
+    folders = {child.name: child for child in folders_in(folder)}
+    splits = [name for name in SPLITS if name in folders]
+    if not splits:
+        return _split_by_name([part for kind in folders.values() for part in _kind(kind, "test", search, form)])
+    if GOOD in folders:
+        search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
+    if {"val", "validation"} <= set(splits):
+        search.report("mixed layouts", f"{folders['val']}: expected validation parts in one folder, found validation too")
+    parts = []
+    for name in splits:
+        for file in files_in(folders[name]):
+            search.report("files of no kind", f"{file}: expected {folders[name] / GOOD} or a kind of defect, found a file")
+        parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, form)]
+    return parts if any(SPLITS[name] == "validation" for name in splits) else _hold_out(parts)
+
+
+def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) -> list[Part]:
+    if folder.name.lower() in ROLES:
+        expected = f"good parts in {folder.parent / GOOD / folder.name}"
+        search.report("members of no kind", f"{folder}: expected {expected}, found a folder for members of no kind")
+        return []
+    defective = folder.name != GOOD
+    members = _members(folder, search)
+    marked = any("mask" in files for files in members.values())
+    parts = []
+    for stem, files in members.items():
+        rgb, depth = files.get("rgb"), files.get("depth")
+        if not (scan := rgb or depth):
+            search.report("ground truth of no part", f"{files['mask']}: expected a part of this name, found none")
+            continue
+        if defective and marked and "mask" not in files:
+            search.report("defects without ground truth", f"{scan}: expected ground truth as for others here, found none")
+        masks = (files["mask"],) if defective and "mask" in files else ()
+        parts.append(Part(f"{split}/{folder.name}/{stem}", split, folder.name, rgb, depth, masks, form))
+    if not members and not any(files_in(child) for child in (folder, *folders_in(folder))):
+        search.report("folders without parts", f"{folder}: expected parts ({NAMING}), found none")
+    return parts
+
+
+def _members(folder: Path, search: Search) -> dict[str, dict[str, Path]]:
+    # Name of a part -> role -> file, in the natural order of names.
+    found: dict[str, dict[str, Path]] = {}
+    for role, stem, file in _named(folder, search):
+        if file.suffix.lower() not in SUFFIXES[role]:
+            known = ", ".join(sorted(SUFFIXES[role]))
+            search.report("other kinds of file", f"{file}: expected {role} as {known}, found {file.suffix or 'no suffix'}")
+            continue
+        files = found.setdefault(stem, {})
+        if role in files:
+            search.report("doubled members", f"{file}: expected one {role} file of this name, found {files[role].name} too")
+        files.setdefault(role, file)
+    return {stem: found[stem] for stem in natural_order(found)}
+
+
+def _named(folder: Path, search: Search) -> Iterator[tuple[str, str, Path]]:
+    # Role, name of the part, file: by the role's folder, or by the last word of the file's name.
+    folders = folders_in(folder)
+    by_folder = [child for child in folders if child.name.lower() in ROLES]
+    for child in folders:
+        if child not in by_folder:
+            search.report("unknown folders", f"{child}: expected only folders called {', '.join(ROLES)}, found another")
+    for child in by_folder:
+        for file in files_in(child):
+            yield ROLES[child.name.lower()], file.stem, file
+    # Where one member is all that is needed, a name need not tell which it is.
+    alone = None if search.rgb == search.depth else "rgb" if search.rgb else "depth"
+    for file in files_in(folder):
+        stem, _, word = file.stem.rpartition("_")
+        if by_folder:
+            search.report("files beside folders", f"{file}: expected it in {by_folder[0]} or another, found it beside them")
+        elif stem and word.lower() in ROLES:
+            yield ROLES[word.lower()], stem, file
+        elif alone:
+            yield alone, file.stem, file
+        else:
+            search.report("unknown files", f"{file}: expected {NAMING}, found a name that tells no member")
+
+
+def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
+    path = folder / DECLARATION
+    if not path.is_file():
+        return None
+    try:
+        return _format_from(path)
+    except DataError as error:
+        search.report(DECLARATION, str(error))
+        return METRES  # so that the lack of a unit is not reported as well
+
+
+def _format_from(path: Path) -> DepthFormat | None:
+    known, declared = ("depth_unit", "depth_scale", "depth_missing"), read_yaml(path)
+    if unknown := [str(key) for key in declared if key not in known]:
+        raise DataError(f"{path}: expected only {', '.join(known)}, found {', '.join(unknown)}")
+    if not declared:
+        return None
+    if ("depth_unit" in declared) == ("depth_scale" in declared):
+        raise DataError(f"{path}: expected either depth_unit or depth_scale, found {' and '.join(declared)}")
+    try:
+        if "depth_unit" in declared:
+            form = DepthFormat.from_unit(str(declared["depth_unit"]))
+        else:
+            form = DepthFormat(float(declared["depth_scale"]))  # float(), as YAML takes 1e-4 for text
+        missing = declared.get("depth_missing")
+        return replace(form, missing=None if missing is None else float(missing))
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: expected numbers for depth_scale and depth_missing, found {declared}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _split_by_name(parts: list[Part]) -> list[Part]:
+    good = [part for part in parts if part.defect == GOOD]
+    return _resplit(parts, good, test=len(good) < len(parts))
+
+
+def _hold_out(parts: list[Part]) -> list[Part]:
+    return _resplit(parts, [part for part in parts if part.split == "train" and part.defect == GOOD], test=False)
+
+
+def _resplit(parts: list[Part], good: list[Part], *, test: bool) -> list[Part]:
+    splits = dict(zip(good, split_good([part.id.split("/")[-1] for part in good], test=test), strict=True))
+    moved = [(part, splits.get(part, part.split)) for part in parts]
+    return [replace(part, split=split, id="/".join([split, *part.id.split("/")[1:]])) for part, split in moved]
+
+
+# Tried in this order. A new layout is a function as above and a line here.
+LAYOUTS = (
+    Layout("eyecandies", ("*/data/*_metadata.yaml",), eyecandies),
+    Layout("3d-adam", ("*/*/xyz/*.tiff", "*/*/ground_truth"), mvtec3d),
+    Layout("mvtec3d", ("*/*/xyz/*.tiff",), mvtec3d),
+    Layout("folder", ("good",), own_folder),
+    Layout("folder", ("train/good",), own_folder),
+    Layout("folder", ("test/*/",), own_folder),
+)

@@ -1,0 +1,106 @@
+"""One part on disk, and how good parts that nobody has split are split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from das3d.errors import DataError
+from das3d.files import DepthFormat, read_depth, read_mask, read_rgb, rgb_size
+from das3d.scan import Scan
+
+Split = Literal["train", "validation", "test"]
+
+GOOD = "good"
+UNKNOWN = "unknown"  # the kind of a part that nobody has judged
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part on disk.
+
+    Attributes:
+        id: unique in its data set: "split/kind/name", such as "test/bent/000", or the name alone for unjudged parts.
+        split: what the part is for.
+        defect: "good", the kind of defect, or "unknown".
+        rgb, depth: files of its members, None where there are none.
+        masks: files whose union is the ground truth; empty for good parts and where nobody has marked the defect.
+        depth_format: how the numbers in `depth` become metres; None takes floats as metres and refuses integers.
+    """
+
+    id: str
+    split: Split
+    defect: str
+    rgb: Path | None
+    depth: Path | None
+    masks: tuple[Path, ...] = ()
+    depth_format: DepthFormat | None = None
+
+    @property
+    def defective(self) -> bool:
+        """Whether it is known to have a defect."""
+        return self.defect not in (GOOD, UNKNOWN)
+
+    def read(self, *, rgb: bool = True, depth: bool = True) -> Scan:
+        """The scan: those members that exist and are wanted.
+
+        The mask of a good part is False everywhere; that of any other part without mask files is None.
+
+        Raises:
+            DataError: a file cannot be read, the members differ in size, or none is left.
+        """
+        colours = read_rgb(self.rgb) if rgb and self.rgb else None
+        metres = valid = camera = None
+        if depth and self.depth:
+            size = rgb_size(self.rgb) if self.rgb else None
+            metres, valid, camera = read_depth(self.depth, self.depth_format, size=size)
+        masks = {path: read_mask(path) for path in self.masks}
+        sizes = {path: mask.shape for path, mask in masks.items()}
+        for path, member in ((self.depth, metres), (self.rgb, colours)):
+            if path is not None and member is not None:
+                sizes = {path: member.shape[:2], **sizes}
+        if problem := size_problem(sizes):
+            raise DataError(problem)
+        mask = np.logical_or.reduce(list(masks.values())) if masks else None
+        if mask is None and self.defect == GOOD and sizes:
+            mask = np.zeros(next(iter(sizes.values())), np.bool_)
+        name = str(self.rgb or self.depth or self.id)
+        return Scan(name=name, rgb=colours, depth=metres, valid=valid, mask=mask, camera=camera)
+
+
+def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
+    """One line that names the members of one part and their sizes (height, width) if these differ, else None."""
+    if len(set(sizes.values())) < 2:
+        return None
+    (first, (height, width)), *others = sizes.items()
+    found = " and ".join(f"{size[1]} x {size[0]} in {path}" for path, size in others if size != (height, width))
+    return f"{first}: expected all members of a part to have one size, found {width} x {height} here and {found}"
+
+
+def split_good(names: Sequence[str], *, test: bool) -> list[Split]:
+    """Split good parts by their names alone: 80 % training, 10 % validation, 10 % test; without `test` 90, 10 and 0.
+
+    Each name has a fixed point in (0, 1) and each split a range of it, so further parts never move a part to another
+    split. Where chance leaves a split empty, which happens in small sets only, the borders between the splits move past as
+    few parts as give each split one; where there are too few parts, training comes first, then validation.
+    """
+    # Without test parts their range becomes the lowest, so that the validation parts are the same either way.
+    points = [_point(name) if test else (_point(name) + 0.1) % 1 for name in names]
+    order = sorted(range(len(names)), key=lambda index: (points[index], names[index]))
+    count, needed = len(names), int(test and len(names) >= 3)
+    below = [sum(point < border for point in points) for border in ((0.8, 0.9) if test else (0.9, 1.0))]
+    train = min(max(below[0], 1), max(1, count - 1 - needed))
+    validation = min(max(below[1], train + 1), count - needed)
+    splits: list[Split] = ["test"] * count
+    for place, index in enumerate(order):
+        splits[index] = "train" if place < train else "validation" if place < validation else "test"
+    return splits
+
+
+def _point(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48

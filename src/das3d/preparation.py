@@ -1,0 +1,512 @@
+"""From a raw scan to what the networks see: background removed, cut out, resized, normalised, and the way back.
+
+The steps are the paper's ("Data Preprocess"): fit the background plane by RANSAC, remove the points near it, set the
+removed depth to the largest remaining one and the removed RGB to zero, resize, normalise. Only depth and pixel positions
+are used, never x and y, so a scan gives the same result as XYZ points and as a depth image.
+
+What is measured on the training scans (`Statistics`) is kept with the model and used unchanged on every later scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d.errors import DataError
+from das3d.scan import RGB, Depth, Mask, Scan
+from das3d.settings import PreparationSettings
+
+Floats = NDArray[np.float32]
+Plane = tuple[float, float, float]
+
+BORDER = 10  # pixels; the strip along the frame on which the background plane is looked for (BTF, M3DM)
+HYPOTHESES = 300
+RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
+DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
+MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
+
+
+# ------------------------------------------------------------------------------------------- background plane
+
+
+@dataclass(frozen=True)
+class PlaneFit:
+    """A plane in front of a pinhole camera: 1/z = a u/W + b v/H + c at pixel (u, v) of a W x H frame.
+
+    Inverse depth is linear in pixel coordinates for every plane, whatever the intrinsics, so none are needed.
+
+    Attributes:
+        plane: (a, b, c), 1/metres.
+        support: share of the measured border pixels that lie on the plane.
+        noise: robust standard deviation of those around it, metres along the optical axis.
+    """
+
+    plane: Plane
+    support: float
+    noise: float
+
+
+def plane_depth(plane: Plane, size: tuple[int, int]) -> Depth:
+    """Depth (H, W) in metres of a plane; infinite where it does not face the camera."""
+    height, width = size
+    u, v = np.arange(width) / width, np.arange(height) / height
+    inverse = plane[0] * u[None, :] + plane[1] * v[:, None] + plane[2]
+    with np.errstate(divide="ignore"):
+        return np.where(inverse > 0, 1.0 / inverse, np.inf).astype(np.float32)
+
+
+def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | None:
+    """The plane that most of the frame's border lies on, by RANSAC with a fixed seed and least squares.
+
+    Args:
+        depth: (H, W) metres.
+        valid: (H, W), where depth was measured.
+        seed: of the hypotheses; the result is the same for the same scan and seed.
+
+    Returns:
+        None where the border has too few points or no plane that `MIN_SUPPORT` of them share.
+    """
+    height, width = depth.shape
+    strip = np.zeros_like(valid)
+    edge = min(BORDER, height // 4, width // 4)
+    strip[:edge] = strip[-edge:] = True
+    strip[:, :edge] = strip[:, -edge:] = True
+    v, u = np.nonzero(strip & valid)
+    if u.size < 50:
+        return None
+    z = depth[v, u].astype(np.float64)
+    rows = np.stack([u / width, v / height, np.ones(u.size)], axis=1)
+
+    rng = np.random.default_rng(seed)
+    sample = rng.choice(u.size, min(u.size, 500), replace=False)
+    triples = rng.integers(0, sample.size, (HYPOTHESES, 3))
+    corners = rows[sample][triples]  # (hypotheses, 3, 3)
+    usable = np.abs(np.linalg.det(corners)) > 1e-3
+    if not usable.any():
+        return None
+    planes = np.linalg.solve(corners[usable], (1.0 / z[sample])[triples[usable]][..., None])[..., 0]
+    # 1/z - 1/zp relative to 1/zp is the relative depth error, so one tolerance serves near and far points.
+    error = np.abs(planes @ rows[sample].T * z[sample] - 1.0)
+    best = planes[np.argmax((error < RELATIVE_NOISE).sum(axis=1))]
+
+    for _ in range(5):
+        near = np.abs(rows @ best * z - 1.0) < RELATIVE_NOISE
+        if near.sum() < 10:
+            return None
+        best = np.linalg.lstsq(rows[near] * z[near, None], np.ones(int(near.sum())), rcond=None)[0]
+    relative = rows @ best * z - 1.0
+    near = np.abs(relative) < RELATIVE_NOISE
+    if near.mean() < MIN_SUPPORT:
+        return None
+    noise = 1.4826 * float(np.median(np.abs(relative[near] * z[near])))
+    return PlaneFit((float(best[0]), float(best[1]), float(best[2])), float(near.mean()), noise)
+
+
+def fit_surface(depth: Depth, valid: Mask) -> Plane:
+    """The plane that a part without visible background lies in, by trimmed least squares over all its points."""
+    height, width = depth.shape
+    v, u = np.nonzero(valid)
+    step = max(1, u.size // 20_000)
+    u, v = u[::step], v[::step]
+    inverse = 1.0 / depth[v, u].astype(np.float64)
+    rows = np.stack([u / width, v / height, np.ones(u.size)], axis=1)
+    keep = np.ones(u.size, dtype=bool)
+    plane = np.array([0.0, 0.0, float(np.median(inverse))])
+    for _ in range(5):
+        if keep.sum() >= 3:
+            plane = np.linalg.lstsq(rows[keep], inverse[keep], rcond=None)[0]
+        error = np.abs(rows @ plane - inverse)
+        keep = error <= np.quantile(error, 0.8)
+    return float(plane[0]), float(plane[1]), float(plane[2])
+
+
+# ------------------------------------------------------------------------------------------- foreground
+
+
+def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) -> Mask:
+    """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
+
+    Walls and fixtures that run out of the frame are left out where something lies inside it; specks are left out;
+    missing points that the part encloses belong to it as far as its surface surrounds them, so that the table seen
+    through a ring stays background.
+    """
+    surface = valid & (plane_depth(plane, depth.shape) - depth > distance)
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)
+    if count == 1:
+        return np.zeros_like(valid)
+    height, width = depth.shape
+    left, top, w, h, area = boxes[1:].T
+    inside = (left > 0) & (top > 0) & (left + w < width) & (top + h < height)
+    sizeable = area >= 0.1 * area.max()
+    candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
+    largest = area[candidates].max()
+    keep = (area >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
+    surface = np.concatenate([[False], keep])[labels]
+
+    closed = _morph(surface, cv2.MORPH_CLOSE, 5)
+    contours, _ = cv2.findContours(closed.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = cv2.drawContours(np.zeros(depth.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
+    # Lone background points between missing ones are noise; only a patch of them is the table.
+    table = _morph(_morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
+    return surface | (outline & ~table)
+
+
+def _morph(mask: Mask, operation: int, diameter: int) -> Mask:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
+    return cv2.morphologyEx(mask.astype(np.uint8), operation, kernel) > 0
+
+
+def fill_missing(values: Floats, known: Mask) -> Floats:
+    """`values` (H, W) with the unknown pixels filled from their known neighbours, nearest scale first.
+
+    Known pixels keep their values; what stands at the others does not matter. All unknown: zeros.
+    """
+    weight = known.astype(np.float32)
+    if known.all():
+        return values.astype(np.float32, copy=True)
+    filled = np.where(known, values, 0).astype(np.float32)
+    if not known.any():
+        return filled
+    return np.where(known, filled, _pull_push(filled, weight)).astype(np.float32)
+
+
+def _pull_push(values: Floats, weight: Floats) -> Floats:
+    # Average down a pyramid of halved images until everything is known, then let each level fill the one above it.
+    height, width = values.shape
+    if min(height, width) <= 1 or weight.min() > 0:
+        total = weight.sum()
+        return np.where(weight > 0, values, (values * weight).sum() / max(total, 1e-12)).astype(np.float32)
+    padded = [(0, height % 2), (0, width % 2)]
+    w = np.pad(weight, padded)
+    s = np.pad(values * weight, padded)
+    w4 = w.reshape(w.shape[0] // 2, 2, w.shape[1] // 2, 2).sum(axis=(1, 3))
+    s4 = s.reshape(w.shape[0] // 2, 2, w.shape[1] // 2, 2).sum(axis=(1, 3))
+    coarse = _pull_push(s4 / np.maximum(w4, 1e-12), np.minimum(w4, 1.0))
+    up = cv2.resize(coarse, (w.shape[1], w.shape[0]), interpolation=cv2.INTER_LINEAR)[:height, :width]
+    share = np.minimum(weight, 1.0)
+    return (share * values + (1 - share) * up).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- training statistics
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured on the training scans; part of the model.
+
+    Attributes:
+        has_rgb, has_depth: which members the scans have.
+        background: "plane" where the scans show a background plane around the part, else "none".
+        plane: median background plane, for a scan in which none is found.
+        distance: points closer than this to the plane are background, metres.
+        noise: median noise of the plane, metres.
+        window: side of the square window around the part in frame pixels; 0: the whole frame.
+        frame: height and width that all training scans share; None where they differ.
+        near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
+        rgb_high: grey level (0 to 255) that becomes 1.
+        scans: how many scans were measured.
+    """
+
+    has_rgb: bool
+    has_depth: bool
+    background: Literal["plane", "none"]
+    plane: Plane
+    distance: float
+    noise: float
+    window: int
+    frame: tuple[int, int] | None
+    near: float
+    far: float
+    rgb_high: float
+    scans: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Statistics:
+        frame = values["frame"]
+        return cls(**{**values, "plane": tuple(values["plane"]), "frame": tuple(frame) if frame else None})
+
+
+def measure(
+    scans: Iterable[Scan], settings: PreparationSettings, *, progress: Callable[[], None] = lambda: None
+) -> Statistics:
+    """Look at every training scan once and decide how all scans will be prepared.
+
+    Args:
+        scans: the good training scans; one is held at a time.
+        settings: how to prepare.
+        progress: called after each scan.
+
+    Raises:
+        DataError: there is no scan, or the members differ between scans.
+    """
+    seen = []
+    for scan in scans:
+        seen.append(_look_at(scan, settings))
+        progress()
+    if not seen:
+        raise DataError("no training scans: expected at least one good part")
+    members = {(one.has_rgb, one.has_depth) for one in seen}
+    if len(members) > 1:
+        raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
+    has_rgb, has_depth = members.pop()
+    sizes = {one.size for one in seen}
+    shown = [one for one in seen if one.on_plane is not None]
+    on_plane = len(shown) >= 0.8 * len(seen)  # a lone failure must not change how the whole set is prepared
+    parts = [one.on_plane if on_plane else one.whole for one in (shown if on_plane else seen)]
+    ranges = [part for part in parts if part is not None]
+    near, far = min(part.near for part in ranges), max(part.far for part in ranges)
+    window = 0
+    if on_plane and settings.crop:
+        # Larger parts than this get a larger window of their own, so an outlier must not shrink all others.
+        window = math.ceil(float(np.quantile([part.side for part in ranges], 0.98)) * (1 + settings.margin))
+        window = 0 if window >= max(max(size) for size in sizes) else window
+    levels = np.sum([part.levels for part in ranges], axis=0)
+    bright = np.searchsorted(np.cumsum(levels), 0.99 * levels.sum()) if settings.stretch and levels.sum() else 255
+    return Statistics(
+        has_rgb=has_rgb,
+        has_depth=has_depth,
+        background="plane" if on_plane else "none",
+        plane=_median_plane([one.fit.plane for one in shown if one.fit]) if on_plane else (0.0, 0.0, 0.0),
+        distance=float(np.median([one.distance for one in shown])) if on_plane else 0.0,
+        noise=float(np.median([one.fit.noise for one in shown if one.fit])) if on_plane else 0.0,
+        window=window,
+        frame=sizes.pop() if len(sizes) == 1 else None,
+        near=near - 0.1 * (far - near),  # room for what rises above every good part
+        far=far if far > near else near + 1.0,
+        rgb_high=float(np.clip(bright, 16, 255)),
+        scans=len(seen),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Extent of the part in one scan: side of its bounding box in pixels, depth range in metres, grey histogram."""
+
+    side: int
+    near: float
+    far: float
+    levels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Look:
+    size: tuple[int, int]
+    has_rgb: bool
+    has_depth: bool
+    fit: PlaneFit | None
+    distance: float
+    on_plane: _Part | None
+    whole: _Part
+
+
+def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
+    height, width = scan.size
+    everything = np.ones(scan.size, dtype=bool)
+    if scan.depth is None or scan.valid is None:
+        whole = _Part(max(height, width), 0.0, 1.0, _grey_levels(scan, everything))
+        return _Look(scan.size, scan.rgb is not None, False, None, 0.0, None, whole)
+    if not scan.valid.any():
+        raise DataError(f"{scan.name}: expected some measured depth, found none")
+    relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
+    near, far = np.quantile(relative[scan.valid], (0.001, 0.999))
+    whole = _Part(max(height, width), float(near), float(far), _grey_levels(scan, everything))
+    fit = fit_background(scan.depth, scan.valid)
+    distance, part = 0.0, None
+    if fit is not None:
+        distance = background_distance(fit, settings)
+        part = _part_above(scan, fit.plane, distance, settings)
+    return _Look(scan.size, scan.rgb is not None, True, fit, distance, part, whole)
+
+
+def background_distance(fit: PlaneFit, settings: PreparationSettings) -> float:
+    """Metres that a point must rise above the plane to belong to the part: as set, or five times the noise."""
+    at_centre = 1.0 / (fit.plane[0] / 2 + fit.plane[1] / 2 + fit.plane[2])
+    return settings.background_distance or max(5 * fit.noise, RELATIVE_NOISE * at_centre)
+
+
+def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
+    assert scan.depth is not None and scan.valid is not None
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance)
+    surface = foreground & scan.valid
+    if surface.mean() < 0.002:
+        return None
+    relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
+    near, far = np.quantile(relative[surface], (0.001, 0.999))
+    top, bottom, left, right = bounding_box(foreground)
+    # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
+    return _Part(
+        max(bottom - top, right - left), float(near), 0.0 if settings.level else float(far),
+        _grey_levels(scan, foreground),
+    )  # fmt: skip
+
+
+def _grey_levels(scan: Scan, where: Mask) -> NDArray[np.int64]:
+    if scan.rgb is None:
+        return np.zeros(256, dtype=np.int64)
+    return np.bincount(scan.rgb.max(axis=2)[where], minlength=256)
+
+
+def _median_plane(planes: list[Plane]) -> Plane:
+    a, b, c = np.median(np.asarray(planes), axis=0)
+    return float(a), float(b), float(c)
+
+
+def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+    """First and one-past-last row, first and one-past-last column of the True pixels; at least one must be."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+# ------------------------------------------------------------------------------------------- one scan
+
+
+@dataclass(frozen=True)
+class Window:
+    """The square of the frame that a prepared scan shows. It may reach beyond the frame.
+
+    Attributes:
+        top, left, side: in frame pixels.
+        frame: height and width of the frame.
+    """
+
+    top: int
+    left: int
+    side: int
+    frame: tuple[int, int]
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The window of a frame-sized array (H, W, ...) as (side, side, ...), zero beyond the frame."""
+        height, width = self.frame
+        top, left = max(self.top, 0), max(self.left, 0)
+        bottom, right = min(self.top + self.side, height), min(self.left + self.side, width)
+        out = np.zeros((self.side, self.side, *array.shape[2:]), dtype=array.dtype)
+        out[top - self.top : bottom - self.top, left - self.left : right - self.left] = array[top:bottom, left:right]
+        return out
+
+    def put_back(self, image: Floats) -> Floats:
+        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window."""
+        height, width = self.frame
+        scale = image.shape[0] / self.side
+        # Centres of pixels map onto each other: the frame's (x + 0.5 - left) * scale is the image's (x' + 0.5).
+        matrix = np.array(
+            [[scale, 0, (0.5 - self.left) * scale - 0.5], [0, scale, (0.5 - self.top) * scale - 0.5]], dtype=np.float64
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        spread = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        inside = np.zeros(self.frame, dtype=bool)
+        inside[max(self.top, 0) : self.top + self.side, max(self.left, 0) : self.left + self.side] = True
+        return np.where(inside, spread, 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """One scan as the networks see it, all members S x S.
+
+    Attributes:
+        name: of the scan.
+        rgb: (S, S, 3) uint8, stretched to the training range, 0 outside the foreground; zeros without RGB.
+        depth: (S, S) float32, normalised: 0 nearest, 1 background or farthest; ones without depth.
+        valid: (S, S) bool, where the depth is measured rather than filled.
+        foreground: (S, S) bool, where the part is.
+        mask: (S, S) bool ground truth or None.
+        window: where in the frame this was.
+    """
+
+    name: str
+    rgb: RGB
+    depth: Floats
+    valid: Mask
+    foreground: Mask
+    mask: Mask | None
+    window: Window
+
+
+def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -> PreparedScan:
+    """One scan as the networks see it, by what was measured on the training scans.
+
+    Raises:
+        DataError: the scan lacks a member that the training scans had, has another frame size, or shows no part.
+    """
+    _check_like_training(scan, statistics)
+    foreground, relative = _foreground_and_depth(scan, statistics, settings)
+    window = _window_around(foreground, scan.size, statistics)
+    side = settings.size
+
+    inside = window.cut(foreground)
+    share = _resize(inside.astype(np.float32), side)
+    small = share > 0.5
+    depth = np.ones((side, side), dtype=np.float32)
+    valid = np.zeros((side, side), dtype=bool)
+    if scan.valid is not None and relative is not None:
+        known = (window.cut(scan.valid) & inside).astype(np.float32)
+        weight = _resize(known, side)
+        mean = _resize(np.where(known > 0, window.cut(relative), np.float32(0)), side) / np.maximum(weight, 1e-6)
+        valid = (weight > 0.25) & small
+        normalised = (fill_missing(mean.astype(np.float32), valid) - statistics.near) / (statistics.far - statistics.near)
+        steps = np.round(np.clip(normalised, -0.5, 1.5 - DEPTH_STEP) / DEPTH_STEP)
+        depth = np.where(small, steps * DEPTH_STEP, 1.0).astype(np.float32)
+    rgb = np.zeros((side, side, 3), dtype=np.uint8)
+    if scan.rgb is not None:
+        shown = window.cut(scan.rgb).astype(np.float32) * inside[..., None]
+        stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
+        rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
+    mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window)
+
+
+def _check_like_training(scan: Scan, statistics: Statistics) -> None:
+    for what, had, has in (
+        ("RGB", statistics.has_rgb, scan.rgb is not None),
+        ("depth", statistics.has_depth, scan.depth is not None),
+    ):
+        if had and not has:
+            raise DataError(f"{scan.name}: expected {what}, as the training scans have it, found none")
+    if statistics.frame is not None and scan.size != statistics.frame:
+        expected, found = statistics.frame, scan.size
+        raise DataError(
+            f"{scan.name}: expected {expected[1]} x {expected[0]} pixels as in training, found {found[1]} x {found[0]}"
+        )
+
+
+def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: PreparationSettings) -> tuple[Mask, Depth | None]:
+    everything = np.ones(scan.size, dtype=bool)
+    if not statistics.has_depth or scan.depth is None or scan.valid is None:
+        return everything, None
+    if not scan.valid.any():
+        raise DataError(f"{scan.name}: expected some measured depth, found none")
+    if statistics.background == "none":
+        level = plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else np.float32(0)
+        return everything, scan.depth - level
+    fit = fit_background(scan.depth, scan.valid)
+    plane = statistics.plane if fit is None else fit.plane
+    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance)
+    if not foreground.any():
+        raise DataError(
+            f"{scan.name}: expected a part more than {statistics.distance * 1000:.1f} mm above the background, found none"
+        )
+    return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
+
+
+def _window_around(foreground: Mask, frame: tuple[int, int], statistics: Statistics) -> Window:
+    height, width = frame
+    if statistics.window == 0:
+        side = max(height, width)
+        return Window((height - side) // 2, (width - side) // 2, side, frame)
+    top, bottom, left, right = bounding_box(foreground)
+    side = max(statistics.window, bottom - top, right - left)
+    return Window((top + bottom - side) // 2, (left + right - side) // 2, side, frame)
+
+
+def _resize(image: Floats, side: int) -> Floats:
+    shrinks = side < image.shape[0]
+    resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.float32)

@@ -1,0 +1,92 @@
+"""A whole data set made ready for training: measured once, prepared once, cached."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from das3d import cache
+from das3d.console import progress
+from das3d.datasets import Dataset, Part
+from das3d.errors import DataError
+from das3d.preparation import PreparedScan, Statistics, measure, prepare
+from das3d.settings import PreparationSettings, Settings
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The good parts of a data set as the networks see them.
+
+    Attributes:
+        statistics: measured on the training parts.
+        train: what the networks learn from.
+        held_out: good parts that no network sees in training; the threshold comes from them.
+    """
+
+    statistics: Statistics
+    train: list[PreparedScan]
+    held_out: list[PreparedScan]
+
+
+def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
+    """Measure and prepare the good parts of a data set, or take them from the cache.
+
+    Raises:
+        DataError: too few good parts, or one that cannot be prepared.
+    """
+    train, held_out = split_good(dataset, settings)
+    statistics = measure_parts(train, settings.preparation)
+    with progress("preparing", len(train) + len(held_out)) as step:
+        prepared = []
+        for part in [*train, *held_out]:
+            prepared.append(prepare_part(part, statistics, settings.preparation))
+            step()
+    return PreparedData(statistics, prepared[: len(train)], prepared[len(train) :])
+
+
+def split_good(dataset: Dataset, settings: Settings) -> tuple[list[Part], list[Part]]:
+    """Training and held-out parts: the data set's validation parts, or a fixed share of the training parts."""
+    train, held_out = list(dataset.train), [part for part in dataset.validation if not part.defective]
+    if not held_out:
+        # The order of the names' hashes: independent of how many parts there are and of what they are called.
+        ordered = sorted(train, key=lambda part: hashlib.sha256(part.id.encode()).hexdigest())
+        count = max(1, round(len(ordered) * settings.training.hold_out)) if settings.training.hold_out else 0
+        chosen = {part.id for part in ordered[:count]}
+        held_out = [part for part in train if part.id in chosen]
+        train = [part for part in train if part.id not in chosen]
+    if len(train) < 2:
+        raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {len(train)}")
+    return train, held_out
+
+
+def measure_parts(parts: list[Part], settings: PreparationSettings) -> Statistics:
+    """Statistics of the training parts, from the cache where nothing has changed."""
+    key = cache.key_of(
+        [file for part in parts for file in files_of(part)], "statistics", reading(parts[0]), settings.model_dump()
+    )
+    if (known := cache.load_json(key)) is not None:
+        return Statistics.from_dict(known)
+    with progress("measuring", len(parts)) as step:
+        statistics = measure((part.read() for part in parts), settings, progress=step)
+    cache.save_json(key, statistics.to_dict())
+    return statistics
+
+
+def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettings) -> PreparedScan:
+    """One prepared part, from the cache where nothing has changed."""
+    key = cache.key_of(files_of(part), part.id, reading(part), statistics.to_dict(), settings.model_dump())
+    scan = cache.load_scan(key)
+    if scan is None:
+        scan = prepare(part.read(), statistics, settings)
+        cache.save_scan(key, scan)
+    return scan
+
+
+def files_of(part: Part) -> list[Path]:
+    return [file for file in (part.rgb, part.depth, *part.masks) if file is not None]
+
+
+def reading(part: Part) -> object:
+    """How a part's depth is read, as plain values."""
+    return None if part.depth_format is None else asdict(part.depth_format)

@@ -1,0 +1,161 @@
+"""A run: from a data set to a folder with a trained, calibrated model and all that explains it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+import das3d
+from das3d import training
+from das3d.cache import write_atomically
+from das3d.console import progress, say
+from das3d.datasets import DepthFormat, find_dataset
+from das3d.detector import MODEL_FILE, Detector, choose_device
+from das3d.errors import ModelError
+from das3d.preparation import PreparedScan
+from das3d.prepared import PreparedData, prepare_dataset
+from das3d.settings import Settings, make_settings, settings_to_toml
+from das3d.threshold import threshold_from
+
+SETTINGS_FILE = "settings.toml"
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    category: str | None = None,
+    settings: Settings | None = None,
+    device: str = "auto",
+    processes: int = 1,
+    budget: float | None = None,
+    resume: bool = False,
+    light: int = 4,
+    depth_format: DepthFormat | None = None,
+) -> Detector:
+    """Train a detector on the good parts of a data set.
+
+    Args:
+        data: folder in any layout that `find_dataset` knows.
+        out: run folder; settings, log, pictures, checkpoint and model are written there.
+        category: which one, where `data` holds several.
+        settings: of the run; the `fast` preset where None.
+        device: "auto", "cpu", "cuda", "mps".
+        processes: devices, or CPU processes, that share each batch.
+        budget: seconds for training; the number of iterations is fitted to it.
+        resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
+        light: which of the six images of an Eyecandies part is its RGB.
+        depth_format: how numbers in the depth files become metres, where the data does not say.
+
+    Raises:
+        DataError: something is wrong with the data; every problem is named.
+        ModelError: `out` holds another run, or its checkpoint does not fit.
+    """
+    settings = settings or make_settings()
+    out = Path(out)
+    target = choose_device(device)
+    _check_out(out, settings, resume)
+    dataset = find_dataset(
+        Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
+    )
+    prepared = prepare_dataset(dataset, settings)
+    fabric = Fabric(
+        accelerator=target.type,
+        devices=[target.index] if target.index is not None else processes,
+        precision=precision_for(target, settings),
+    )
+    fabric.launch()
+    if fabric.is_global_zero:
+        say(_summary(dataset, prepared, fabric))
+        write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
+    state = training.fit(prepared.train, settings, out, fabric=fabric, budget=budget, resume=resume)
+    detector = Detector(settings, prepared.statistics, state.average)
+    detector.training = {
+        "data": str(dataset.root),
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "light": light if dataset.layout == "eyecandies" else None,
+        "depth_format": None if depth_format is None else vars(depth_format),
+        "parts": len(prepared.train),
+        "held_out": len(prepared.held_out),
+        "iterations": state.iteration,
+        "batch": settings.training.batch,
+        "minutes": round(state.seconds / 60, 2),
+        "precision": str(fabric._precision.precision),
+        "device": f"{target.type} x {fabric.world_size}",
+        "machine": machine(target),
+        "torch": torch.__version__,
+        "das3d": das3d.__version__,
+    }
+    detector.threshold = threshold_from(scores_of(detector, prepared.held_out), settings.score.max_false_alarm)
+    if fabric.is_global_zero:
+        detector.save(out / MODEL_FILE)
+        write_atomically(out / "training.json", json.dumps(detector.training, indent=2).encode())
+        say(training.describe(state) + f" -> {out / MODEL_FILE}")
+        if detector.threshold:
+            say(detector.threshold.describe())
+    return detector
+
+
+def scores_of(detector: Detector, scans: list[PreparedScan], batch: int = 8) -> list[float]:
+    """Scores of prepared scans."""
+    scores: list[float] = []
+    with progress("scoring", len(scans)) as step:
+        for start in range(0, len(scans), batch):
+            scores += [prediction.score for prediction in detector.predict_prepared(scans[start : start + batch])]
+            step(len(scores))
+    return scores
+
+
+def precision_for(device: torch.device, settings: Settings) -> Any:
+    """Fabric's name of the precision: as set, or bfloat16 where the chip has matrix units for it.
+
+    A CPU that has bfloat16 instructions but no AMX multiplies it more slowly than float32 (docs/decisions.md).
+    """
+    chosen = settings.training.precision
+    if chosen == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        chosen = "bfloat16" if fast else "float32"
+    return "bf16-mixed" if chosen == "bfloat16" else "32-true"
+
+
+def machine(device: torch.device) -> str:
+    """What computed, for reports."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _check_out(out: Path, settings: Settings, resume: bool) -> None:
+    # Never train over somebody's finished or half-finished run without being told to.
+    has_run = (out / "checkpoint.pt").exists() or (out / MODEL_FILE).exists()
+    if out.is_file():
+        raise ModelError(f"{out}: expected a folder for the run, found a file")
+    if has_run and not resume:
+        raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
+
+
+def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:
+    statistics = prepared.statistics
+    background = (
+        f"background plane removed at {statistics.distance * 1000:.1f} mm"
+        if statistics.background == "plane"
+        else "no background plane"
+    )
+    return (
+        f"{dataset.category}: {len(prepared.train)} good parts to train on, {len(prepared.held_out)} held out; "
+        f"{background}; {fabric.device} in {fabric._precision.precision}"
+    )

@@ -1,0 +1,168 @@
+"""One part as the sensors saw it: RGB, depth, validity and ground truth on one pixel grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d.errors import DataError
+
+RGB = NDArray[np.uint8]  # (H, W, 3)
+Depth = NDArray[np.float32]  # (H, W), metres, growing away from the camera
+Mask = NDArray[np.bool_]  # (H, W)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole intrinsics of the depth image, in pixels: ``u = fx * x / z + cx``, ``v = fy * y / z + cy``."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The members of one scan. All that are present share height and width; there is no way to move one alone.
+
+    Attributes:
+        name: what messages call this scan, usually the path of one of its files.
+        rgb: (H, W, 3) uint8, or None for depth-only data.
+        depth: (H, W) float32, metres, 0 where `valid` is False; None for RGB-only data.
+        valid: (H, W) bool, True where the sensor measured a depth; None exactly when `depth` is None.
+        mask: (H, W) bool ground truth, True on defects; None where nothing is known.
+        camera: intrinsics of the depth image where the data tells them.
+    """
+
+    name: str
+    rgb: RGB | None = None
+    depth: Depth | None = None
+    valid: Mask | None = None
+    mask: Mask | None = None
+    camera: Camera | None = None
+
+    def __post_init__(self) -> None:
+        if self.rgb is None and self.depth is None:
+            raise DataError(f"{self.name}: expected RGB, depth or both, found neither")
+        if (self.depth is None) != (self.valid is None):
+            raise DataError(f"{self.name}: depth and its validity belong together, found only one of them")
+        if self.rgb is not None and (self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8):
+            raise DataError(f"{self.name}: expected RGB as (H, W, 3) uint8, found {self.rgb.shape} {self.rgb.dtype}")
+        for what, array, dtype in (
+            ("depth", self.depth, np.float32),
+            ("validity", self.valid, np.bool_),
+            ("mask", self.mask, np.bool_),
+        ):
+            if array is not None and (array.ndim != 2 or array.dtype != dtype):
+                expected = f"{what} as (H, W) {np.dtype(dtype).name}"
+                raise DataError(f"{self.name}: expected {expected}, found {array.shape} {array.dtype}")
+        sizes = {
+            what: f"{array.shape[1]} x {array.shape[0]}"
+            for what, array in (("RGB", self.rgb), ("depth", self.depth), ("validity", self.valid), ("mask", self.mask))
+            if array is not None
+        }
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{what} {size}" for what, size in sizes.items())
+            raise DataError(f"{self.name}: all members must have one size, found {found} (width x height)")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        array = self.rgb if self.rgb is not None else self.depth
+        assert array is not None
+        return int(array.shape[0]), int(array.shape[1])
+
+    def without(self, *, rgb: bool = False, depth: bool = False) -> Scan:
+        """The same scan as a sensor without RGB, or without depth, would have given it."""
+        return replace(
+            self,
+            rgb=None if rgb else self.rgb,
+            depth=None if depth else self.depth,
+            valid=None if depth else self.valid,
+        )
+
+
+def scan_from_arrays(
+    rgb: NDArray[np.generic] | None = None,
+    depth: NDArray[np.generic] | None = None,
+    *,
+    unit: str = "m",
+    mask: NDArray[np.generic] | None = None,
+    camera: Camera | None = None,
+    name: str = "scan",
+) -> Scan:
+    """A scan from arrays in memory.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        depth: (H, W) depth or (H, W, 3) organised points x, y, z. Zero, negative and non-finite depths are missing.
+        unit: unit of `depth`: ``"m"``, ``"mm"`` or ``"um"``.
+        mask: (H, W) ground truth, non-zero on defects.
+        camera: intrinsics; read off the points where they are given as x, y, z and this is None.
+        name: what messages call this scan.
+
+    Raises:
+        DataError: a member has the wrong shape, or the sizes differ.
+    """
+    metres, valid = None, None
+    if depth is not None:
+        if depth.ndim not in (2, 3) or (depth.ndim == 3 and depth.shape[2] != 3):
+            raise DataError(f"{name}: expected depth as (H, W) or points as (H, W, 3), found shape {depth.shape}")
+        if not np.issubdtype(depth.dtype, np.number) or np.issubdtype(depth.dtype, np.complexfloating):
+            raise DataError(f"{name}: expected depth as numbers, found {depth.dtype}")
+        points = depth if depth.ndim == 3 else None
+        z = (depth[..., 2] if points is not None else depth).astype(np.float64)
+        valid = np.isfinite(z) & (z > 0)
+        metres = (np.where(valid, z, 0.0) * metres_per(unit)).astype(np.float32)
+        if camera is None and points is not None:
+            camera = camera_from_points(points)
+    return Scan(
+        name=name,
+        rgb=None if rgb is None else np.asarray(rgb),
+        depth=metres,
+        valid=valid,
+        mask=None if mask is None else np.asarray(mask) != 0,
+        camera=camera,
+    )
+
+
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
+
+
+def metres_per(unit: str) -> float:
+    """Metres in one `unit`.
+
+    Raises:
+        DataError: the unit is not known.
+    """
+    try:
+        return UNITS[unit]
+    except KeyError:
+        raise DataError(f"depth unit: expected one of {', '.join(UNITS)}, found {unit!r}") from None
+
+
+def camera_from_points(points: NDArray[np.generic]) -> Camera | None:
+    """Pinhole intrinsics of organised points (H, W, 3), by least squares of u on x/z and v on y/z; None if they fit none.
+
+    The unit of the points cancels. Organised clouds that were rectified or orthographic give None.
+    """
+    xyz = points.astype(np.float64)
+    v, u = np.nonzero(np.isfinite(xyz).all(axis=2) & (xyz[..., 2] > 0))
+    if u.size < 100:
+        return None
+    step = max(1, u.size // 20_000)
+    u, v = u[::step], v[::step]
+    x, y, z = xyz[v, u].T
+    fits = []
+    for pixel, slope in ((u, x / z), (v, y / z)):
+        if np.ptp(slope) < 1e-6:
+            return None
+        focal, centre = np.polyfit(slope, pixel, 1)
+        if np.abs(focal * slope + centre - pixel).max() > 2.0:  # pixels
+            return None
+        fits.append((float(focal), float(centre)))
+    (fx, cx), (fy, cy) = fits
+    return Camera(fx, fy, cx, cy)

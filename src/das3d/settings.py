@@ -1,0 +1,312 @@
+"""Every setting of das3d with its meaning, its limits and the presets.
+
+A run is described by one `Settings` value. It is kept as ``settings.toml`` in the run folder and inside the model file.
+A preset is nothing but a set of values for the same settings, so anything that a preset does can be changed one by one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from das3d.errors import SettingsError
+
+Modality = Literal["rgb+depth", "rgb", "depth"]
+Preset = Literal["fast", "paper", "demo"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreparationSettings(_Section):
+    """From a raw scan to the square, normalised images that the networks see."""
+
+    size: int = Field(192, ge=32, le=1024, multiple_of=32, description="side of the prepared images in pixels")
+    crop: bool = Field(True, description="cut out a window around the part; false: the whole frame, as the paper does")
+    margin: float = Field(0.08, ge=0, le=1, description="free border of the window, as a share of the largest part")
+    level: bool = Field(True, description="measure depth from the fitted plane; false: from the camera, as the paper does")
+    background_distance: float = Field(
+        0.0, ge=0, description="points closer than this to the plane are background, metres; 0: from the measured noise"
+    )
+    stretch: bool = Field(True, description="stretch RGB to the range of the training parts; false: 0 to 255")
+
+
+class SynthesisSettings(_Section):
+    """The synthetic defects: equations (1) to (8) and (12) of the paper, and what was added to them."""
+
+    perlin_octaves: int = Field(5, ge=0, le=7, description="Perlin periods per axis are 2^0 to 2^this, drawn per axis")
+    threshold_low: float = Field(0.3, gt=0, lt=1, description="tp of eq. (1): smallest threshold on the Perlin noise")
+    threshold_high: float = Field(0.7, gt=0, lt=1, description="tp of eq. (1): largest threshold")
+    skew_filter: bool = Field(True, description="eqs. (3) to (5); false: the ternary mask itself is added to the depth")
+    sigma_low: float = Field(0.008, gt=0, lt=0.2, description="smallest sigma of eq. (3), as a share of the image side")
+    sigma_high: float = Field(0.03, gt=0, lt=0.2, description="largest sigma of eq. (3), as a share of the image side")
+    magnitude_low: float = Field(0.01, ge=0, le=1, description="pmin of eq. (6), on the normalised depth")
+    magnitude_high: float = Field(0.15, gt=0, le=1, description="pmax of eq. (6)")
+    mask_threshold: float = Field(0.004, gt=0, le=1, description="th of eq. (7), on the normalised depth")
+    opacity_rest: float = Field(
+        0.8, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
+    )
+    rounds: int = Field(2, ge=1, le=4, description="how many times a pair is harmed, one defect after the other")
+    drop: float = Field(0.4, ge=0, le=1, description="pd of eq. (12): chance that a modality is left unharmed")
+    texture: Literal["procedural", "folder", "parts"] = Field(
+        "procedural",
+        description="source of Iu in eq. (8): generated, pictures of texture_folder, or the training parts",
+    )
+    texture_folder: str = Field("", description="folder of pictures, such as DTD, for texture = 'folder'")
+    blobs: float = Field(0.5, ge=0, description="relative frequency of the paper's Perlin blobs")
+    spots: float = Field(1.0, ge=0, description="relative frequency of single compact defects of drawn size")
+    scratches: float = Field(0.4, ge=0, description="relative frequency of thin, winding lines")
+    shifts: float = Field(0.8, ge=0, description="relative frequency of regions showing a displaced piece of the part")
+    cuts: float = Field(0.4, ge=0, description="relative frequency of missing material")
+    shaded: float = Field(
+        0.4, ge=0, le=1, description="share of defects that change RGB by the shading of their relief only"
+    )
+    visible: float = Field(0.02, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
+    spot_low: float = Field(0.02, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")
+    spot_high: float = Field(0.12, gt=0, lt=1, description="largest radius of a spot, as a share of the image side")
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> SynthesisSettings:
+        for low, high in (("threshold_low", "threshold_high"), ("sigma_low", "sigma_high"),
+                          ("magnitude_low", "magnitude_high"), ("spot_low", "spot_high")):  # fmt: skip
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} must not exceed {high}, found {getattr(self, low)} > {getattr(self, high)}")
+        if self.blobs + self.spots + self.scratches + self.shifts + self.cuts <= 0:
+            raise ValueError("at least one of blobs, spots, scratches, shifts, cuts must be above 0")
+        if self.texture == "folder" and not self.texture_folder:
+            raise ValueError("texture = 'folder' needs texture_folder")
+        return self
+
+
+class NetworkSettings(_Section):
+    """Widths of the three networks. The paper's are those of DRAEM."""
+
+    stem: Literal[1, 2, 4] = Field(4, description="pixels folded into channels per axis before the first layer")
+    repair_widths: tuple[int, ...] = Field((64, 96, 128, 128), description="channels of the repair nets, one a level")
+    discriminator_widths: tuple[int, ...] = Field((64, 96, 128), description="channels of the discriminator, one a level")
+    fuse_width: int = Field(
+        32, ge=0, description="channels each feature is projected to before fusing; 0: none, as the paper"
+    )
+    depth_relief: bool = Field(True, description="give the networks slopes and local relief beside the depth")
+
+    @model_validator(mode="after")
+    def _levels_suffice(self) -> NetworkSettings:
+        for name in ("repair_widths", "discriminator_widths"):
+            widths = getattr(self, name)
+            if not 3 <= len(widths) <= 6 or min(widths) < 4:
+                raise ValueError(f"{name}: expected 3 to 6 widths of at least 4 channels, found {list(widths)}")
+        return self
+
+
+class TrainingSettings(_Section):
+    """Schedule, optimiser and augmentation of good parts."""
+
+    iterations: int = Field(4000, ge=1, description="optimiser steps; a time budget replaces it by what fits")
+    batch: int = Field(8, ge=2, description="pairs a step")
+    learning_rate: float = Field(2e-3, gt=0, lt=1, description="peak learning rate")
+    schedule: Literal["one-cycle", "steps"] = Field(
+        "one-cycle", description="one-cycle, or steps: x 0.2 at 80 % and 90 % of the iterations"
+    )
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="adamw decays weights by weight_decay, adam does not")
+    weight_decay: float = Field(0.01, ge=0, description="of adamw")
+    focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss, eq. (11)")
+    average: float = Field(
+        0.995, ge=0, lt=1, description="decay of the moving average of the weights that is kept; 0: none"
+    )
+    flip: bool = Field(False, description="mirror good parts at random")
+    rotation: float = Field(10.0, ge=0, le=180, description="largest random rotation of good parts, degrees")
+    zoom: float = Field(0.05, ge=0, le=0.5, description="largest random change of scale of good parts")
+    shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
+    brightness: float = Field(0.1, ge=0, le=1, description="largest random change of gain of RGB")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the chip multiplies it faster than float32"
+    )
+    checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints")
+    hold_out: float = Field(
+        0.1, ge=0, lt=0.5, description="share of the training parts held out where there is no validation split"
+    )
+
+
+class ScoreSettings(_Section):
+    """From the anomaly map to the score of a part."""
+
+    window: int = Field(
+        11, ge=1, le=101, description="side of the mean filter before the maximum, pixels of the prepared image"
+    )
+    max_false_alarm: float = Field(
+        0.05, gt=0, lt=1, description="share of good parts that the threshold may call defective"
+    )
+    flips: bool = Field(False, description="average the maps over mirrored copies of the part")
+
+
+class Settings(_Section):
+    """All settings of one run."""
+
+    preset: Preset = Field("fast", description="the preset these settings started from")
+    modality: Modality = Field("rgb+depth", description="what the networks see")
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, synthesis and augmentation")
+    preparation: PreparationSettings = PreparationSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    score: ScoreSettings = ScoreSettings()
+
+    @model_validator(mode="after")
+    def _sides_halve(self) -> Settings:
+        levels = max(len(self.network.repair_widths), len(self.network.discriminator_widths))
+        step = self.network.stem * 2 ** (levels - 1)
+        if self.preparation.size % step:
+            raise ValueError(
+                f"preparation.size: expected a multiple of {step}, which network.stem = {self.network.stem} and {levels} "
+                f"widths halve down to, found {self.preparation.size}"
+            )
+        return self
+
+    @property
+    def uses_rgb(self) -> bool:
+        return self.modality != "depth"
+
+    @property
+    def uses_depth(self) -> bool:
+        return self.modality != "rgb"
+
+
+# What each preset changes. `fast` is the default of every field above.
+PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
+    "fast": {},
+    # The paper's method; values that it does not print are those of its relatives (docs/decisions.md).
+    "paper": {
+        "preparation": {"size": 256, "crop": False, "level": False, "background_distance": 0.005, "stretch": False},
+        "synthesis": {
+            "threshold_low": 0.5, "threshold_high": 0.5, "magnitude_low": 0.0, "magnitude_high": 0.1,
+            "blobs": 1.0, "spots": 0.0, "scratches": 0.0, "shifts": 0.0, "cuts": 0.0,
+            "shaded": 0.0, "visible": 0.0, "rounds": 1, "drop": 0.5,
+        },
+        "network": {
+            "stem": 1, "repair_widths": (128, 256, 512, 1024, 1024), "discriminator_widths": (64, 128, 256, 512, 512),
+            "fuse_width": 0, "depth_relief": False,
+        },
+        "training": {
+            "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",
+            "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "brightness": 0.0,
+        },
+        "score": {"window": 21, "flips": False},
+    },
+    "demo": {
+        "preparation": {"size": 128},
+        "network": {
+            "stem": 2, "repair_widths": (24, 48, 64, 96), "discriminator_widths": (32, 48, 64), "fuse_width": 16,
+        },
+        "training": {"iterations": 1000},
+    },
+}  # fmt: skip
+
+
+def make_settings(
+    preset: Preset = "fast",
+    *,
+    modality: Modality | None = None,
+    seed: int | None = None,
+    file: Path | None = None,
+    changes: Iterable[str] = (),
+) -> Settings:
+    """Settings from a preset, then a settings file, then single changes, each over the one before.
+
+    Args:
+        preset: where the values start, unless the file or a change names another.
+        modality: what the networks see.
+        seed: of the whole run.
+        file: a TOML file with any of the settings, such as the ``settings.toml`` of an earlier run.
+        changes: ``"section.name=value"``, for example ``"synthesis.magnitude_high=0.3"``.
+
+    Raises:
+        SettingsError: a name is unknown or a value cannot work; every such value is named.
+    """
+    given: dict[str, Any] = {} if file is None else _read_toml(file)
+    if modality is not None:
+        given["modality"] = modality
+    if seed is not None:
+        given["seed"] = seed
+    for change in changes:
+        _merge(given, _parse_change(change))
+    preset = given.get("preset", preset)
+    if preset not in list(PRESETS):
+        raise SettingsError(f"preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
+    values: dict[str, Any] = {"preset": preset, **{section: dict(v) for section, v in PRESETS[preset].items()}}
+    _merge(values, given)
+    return settings_from_dict(values, source=str(file) if file else "settings")
+
+
+def settings_from_dict(values: dict[str, Any], *, source: str = "settings") -> Settings:
+    """Checked settings from plain values. Raises SettingsError with one line for each value that cannot work."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(source, problem) for problem in error.errors())) from None
+
+
+def settings_to_toml(settings: Settings) -> str:
+    """The settings as a TOML text with the meaning of each beside it; `make_settings(file=...)` reads it back."""
+    import tomlkit
+
+    document = tomlkit.document()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if not isinstance(value, _Section):
+            document.add(name, tomlkit.item(value).comment(field.description or ""))
+            continue
+        table = tomlkit.table()
+        table.comment((type(value).__doc__ or "").strip())
+        for key, inner in type(value).model_fields.items():
+            plain = getattr(value, key)
+            plain = list(plain) if isinstance(plain, tuple) else plain
+            table.add(key, tomlkit.item(plain).comment(inner.description or ""))
+        document.add(tomlkit.nl())
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{file}: no such settings file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{file}: expected settings as TOML, found {error}") from None
+
+
+def _parse_change(change: str) -> dict[str, Any]:
+    name, equals, text = change.partition("=")
+    if not equals or not name.strip():
+        raise SettingsError(f"--set {change}: expected section.name=value, such as synthesis.drop=0.3")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word, such as texture=folder
+    for part in reversed(name.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _explain(source: str, problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown setting {name!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    found = problem["input"]
+    where = f"{source}: {name}" if name else source
+    return f"{where}: {message}" + ("" if isinstance(found, dict | BaseModel) else f", found {found!r}")

@@ -1,0 +1,42 @@
+"""Where the texture Iu of eq. (8) comes from, when it is not generated: a folder of pictures, or the training parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from das3d.batches import GoodParts
+from das3d.errors import DataError
+from das3d.files import RGB_SUFFIXES, read_rgb
+from das3d.settings import SynthesisSettings
+
+MOST = 512  # pictures kept on the device; more add little variety and much memory
+
+
+def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | None:
+    """Texture pictures (N, 3, S, S) in (0, 1) on the parts' device; None where textures are generated.
+
+    Raises:
+        DataError: the folder is missing or holds no readable picture.
+    """
+    side = int(parts.rgb.shape[-1])
+    if settings.texture == "parts":
+        return parts.rgb.float() / 255
+    if settings.texture == "folder":
+        return _from_folder(Path(settings.texture_folder), side).to(parts.device)
+    return None
+
+
+def _from_folder(folder: Path, side: int) -> Tensor:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of texture pictures, found no such folder")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in RGB_SUFFIXES)
+    if not files:
+        raise DataError(f"{folder}: expected texture pictures ({', '.join(sorted(RGB_SUFFIXES))}), found none")
+    step = -(-len(files) // MOST)
+    pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in files[::step]]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,325 @@
+"""Training, from prepared good parts to a detector: eq. (13), all three networks jointly.
+
+Read `fit` first; it is the whole loop. Everything that an iteration does follows from the settings and its number, so a
+run that was killed and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from das3d import pictures
+from das3d.batches import Batch, GoodParts, make_batch
+from das3d.cache import write_atomically
+from das3d.console import duration, progress
+from das3d.errors import Das3dError, ModelError
+from das3d.losses import depth_loss, focal_loss, rgb_loss
+from das3d.network import DAS3DNet, Output
+from das3d.preparation import PreparedScan
+from das3d.settings import Settings, TrainingSettings
+from das3d.textures import load_textures
+
+LOG_EVERY = 20  # iterations
+COLUMNS = (
+    "iteration",
+    "of",
+    "learning_rate",
+    "loss_rgb",
+    "loss_depth",
+    "loss_discriminator",
+    "samples_per_second",
+    "seconds",
+)
+
+
+@dataclass
+class State:
+    """All that changes while training runs, and so all that a checkpoint holds."""
+
+    network: Any  # DAS3DNet, wrapped by Fabric
+    average: DAS3DNet
+    optimizer: Any
+    iteration: int = 0
+    total: int = 0  # 0: not known yet, a time budget is being measured
+    seconds: float = 0.0
+
+
+def fit(
+    scans: list[PreparedScan],
+    settings: Settings,
+    out: Path,
+    *,
+    fabric: Fabric,
+    budget: float | None = None,
+    resume: bool = False,
+) -> State:
+    """Train on good parts and return the final state; `average` in it holds the weights to keep.
+
+    Args:
+        scans: prepared good parts; they are moved to the device as a whole.
+        settings: of the run.
+        out: run folder for ``losses.csv``, ``checkpoint.pt`` and ``pictures/``.
+        fabric: launched; knows device, precision and the processes that share the work.
+        budget: seconds that training may take; the number of iterations is fitted to it. None: as set.
+        resume: go on from the checkpoint in `out`, if there is one.
+    """
+    training = settings.training
+    parts = GoodParts.from_scans(scans, fabric.device)
+    textures = load_textures(settings.synthesis, parts)
+    state = start(settings, fabric, total=0 if budget else training.iterations)
+    log = LossLog(out / "losses.csv", training.batch)
+    if resume and (out / "checkpoint.pt").is_file():
+        log.resume(state.iteration, load_checkpoint(out / "checkpoint.pt", state, settings, fabric))
+    elif fabric.is_global_zero:
+        save_pairs(out / "pictures" / "training_pairs.png", parts, settings, textures)
+    begun, saved = time.monotonic() - state.seconds, time.monotonic()
+    pacer = Pacer(budget or 0.0, state)
+
+    with progress("training", state.total or None) as step:
+        while state.total == 0 or state.iteration < state.total:
+            rate = learning_rate(state.iteration, state.total or training.iterations, training)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            batch = make_batch(parts, settings, state.iteration, textures, rank=fabric.global_rank, ranks=fabric.world_size)
+            output, losses = losses_of(state.network, batch, settings)
+            state.optimizer.zero_grad(set_to_none=True)
+            fabric.backward(losses.sum())
+            state.optimizer.step()
+            update_average(state.average, state.network, training.average, state.iteration)
+            state.iteration += 1
+            state.seconds = time.monotonic() - begun
+
+            log.add(losses, rate, state)
+            if budget and state.iteration % LOG_EVERY == 0:
+                state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
+            step(state.iteration, state.total or None, log.note)
+            if time.monotonic() - saved > training.checkpoint_minutes * 60 and state.total:
+                save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
+                if fabric.is_global_zero:
+                    save_repairs(out / "pictures" / f"repair_{state.iteration:06d}.png", batch, output)
+                saved = time.monotonic()
+    log.flush(state)
+    save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
+    if fabric.is_global_zero:
+        save_repairs(out / "pictures" / f"repair_{state.iteration:06d}.png", batch, output) if log.rows else None
+    return state
+
+
+def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
+    """Fresh networks and optimiser from the seed."""
+    torch.manual_seed(settings.seed)  # PyTorch's layers can only draw their weights from the global generator
+    network = DAS3DNet.from_settings(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = DAS3DNet.from_settings(settings)
+    average.load_state_dict(network.state_dict())
+    training = settings.training
+    decay = training.weight_decay if training.optimizer == "adamw" else 0.0
+    network.to(fabric.device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=decay)
+    wrapped, optimizer = fabric.setup(network, optimizer)
+    average = average.to(fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return State(wrapped, average, optimizer, total=total)
+
+
+def losses_of(network: Any, batch: Batch, settings: Settings) -> tuple[Output, Tensor]:
+    """One forward pass and the three terms of eq. (13) as a (3,) tensor: RGB, depth, discriminator."""
+    rgb = batch.harmed.rgb.contiguous(memory_format=torch.channels_last)
+    output = network(rgb, batch.harmed.depth)
+    zero = torch.zeros((), device=rgb.device)
+    terms = [zero, zero, focal_loss(output.logits, batch.harmed.mask, settings.training.focal_gamma)]
+    if output.rgb is not None:
+        terms[0] = rgb_loss(output.rgb, batch.rgb)
+    if output.depth is not None:
+        terms[1] = depth_loss(output.depth, network.depth_features(batch.depth))
+    return output, torch.stack(terms)
+
+
+def learning_rate(iteration: int, total: int, settings: TrainingSettings) -> float:
+    """The rate of one iteration: one-cycle (10 % cosine rise, cosine fall to zero) or DRAEM's steps."""
+    done = min(iteration / max(total, 1), 1.0)
+    if settings.schedule == "steps":
+        return settings.learning_rate * 0.2 ** ((done >= 0.8) + (done >= 0.9))
+    if done < 0.1:
+        return settings.learning_rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.1)))
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+
+
+@torch.no_grad()
+def update_average(average: DAS3DNet, network: Any, decay: float, iteration: int) -> None:
+    """Moving average of weights and of batch-norm statistics; it follows closely at first, when all is still changing."""
+    decay = min(decay, (1 + iteration) / (10 + iteration))
+    current = network.state_dict()
+    for name, kept in average.state_dict().items():
+        now = current[name]
+        if kept.dtype.is_floating_point:
+            kept.lerp_(now, 1 - decay)
+        else:
+            kept.copy_(now)
+
+
+class Pacer:
+    """How many iterations still fit a time budget, by the pace of the last ten or so log intervals.
+
+    The estimate is renewed throughout, so that a machine that is busy for a while neither cuts the training short nor
+    makes it late. With a budget the number of iterations therefore depends on the machine; without one it does not.
+    """
+
+    def __init__(self, budget: float, state: State) -> None:
+        self.budget = budget
+        self.marks = [(state.iteration, state.seconds)]
+
+    def steps_left(self, state: State) -> int:
+        """At least 1 while the budget lasts, then 0."""
+        self.marks = [*self.marks[-10:], (state.iteration, state.seconds)]
+        done, seconds = state.iteration - self.marks[0][0], state.seconds - self.marks[0][1]
+        return max(math.ceil((self.budget - state.seconds) * done / max(seconds, 1e-9)), 0)
+
+
+def agreed(fabric: Fabric, value: float) -> float:
+    """The first process's value in all processes."""
+    return float(fabric.broadcast(value))
+
+
+# ------------------------------------------------------------------------------------------- log, checkpoints, pictures
+
+
+class LossLog:
+    """``losses.csv``: one row every `LOG_EVERY` iterations with the mean losses since the last.
+
+    Losses stay on the device until a row is due, so that logging never makes the device wait.
+    """
+
+    def __init__(self, path: Path, batch: int) -> None:
+        self.path, self.batch = path, batch
+        self.rows: list[dict[str, Any]] = []
+        self.kept: list[Tensor] = []
+        self.rate = 0.0
+        self.note = ""
+        self.last = (0, 0.0)
+
+    def add(self, losses: Tensor, rate: float, state: State) -> None:
+        self.kept.append(losses.detach())
+        self.rate = rate
+        if state.iteration % LOG_EVERY == 0:
+            self.flush(state)
+
+    def flush(self, state: State) -> None:
+        if not self.kept:
+            return
+        rgb, depth, discriminator = torch.stack(self.kept).mean(dim=0).tolist()
+        self.kept.clear()
+        if not math.isfinite(rgb + depth + discriminator):
+            raise Das3dError(
+                f"training diverged at iteration {state.iteration}: expected finite losses, found rgb {rgb}, depth {depth}, "
+                f"discriminator {discriminator}; lower training.learning_rate (now {self.rate:.1e} at this step)"
+            )
+        done, seconds = state.iteration - self.last[0], max(state.seconds - self.last[1], 1e-9)
+        self.last = (state.iteration, state.seconds)
+        speed = done * self.batch / seconds
+        values = (
+            state.iteration, state.total or "", f"{self.rate:.3e}", f"{rgb:.5f}", f"{depth:.6f}", f"{discriminator:.6f}",
+            f"{speed:.1f}", f"{state.seconds:.1f}",
+        )  # fmt: skip
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        self.note = f"loss {rgb + depth + discriminator:.3f}, {speed:.0f} samples/s"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+    def resume(self, iteration: int, kept: list[Tensor]) -> None:
+        """Keep the rows up to the checkpoint and the losses since the last; what was logged after it will be again."""
+        self.kept = kept
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
+        if self.rows:
+            self.last = (int(self.rows[-1]["iteration"]), float(self.rows[-1]["seconds"]))
+
+
+def save_checkpoint(path: Path, state: State, unlogged: list[Tensor], settings: Settings, fabric: Fabric) -> None:
+    if not fabric.is_global_zero:
+        return
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "settings": settings.model_dump_json(),
+            "network": state.network.state_dict(),
+            "average": state.average.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "iteration": state.iteration,
+            "total": state.total,
+            "seconds": state.seconds,
+            "unlogged": unlogged,
+        },
+        buffer,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric) -> list[Tensor]:
+    """Restore `state` and return the losses that were not logged yet.
+
+    Raises:
+        ModelError: the checkpoint is damaged or of a run with other settings.
+    """
+    try:
+        kept = torch.load(path, map_location=fabric.device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        first = (str(error).splitlines() or ["nothing readable"])[0]
+        raise ModelError(f"{path}: expected a checkpoint, found {first}; delete it to train from the start") from None
+    if kept["settings"] != settings.model_dump_json():
+        raise ModelError(f"{path}: expected a checkpoint with the settings of this run, found others; use a new folder")
+    state.network.load_state_dict(kept["network"])
+    state.average.load_state_dict(kept["average"])
+    state.optimizer.load_state_dict(kept["optimizer"])
+    state.iteration, state.total, state.seconds = kept["iteration"], kept["total"], kept["seconds"]
+    return list(kept["unlogged"])
+
+
+def save_pairs(path: Path, parts: GoodParts, settings: Settings, textures: Tensor | None) -> None:
+    """A sheet of synthetic training pairs, as the networks get them."""
+    batch = make_batch(parts, settings, 0, textures)
+    rows = [
+        ("good RGB", as_pictures(batch.rgb)),
+        ("harmed RGB", as_pictures(batch.harmed.rgb)),
+        ("good depth", as_pictures(1 - batch.depth)),
+        ("harmed depth", as_pictures(1 - batch.harmed.depth)),
+        ("mask", as_pictures(batch.harmed.mask)),
+    ]
+    pictures.save_picture(path, pictures.sheet(rows))
+
+
+def save_repairs(path: Path, batch: Batch, output: Output) -> None:
+    """A sheet of what the networks made of the last batch."""
+    rows = []
+    if output.rgb is not None:
+        rows += [("harmed RGB", as_pictures(batch.harmed.rgb)), ("repaired", as_pictures(output.rgb))]
+    if output.depth is not None:
+        rows += [
+            ("harmed depth", as_pictures(1 - batch.harmed.depth)),
+            ("repaired", as_pictures(1 - output.depth[:, :1])),
+        ]
+    found = output.logits.detach().float().sigmoid()[:, 0].cpu().numpy()
+    rows += [("mask", as_pictures(batch.harmed.mask)), ("found", [pictures.heat(image) for image in found[:8]])]
+    pictures.save_picture(path, pictures.sheet(rows))
+
+
+def as_pictures(images: Tensor) -> list[pictures.Image]:
+    """The first eight of (B, C, S, S) in (0, 1) as pictures."""
+    arrays = images[:8].detach().float().nan_to_num().clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    return [(array * 255).round().astype("uint8") for array in arrays]
+
+
+def describe(state: State) -> str:
+    return f"trained {state.iteration} iterations in {duration(state.seconds)}"

@@ -1,0 +1,174 @@
+"""The training loop on a few tiny parts: it learns, it resumes exactly, it keeps to a budget, it says when it fails."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from das3d.errors import Das3dError, ModelError
+from das3d.preparation import PreparedScan, Window
+from das3d.settings import Settings, make_settings
+from das3d.training import COLUMNS, Pacer, State, fit, learning_rate
+
+SIDE = 32
+TINY = [
+    f"preparation.size={SIDE}",
+    "network.repair_widths=[8, 8, 8]",
+    "network.discriminator_widths=[8, 8, 8]",
+    "network.fuse_width=8",
+    "training.batch=4",
+]
+
+
+def tiny_settings(*changes: str, modality: str = "rgb+depth") -> Settings:
+    return make_settings("demo", modality=modality, changes=[*TINY, *changes])  # type: ignore[arg-type]
+
+
+def tiny_scans(count: int = 6) -> list[PreparedScan]:
+    """Bright squares of differing size, raised above the background."""
+    scans = []
+    for index in range(count):
+        foreground = np.zeros((SIDE, SIDE), dtype=bool)
+        foreground[6 : 24 + index % 3, 8:26] = True
+        rgb = np.where(foreground[..., None], np.uint8([180, 120, 60]), np.uint8(0))
+        depth = np.where(foreground, 0.5, 1.0).astype(np.float32)
+        window = Window(0, 0, SIDE, (SIDE, SIDE))
+        scans.append(PreparedScan(f"part {index}", rgb, depth, foreground, foreground, None, window))
+    return scans
+
+
+def cpu() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "losses.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])
+def test_losses_fall_and_are_logged(tmp_path: Path, modality: str) -> None:
+    settings = tiny_settings("training.iterations=60", modality=modality)
+    state = fit(tiny_scans(), settings, tmp_path, fabric=cpu())
+    rows = rows_of(tmp_path)
+    assert tuple(rows[0]) == COLUMNS
+    assert [int(row["iteration"]) for row in rows] == [20, 40, 60]
+    assert float(rows[-1]["loss_discriminator"]) < float(rows[0]["loss_discriminator"])
+    assert (float(rows[-1]["loss_rgb"]) == 0) == (modality == "depth")
+    assert (float(rows[-1]["loss_depth"]) == 0) == (modality == "rgb")
+    assert state.iteration == state.total == 60
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"training_pairs.png", "repair_000060.png"}
+
+
+def test_same_seed_same_weights_and_other_seed_other_weights(tmp_path: Path) -> None:
+    def train(name: str, seed: int) -> torch.nn.Module:
+        settings = tiny_settings("training.iterations=5", f"seed={seed}")
+        return fit(tiny_scans(), settings, tmp_path / name, fabric=cpu()).average
+
+    first = train("first", 1)
+    assert same_weights(first, train("second", 1))
+    assert not same_weights(first, train("third", 2))
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import cpu, fit, tiny_scans, tiny_settings
+fit(tiny_scans(), tiny_settings("training.iterations=60", "training.checkpoint_minutes=0.001"), Path({out!r}), fabric=cpu(),
+    resume=True)
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    changes = ("training.iterations=60", "training.checkpoint_minutes=0.001")
+    whole = fit(tiny_scans(), tiny_settings(*changes), tmp_path / "whole", fabric=cpu())
+
+    script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path / "killed"))
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ}, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
+    assert int(torch.load(checkpoint, weights_only=True)["iteration"]) < 60
+
+    resumed = fit(tiny_scans(), tiny_settings(*changes), tmp_path / "killed", fabric=cpu(), resume=True)
+    assert same_weights(whole.average, resumed.average)
+    assert same_weights(whole.network, resumed.network)
+    timed = {"seconds", "samples_per_second"}
+    logs = [
+        [{name: row[name] for name in row if name not in timed} for row in rows_of(tmp_path / name)]
+        for name in ("killed", "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_budget_sets_the_number_of_iterations(tmp_path: Path) -> None:
+    settings = tiny_settings()
+    state = fit(tiny_scans(), settings, tmp_path, fabric=cpu(), budget=2.0)
+    assert state.iteration == state.total != settings.training.iterations
+    assert state.seconds >= 2.0
+    # The schedule fits itself: the last steps are small whatever the number.
+    assert float(rows_of(tmp_path)[-1]["learning_rate"]) < 0.1 * settings.training.learning_rate
+
+
+def test_pacer_follows_the_machine() -> None:
+    state = State(None, None, None)  # type: ignore[arg-type]
+    pacer = Pacer(100.0, state)
+    for _ in range(3):  # one second an iteration, as on a busy machine
+        state.iteration, state.seconds = state.iteration + 20, state.seconds + 20
+        slow = pacer.steps_left(state)
+    assert slow == 40
+    for _ in range(20):  # then ten times as fast
+        state.iteration, state.seconds = state.iteration + 10, state.seconds + 1
+        fast = pacer.steps_left(state)
+    assert fast == 200
+    state.seconds = 101.0
+    assert pacer.steps_left(state) == 0
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    fit(tiny_scans(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu())
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: expected a checkpoint with the settings of this run, found others"):
+        fit(tiny_scans(), tiny_settings("training.iterations=3"), tmp_path, fabric=cpu(), resume=True)
+
+
+def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: expected a checkpoint, found"):
+        fit(tiny_scans(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu(), resume=True)
+
+
+def test_divergence_is_reported(tmp_path: Path) -> None:
+    settings = tiny_settings("training.iterations=40", "training.learning_rate=0.9", "training.optimizer='adam'")
+    scans = tiny_scans()
+    scans[0].depth[:] = np.nan  # what a broken sensor driver could leave in memory
+    with pytest.raises(Das3dError, match="training diverged at iteration 20: expected finite losses"):
+        fit(scans[:1], settings, tmp_path, fabric=cpu())
+
+
+def test_learning_rate_schedules() -> None:
+    cycle = tiny_settings("training.learning_rate=0.001").training
+    rates = [learning_rate(i, 1000, cycle) for i in range(1000)]
+    assert max(rates) == pytest.approx(0.001, rel=1e-3)
+    assert np.argmax(rates) == pytest.approx(100, abs=2)
+    assert rates[0] == pytest.approx(0.00004)
+    assert rates[-1] < 1e-8
+    steps = make_settings("paper").training
+    assert [learning_rate(i, 100, steps) for i in (0, 79, 80, 90)] == pytest.approx([1e-4, 1e-4, 2e-5, 4e-6])
