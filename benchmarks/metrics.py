@@ -60,9 +60,7 @@ def sampled_aupro(maps: Maps, masks: Masks, limits: Sequence[float], n_threshold
         for score_map, mask, region in zip(maps, masks, regions, strict=True):
             above = score_map >= threshold
             fpr[t] += np.count_nonzero(above & ~mask) / n_good
-            covered += (np.bincount(region[above], minlength=region.max() + 1) / np.bincount(region.ravel()))[
-                1:
-            ].tolist()
+            covered += (np.bincount(region[above], minlength=region.max() + 1) / np.bincount(region.ravel()))[1:].tolist()
         pro[t] = np.mean(covered)
     areas = {}
     for limit in limits:
@@ -93,9 +91,7 @@ def main() -> None:
     held = sum(array.nbytes for array in (*maps, *masks)) / 2**20
     share = np.mean([mask.mean() for mask in masks])
 
-    table = Table(
-        title=f"{options.maps} maps of {options.size} x {options.size}, {share:.1%} defect, input {held:.0f} MiB"
-    )
+    table = Table(title=f"{options.maps} maps of {options.size} x {options.size}, {share:.1%} defect, input {held:.0f} MiB")
     for heading in ("version", "time [s]", "peak beyond input [MiB]", *(f"AU-PRO@{limit}" for limit in LIMITS)):
         table.add_column(heading, justify="left" if heading == "version" else "right")
     figures = []

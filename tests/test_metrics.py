@@ -43,9 +43,7 @@ def regions_of(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
 
 def brute_curve(maps: Sequence[NDArray[np.floating]], masks: Masks) -> list[tuple[Fraction, Fraction]]:
     """(FPR, PRO) at every distinct score of the category, as fractions, from (0, 0) on."""
-    regions = [
-        [m[pixel] for pixel in region] for m, mask in zip(maps, masks, strict=True) for region in regions_of(mask)
-    ]
+    regions = [[m[pixel] for pixel in region] for m, mask in zip(maps, masks, strict=True) for region in regions_of(mask)]
     good = [score for m, mask in zip(maps, masks, strict=True) for score in m[~mask]]
     points = [(Fraction(0), Fraction(0))]
     for threshold in sorted({score for m in maps for score in m.ravel()}, reverse=True):

@@ -145,7 +145,7 @@ def test_pacer_follows_the_machine() -> None:
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit(tiny_scans(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu())
-    with pytest.raises(ModelError, match=r"checkpoint\.pt: expected a checkpoint with the settings of this run, found others"):
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: expected .* the settings of this run, found others"):
         fit(tiny_scans(), tiny_settings("training.iterations=3"), tmp_path, fabric=cpu(), resume=True)
 
 

@@ -56,7 +56,9 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 Category = Annotated[str | None, typer.Option(help="Which category, where DATA holds several.")]
-Light = Annotated[int, typer.Option(min=0, max=5, help="Which image of an Eyecandies part is its RGB.")]
+Light = Annotated[
+    int | None, typer.Option(min=0, max=5, help="Which image of an Eyecandies part is its RGB: 4, or as in training.")
+]
 DepthUnit = Annotated[
     str | None, typer.Option(help="Unit of the depth files: m, cm, mm, um, or metres per count such as 0.0001.")
 ]
@@ -83,11 +85,12 @@ def train(
     processes: Annotated[int, typer.Option(min=1, help="Devices, or CPU processes, that share each batch.")] = 1,
     budget: Annotated[str | None, typer.Option(help="Time for training, such as 20m, 1h or 90s.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
-    light: Light = 4,
+    light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
     """Train a detector on good parts."""
     seconds = parse_duration(budget) if budget else None
+    from das3d.layouts import DEFAULT_LIGHT
     from das3d.run import train as run
     from das3d.settings import make_settings
 
@@ -97,7 +100,7 @@ def train(
     chosen = make_settings(preset.value, modality=modality.value, seed=seed, file=settings, changes=changes)
     run(
         data, out, category=category, settings=chosen, device=device, processes=processes, budget=seconds,
-        resume=resume, light=light, depth_format=parse_depth_unit(depth_unit),
+        resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=parse_depth_unit(depth_unit),
     )  # fmt: skip
 
 
@@ -109,7 +112,7 @@ def evaluate(
     category: Category = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; RUN/evaluation by default.")] = None,
     device: Device = "auto",
-    light: Light = 4,
+    light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
     """Compare a model with the ground truth of test parts."""
@@ -131,7 +134,7 @@ def predict(
     depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
     device: Device = "auto",
-    light: Light = 4,
+    light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
     """Score new parts: one by --rgb and --depth, or many by --data."""

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from das3d.cache import write_atomically
 from das3d.console import progress
+from das3d.detector import Detector, Prediction
+from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import Part
-from das3d.detector import Detector, Prediction
-from das3d.errors import DataError
 from das3d.pictures import overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
@@ -84,7 +84,7 @@ def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> It
 
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
-    """Arguments of `find_dataset` and `find_folder` for parts to be read as the training parts were, where not told else."""
+    """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
     known = detector.training.get("depth_format")
     return {
         "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
@@ -127,7 +127,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
-    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict and error if asked."""
+    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; if asked verdict and error."""
     columns = ["id", "path", "label", "defect", "score", *(["verdict", "error"] if verdicts else [])]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

@@ -17,6 +17,8 @@ from das3d.errors import DataError
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
 from das3d.parts import GOOD, UNKNOWN, Part, Split, split_good
 
+DEFAULT_LIGHT = 4  # of an Eyecandies part: lit from all sides
+
 
 @dataclass
 class Search:
@@ -31,7 +33,7 @@ class Search:
 
     rgb: bool = True
     depth: bool = True
-    light: int = 4
+    light: int = DEFAULT_LIGHT
     depth_format: DepthFormat | None = None
     problems: dict[str, list[str]] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from das3d.console import progress, say
 from das3d.datasets import DepthFormat, find_dataset
 from das3d.detector import MODEL_FILE, Detector, choose_device
 from das3d.errors import ModelError
+from das3d.layouts import DEFAULT_LIGHT
 from das3d.preparation import PreparedScan
 from das3d.prepared import PreparedData, prepare_dataset
 from das3d.settings import Settings, make_settings, settings_to_toml
@@ -35,7 +37,7 @@ def train(
     processes: int = 1,
     budget: float | None = None,
     resume: bool = False,
-    light: int = 4,
+    light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
 ) -> Detector:
     """Train a detector on the good parts of a data set.
@@ -80,7 +82,7 @@ def train(
         "layout": dataset.layout,
         "category": dataset.category,
         "light": light if dataset.layout == "eyecandies" else None,
-        "depth_format": None if depth_format is None else vars(depth_format),
+        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
         "parts": len(prepared.train),
         "held_out": len(prepared.held_out),
         "iterations": state.iteration,

@@ -219,8 +219,8 @@ class LossLog:
         self.kept.clear()
         if not math.isfinite(rgb + depth + discriminator):
             raise Das3dError(
-                f"training diverged at iteration {state.iteration}: expected finite losses, found rgb {rgb}, depth {depth}, "
-                f"discriminator {discriminator}; lower training.learning_rate (now {self.rate:.1e} at this step)"
+                f"training diverged at iteration {state.iteration}: expected finite losses, found rgb {rgb}, "
+                f"depth {depth}, discriminator {discriminator}; lower training.learning_rate (now {self.rate:.1e} at this step)"
             )
         done, seconds = state.iteration - self.last[0], max(state.seconds - self.last[1], 1e-9)
         self.last = (state.iteration, state.seconds)
