@@ -127,7 +127,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
-    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; if asked verdict and error."""
+    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict, error."""
     columns = ["id", "path", "label", "defect", "score", *(["verdict", "error"] if verdicts else [])]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

@@ -220,7 +220,7 @@ class LossLog:
         if not math.isfinite(rgb + depth + discriminator):
             raise Das3dError(
                 f"training diverged at iteration {state.iteration}: expected finite losses, found rgb {rgb}, "
-                f"depth {depth}, discriminator {discriminator}; lower training.learning_rate (now {self.rate:.1e} at this step)"
+                f"depth {depth}, discriminator {discriminator}; lower training.learning_rate, now {self.rate:.1e}"
             )
         done, seconds = state.iteration - self.last[0], max(state.seconds - self.last[1], 1e-9)
         self.last = (state.iteration, state.seconds)
