@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from tiny import make_tiny_data, train_tiny
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,28 @@ def real_data() -> Path:
     if not (folder / "mvtec3d").is_dir():
         pytest.skip(f"real scans not found at {folder}; set DAS3D_DATA to the folder that holds mvtec3d/")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared scans of tests stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAS3D_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny rendered data set; tests must not change it."""
+    return make_tiny_data(tmp_path_factory.mktemp("tiny_data"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The run folder of a tiny model of a modality, trained when first asked for; tests must not change it."""
+
+    @cache
+    def run(modality: str = "rgb+depth") -> Path:
+        return train_tiny(tiny_data, tmp_path_factory.mktemp("tiny_run") / "run", modality)
+
+    return run

@@ -49,7 +49,7 @@ COVER = (Box(-0.055, 0.045, -0.035, 0.035, 0.02), Dome(-0.01, 0.0, 0.034))
 
 @dataclass(frozen=True)
 class Scene:
-    """What the camera sees: all (H, W), metres; `part` is True where a solid is met, `table` the depth of the table alone."""
+    """What the camera sees: all (H, W), metres. `part`: where a solid is met; `table`: depth of the table alone."""
 
     depth: NDArray[np.float64]
     table: NDArray[np.float64]

@@ -1,7 +1,10 @@
 """Equations (1) to (8) and (12) of the paper for one pair, written down line by line in double precision.
 
-It shares nothing with `das3d.synthesis` but the noise field and the drawn numbers, so it is the oracle for its tests; being
-what one would write first with NumPy and SciPy, it is also what its speed is compared with.
+It shares nothing with `das3d.synthesis` but the settings and the drawn numbers, so it is the oracle for its tests. Being
+what one would write first with NumPy and SciPy, it is also what its speed is compared with:
+
+    drawn = draw(rng, settings, side=256)
+    harmed_rgb, harmed_depth, mask = harm(rgb, depth, foreground, texture, drawn, settings)
 
 Arrays are (S, S) or (S, S, 3); depth grows away from the camera.
 """
@@ -15,19 +18,40 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal, stats
 
+from das3d.settings import SynthesisSettings
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+LATTICE = 64  # nodes of the Perlin lattice along each axis
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The random numbers of one pair. `sigma` is in pixels, `alpha` along rows and columns."""
+    """The random numbers of one pair.
 
+    Attributes:
+        directions: (n, n) angles of the gradients at the nodes of the Perlin lattice.
+        periods: cells of that lattice across the image, along its two axes.
+        angle: turn of the lattice, radians.
+        threshold: tp of eq. (1).
+        sigma: of eq. (3), in pixels.
+        alpha: of eq. (3), along rows and columns.
+        magnitude: pz of eq. (6).
+        beta: of eq. (8).
+        keep_rgb, keep_depth: dI and dZ of eq. (12).
+    """
+
+    directions: Array
+    periods: tuple[float, float]
+    angle: float
     threshold: float
     sigma: float
     alpha: tuple[float, float]
     magnitude: float
     beta: float
+    keep_rgb: bool
+    keep_depth: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,55 @@ class Synthetic:
     rgb: Array
     mask: Mask
     change: Array
+
+
+def draw(rng: np.random.Generator, settings: SynthesisSettings, side: int) -> Drawn:
+    """All random numbers of one pair, within the ranges of the settings."""
+    octaves = rng.integers(0, settings.perlin_octaves + 1, 2)
+    low, high = math.log(settings.sigma_low), math.log(settings.sigma_high)
+    alpha = rng.uniform(-0.5, 0.5, 2)
+    return Drawn(
+        directions=rng.uniform(0, 2 * math.pi, (LATTICE, LATTICE)),
+        periods=(2.0 ** octaves[0], 2.0 ** octaves[1]),
+        angle=rng.uniform(-math.pi / 2, math.pi / 2),
+        threshold=rng.uniform(settings.threshold_low, settings.threshold_high),
+        sigma=side * math.exp(rng.uniform(low, high)),
+        alpha=(alpha[0], alpha[1]),
+        magnitude=rng.uniform(settings.magnitude_low, settings.magnitude_high),
+        beta=rng.uniform(0, settings.opacity_rest),
+        keep_rgb=rng.random() < settings.drop,
+        keep_depth=rng.random() < settings.drop,
+    )
+
+
+def harm(
+    rgb: Array, depth: Array, foreground: Mask, texture: Array, drawn: Drawn, settings: SynthesisSettings
+) -> tuple[Array, Array, Array]:
+    """I~, Z~ and M~ of one good pair: all equations, one after the other."""
+    noise = perlin_noise(drawn.directions, drawn.periods, drawn.angle, len(depth))
+    made = synthesise(rgb, depth, foreground, noise, texture, drawn, settings)
+    return drop(rgb, depth, made, drawn.keep_rgb, drawn.keep_depth)
+
+
+def perlin_noise(directions: Array, periods: tuple[float, float], angle: float, side: int) -> Array:
+    """P (S, S): Perlin's gradient noise, of a lattice turned about the middle of the image, where node (n/2, n/2) lies."""
+    n = len(directions)
+    centres = (np.arange(side) + 0.5) / side - 0.5
+    v, u = np.meshgrid(centres, centres, indexing="ij")
+    x = (math.cos(angle) * u - math.sin(angle) * v) * periods[0] + n / 2
+    y = (math.sin(angle) * u + math.cos(angle) * v) * periods[1] + n / 2
+    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    noise = np.zeros((side, side))
+    for down in (0, 1):
+        for right in (0, 1):  # the four nodes around each pixel
+            direction = directions[(row + down) % n, (column + right) % n]
+            dx, dy = x - (column + right), y - (row + down)
+            noise += fade(1 - np.abs(dx)) * fade(1 - np.abs(dy)) * (np.cos(direction) * dx + np.sin(direction) * dy)
+    return math.sqrt(2) * noise
+
+
+def fade(t: Array) -> Array:
+    return 6 * t**5 - 15 * t**4 + 10 * t**3
 
 
 def ternary_mask(noise: Array, foreground: Mask, threshold: float) -> Array:
@@ -66,19 +139,17 @@ def synthesise(
     noise: Array,
     texture: Array,
     drawn: Drawn,
-    *,
-    mask_threshold: float,
-    with_skew_filter: bool = True,
+    settings: SynthesisSettings,
 ) -> Synthetic:
     """Za, Ia and M* of one good pair under the noise field P."""
     region = ternary_mask(noise, foreground, drawn.threshold)
     change = region
-    if with_skew_filter:
+    if settings.skew_filter:
         change = signal.convolve(region, skew_filter(drawn.sigma, drawn.alpha), mode="same")  # eq. (5)
     # The paper does not print this: the filter carries dZ over the edge of the part, where no surface is that could change.
     change = drawn.magnitude * change * foreground
     harmed_depth = depth - change  # eq. (6); +1 is convex, thus nearer to the camera, and depth grows away from it
-    mask = ~(np.abs(change) < mask_threshold)  # eq. (7)
+    mask = ~(np.abs(change) < settings.mask_threshold)  # eq. (7)
     m = mask[..., None]
     harmed_rgb = (1 - m) * rgb + m * ((1 - drawn.beta) * texture + drawn.beta * rgb)  # eq. (8)
     return Synthetic(harmed_depth, harmed_rgb, mask, change)

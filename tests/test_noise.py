@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
+from synthesis_oracle import perlin_noise
 from torch import Tensor
 
-from das3d.noise import grid, hash_uniform, perlin
+from das3d.noise import LATTICE, grid, hash_uniform, perlin
 
 torch.set_num_threads(1)  # the same figures and time on any machine
 
@@ -83,6 +86,22 @@ def test_grid_gives_pixel_centres() -> None:
     u, v = grid(4, torch.device("cpu"))
     assert u[0, 0].tolist() == [-0.375, -0.125, 0.125, 0.375] == v[0, :, 0].tolist()
     assert (u[0, 0] == u[0, 3]).all() and (v[0, :, 0] == v[0, :, 3]).all()
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    periods=st.tuples(st.floats(0.5, 60), st.floats(0.5, 60)),
+    angle=st.floats(-math.pi / 2, math.pi / 2),
+    side=st.integers(1, 80),
+)
+@settings(max_examples=25, deadline=None)
+def test_perlin_is_the_same_in_plain_numpy(seed: int, periods: tuple[float, float], angle: float, side: int) -> None:
+    field = perlin(
+        torch.tensor([seed]), torch.tensor([periods[0]]), torch.tensor([periods[1]]), torch.tensor([angle]), side
+    )
+    nodes = [hash_in_plain_integers(seed, node) for node in range(LATTICE * LATTICE)]
+    directions = 2 * math.pi * np.array(nodes).reshape(LATTICE, LATTICE)
+    np.testing.assert_allclose(field[0], perlin_noise(directions, periods, angle, side), atol=5e-4)  # float32 positions
 
 
 @pytest.mark.parametrize("periods", [1, 4, 32])

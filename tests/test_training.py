@@ -15,8 +15,8 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from das3d.batches import GoodParts
 from das3d.errors import Das3dError, ModelError
-from das3d.preparation import PreparedScan, Window
 from das3d.settings import Settings, make_settings
 from das3d.training import COLUMNS, Pacer, State, fit, learning_rate
 
@@ -34,17 +34,13 @@ def tiny_settings(*changes: str, modality: str = "rgb+depth") -> Settings:
     return make_settings("demo", modality=modality, changes=[*TINY, *changes])  # type: ignore[arg-type]
 
 
-def tiny_scans(count: int = 6) -> list[PreparedScan]:
+def tiny_parts(count: int = 6) -> GoodParts:
     """Bright squares of differing size, raised above the background."""
-    scans = []
+    foreground = torch.zeros(count, 1, SIDE, SIDE, dtype=torch.bool)
     for index in range(count):
-        foreground = np.zeros((SIDE, SIDE), dtype=bool)
-        foreground[6 : 24 + index % 3, 8:26] = True
-        rgb = np.where(foreground[..., None], np.uint8([180, 120, 60]), np.uint8(0))
-        depth = np.where(foreground, 0.5, 1.0).astype(np.float32)
-        window = Window(0, 0, SIDE, (SIDE, SIDE))
-        scans.append(PreparedScan(f"part {index}", rgb, depth, foreground, foreground, None, window))
-    return scans
+        foreground[index, :, 6 : 24 + index % 3, 8:26] = True
+    rgb = foreground * torch.tensor([180, 120, 60], dtype=torch.uint8)[None, :, None, None]
+    return GoodParts(rgb, torch.where(foreground, 0.5, 1.0), foreground)
 
 
 def cpu() -> Fabric:
@@ -63,7 +59,7 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])
 def test_losses_fall_and_are_logged(tmp_path: Path, modality: str) -> None:
     settings = tiny_settings("training.iterations=60", modality=modality)
-    state = fit(tiny_scans(), settings, tmp_path, fabric=cpu())
+    state = fit(tiny_parts(), settings, tmp_path, fabric=cpu())
     rows = rows_of(tmp_path)
     assert tuple(rows[0]) == COLUMNS
     assert [int(row["iteration"]) for row in rows] == [20, 40, 60]
@@ -77,7 +73,7 @@ def test_losses_fall_and_are_logged(tmp_path: Path, modality: str) -> None:
 def test_same_seed_same_weights_and_other_seed_other_weights(tmp_path: Path) -> None:
     def train(name: str, seed: int) -> torch.nn.Module:
         settings = tiny_settings("training.iterations=5", f"seed={seed}")
-        return fit(tiny_scans(), settings, tmp_path / name, fabric=cpu()).average
+        return fit(tiny_parts(), settings, tmp_path / name, fabric=cpu()).average
 
     first = train("first", 1)
     assert same_weights(first, train("second", 1))
@@ -88,15 +84,15 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_training import cpu, fit, tiny_scans, tiny_settings
-fit(tiny_scans(), tiny_settings("training.iterations=60", "training.checkpoint_minutes=0.001"), Path({out!r}), fabric=cpu(),
+from test_training import cpu, fit, tiny_parts, tiny_settings
+fit(tiny_parts(), tiny_settings("training.iterations=60", "training.checkpoint_minutes=0.001"), Path({out!r}), fabric=cpu(),
     resume=True)
 """
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     changes = ("training.iterations=60", "training.checkpoint_minutes=0.001")
-    whole = fit(tiny_scans(), tiny_settings(*changes), tmp_path / "whole", fabric=cpu())
+    whole = fit(tiny_parts(), tiny_settings(*changes), tmp_path / "whole", fabric=cpu())
 
     script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path / "killed"))
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ}, stderr=subprocess.DEVNULL)
@@ -108,7 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
     assert int(torch.load(checkpoint, weights_only=True)["iteration"]) < 60
 
-    resumed = fit(tiny_scans(), tiny_settings(*changes), tmp_path / "killed", fabric=cpu(), resume=True)
+    resumed = fit(tiny_parts(), tiny_settings(*changes), tmp_path / "killed", fabric=cpu(), resume=True)
     assert same_weights(whole.average, resumed.average)
     assert same_weights(whole.network, resumed.network)
     timed = {"seconds", "samples_per_second"}
@@ -121,7 +117,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 def test_budget_sets_the_number_of_iterations(tmp_path: Path) -> None:
     settings = tiny_settings()
-    state = fit(tiny_scans(), settings, tmp_path, fabric=cpu(), budget=2.0)
+    state = fit(tiny_parts(), settings, tmp_path, fabric=cpu(), budget=2.0)
     assert state.iteration == state.total != settings.training.iterations
     assert state.seconds >= 2.0
     # The schedule fits itself: the last steps are small whatever the number.
@@ -144,23 +140,23 @@ def test_pacer_follows_the_machine() -> None:
 
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    fit(tiny_scans(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu())
+    fit(tiny_parts(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu())
     with pytest.raises(ModelError, match=r"checkpoint\.pt: expected .* the settings of this run, found others"):
-        fit(tiny_scans(), tiny_settings("training.iterations=3"), tmp_path, fabric=cpu(), resume=True)
+        fit(tiny_parts(), tiny_settings("training.iterations=3"), tmp_path, fabric=cpu(), resume=True)
 
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ModelError, match=r"checkpoint\.pt: expected a checkpoint, found"):
-        fit(tiny_scans(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu(), resume=True)
+        fit(tiny_parts(), tiny_settings("training.iterations=2"), tmp_path, fabric=cpu(), resume=True)
 
 
 def test_divergence_is_reported(tmp_path: Path) -> None:
     settings = tiny_settings("training.iterations=40", "training.learning_rate=0.9", "training.optimizer='adam'")
-    scans = tiny_scans()
-    scans[0].depth[:] = np.nan  # what a broken sensor driver could leave in memory
+    parts = tiny_parts(1)
+    parts.depth[:] = torch.nan  # what a broken sensor driver could leave in memory
     with pytest.raises(Das3dError, match="training diverged at iteration 20: expected finite losses"):
-        fit(scans[:1], settings, tmp_path, fabric=cpu())
+        fit(parts, settings, tmp_path, fabric=cpu())
 
 
 def test_learning_rate_schedules() -> None:

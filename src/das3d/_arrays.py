@@ -6,6 +6,9 @@ decoders raise beside what only this level can tell.
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +29,8 @@ Declared = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type of the number
 MOST_PIXELS = 80_000_000  # larger "images" are damaged headers, or made to fill the memory
 ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
 
+_SILENT = logging.NullHandler()  # tifffile logs what is wrong with a file, and Python prints what no handler takes
+
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Picture]:
@@ -37,9 +42,13 @@ def open_picture(path: Path) -> Iterator[Picture]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(path)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{path}: expected at most {MOST_PIXELS // 10**6} million pixels, found more") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        found = f"{int(pixels[0]) // 10**6} million" if pixels else "more"
+        raise DataError(f"{path}: expected 1 to {MOST_PIXELS // 10**6} million pixels, found {found}") from None
     except UnidentifiedImageError:
         raise ValueError("not a known image format") from None
     with image:
@@ -103,6 +112,7 @@ def open_tiff(path: Path) -> Iterator[TiffPage | TiffPageSeries]:
     """
     from tifffile import TiffFile, TiffPage
 
+    logging.getLogger("tifffile").addHandler(_SILENT)
     with TiffFile(path) as tiff:
         first = tiff.pages[0]
         assert isinstance(first, TiffPage)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -65,7 +66,10 @@ def ply_points(path: Path) -> NDArray[Any]:
     from plyfile import PlyData
 
     shape, _ = ply_header(path)
-    data = PlyData.read(str(path))
+    with warnings.catch_warnings():
+        # NumPy's word on each empty cell of an ASCII range grid, where nothing is wrong.
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
+        data = PlyData.read(str(path))
     points = np.stack([data["vertex"][axis] for axis in "xyz"], axis=-1)
     if "range_grid" not in data:
         return points.reshape(shape)

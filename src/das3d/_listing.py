@@ -10,8 +10,13 @@ from typing import Any
 
 from das3d.errors import DataError
 
-STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 STRAY_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log"})  # notes
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left by a system."""
+    return name.startswith(".") or name.lower() in STRAY_NAMES
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -21,11 +26,11 @@ def files_in(folder: Path) -> list[Path]:
         DataError: the folder cannot be read.
     """
     files = [path for path, is_folder in _children(folder) if not is_folder]
-    return [file for file in files if file.name.lower() not in STRAY_NAMES and file.suffix.lower() not in STRAY_SUFFIXES]
+    return [file for file in files if file.suffix.lower() not in STRAY_SUFFIXES]
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders of a folder that are not hidden, in natural order.
+    """Folders of a folder that are not hidden and that no system left, in natural order.
 
     Raises:
         DataError: the folder cannot be read.
@@ -37,7 +42,7 @@ def folders_in(folder: Path) -> list[Path]:
 def _children(folder: Path) -> list[tuple[Path, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((folder / entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            return sorted((folder / entry.name, entry.is_dir()) for entry in entries if not is_stray(entry.name))
     except OSError as error:
         raise DataError(f"{folder}: expected a readable folder, found {error.strerror or error}") from None
 

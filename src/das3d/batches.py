@@ -38,7 +38,10 @@ class GoodParts:
         rgb = torch.from_numpy(np.stack([scan.rgb for scan in scans])).permute(0, 3, 1, 2).contiguous()
         depth = torch.from_numpy(np.stack([scan.depth for scan in scans]))[:, None]
         foreground = torch.from_numpy(np.stack([scan.foreground for scan in scans]))[:, None]
-        return cls(rgb.to(device), depth.to(device), foreground.to(device))
+        return cls(rgb, depth, foreground).to(device)
+
+    def to(self, device: torch.device | str) -> GoodParts:
+        return GoodParts(self.rgb.to(device), self.depth.to(device), self.foreground.to(device))
 
     def __len__(self) -> int:
         return int(self.rgb.shape[0])

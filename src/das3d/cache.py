@@ -2,7 +2,7 @@
 
 One TIFF file a scan, named by a hash of everything that it depends on: the part's files (path, size, time of change), how
 depth is read, the statistics and the settings. A changed file or setting gives another name; nothing is ever stale.
-The pages (RGB, depth, flags) open in any viewer.
+The pages (RGB, depth, flags) open in any viewer; a checksum stands behind them, so a damaged file is written again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
 FORMAT = 1
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
+CHECKSUM = 16  # bytes
 
 
 def cache_folder() -> Path:
@@ -48,22 +50,25 @@ def load_json(key: str) -> Any | None:
 
 
 def save_json(key: str, value: Any) -> None:
-    write_atomically(cache_folder() / f"{key}.json", json.dumps(value).encode())
+    _keep(cache_folder() / f"{key}.json", json.dumps(value).encode())
 
 
 def load_scan(key: str) -> PreparedScan | None:
     """What `save_scan` kept under this key, or None where there is nothing or it cannot be read."""
+    import io
+
     import tifffile
 
-    path = cache_folder() / key[:2] / f"{key}.tif"
-    if not path.is_file():
-        return None
     try:
-        with tifffile.TiffFile(path) as tiff:
-            rgb, depth, flags = (page.asarray() for page in tiff.pages)
-            known = json.loads(tiff.pages.first.description)
-    except Exception:  # a damaged cache file is no error: it is written again
+        content = (cache_folder() / key[:2] / f"{key}.tif").read_bytes()
+    except OSError:
         return None
+    pages, checksum = content[:-CHECKSUM], content[-CHECKSUM:]
+    if _checksum(pages) != checksum:
+        return None
+    with tifffile.TiffFile(io.BytesIO(pages)) as tiff:
+        rgb, depth, flags = (page.asarray() for page in tiff.pages)
+        known = json.loads(tiff.pages.first.description)
     return PreparedScan(
         name=known["name"],
         rgb=rgb,
@@ -91,7 +96,22 @@ def save_scan(key: str, scan: PreparedScan) -> None:
         tiff.write(scan.rgb, photometric="rgb", description=description, **options)
         tiff.write(depth, photometric="minisblack", **options)
         tiff.write(flags.astype(np.uint8), photometric="minisblack", **options)
-    write_atomically(cache_folder() / key[:2] / f"{key}.tif", buffer.getvalue())
+    pages = buffer.getvalue()
+    _keep(cache_folder() / key[:2] / f"{key}.tif", pages + _checksum(pages))
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=CHECKSUM).digest()
+
+
+def _keep(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path}: expected a cache that can be written, found: {reason}; DAS3D_CACHE chooses another"
+        ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -38,7 +39,7 @@ class PresetOption(StrEnum):
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """Print errors that a user can mend as plain lines, without a traceback, and exit with 1."""
+    """Print errors that a user can mend as plain lines, without a traceback, and exit with 1 (130 when interrupted)."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -47,6 +48,12 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         except Das3dError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except BrokenPipeError:  # whoever read our output has had enough
+            raise
+        except OSError as error:  # no space, no permission, a file where a folder should be
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
@@ -65,14 +72,29 @@ DepthUnit = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
+def show_version(asked: bool) -> None:
+    if asked:
+        print(das3d.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 @reported
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of scans: MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     category: Category = None,
-    modality: Annotated[ModalityOption, typer.Option(help="What the networks see.")] = ModalityOption.both,
-    preset: Annotated[PresetOption, typer.Option(help="Where the settings start.")] = PresetOption.fast,
+    modality: Annotated[ModalityOption | None, typer.Option(help="What the networks see; rgb+depth by default.")] = None,
+    preset: Annotated[PresetOption | None, typer.Option(help="Where the settings start; fast by default.")] = None,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
@@ -84,12 +106,13 @@ def train(
     device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Devices, or CPU processes, that share each batch.")] = 1,
     budget: Annotated[str | None, typer.Option(help="Time for training, such as 20m, 1h or 90s.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out, by its settings.")] = False,
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
     """Train a detector on good parts."""
-    seconds = parse_duration(budget) if budget else None
+    seconds = None if budget is None else parse_duration(budget)
+    depth_format = parse_depth_unit(depth_unit)
     from das3d.layouts import DEFAULT_LIGHT
     from das3d.run import train as run
     from das3d.settings import make_settings
@@ -97,10 +120,19 @@ def train(
     changes = list(change or [])
     if textures is not None:
         changes += ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(textures))}"]
-    chosen = make_settings(preset.value, modality=modality.value, seed=seed, file=settings, changes=changes)
+    told = preset is not None or modality is not None or seed is not None or settings is not None or bool(changes)
+    chosen = make_settings(
+        "fast" if preset is None else preset.value,
+        modality=None if modality is None else modality.value,
+        seed=seed,
+        file=settings,
+        changes=changes,
+    )
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
     run(
-        data, out, category=category, settings=chosen, device=device, processes=processes, budget=seconds,
-        resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=parse_depth_unit(depth_unit),
+        data, out, category=category, settings=chosen if told else None, device=device, processes=processes,
+        budget=seconds, resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
     )  # fmt: skip
 
 
@@ -116,12 +148,13 @@ def evaluate(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Compare a model with the ground truth of test parts."""
+    depth_format = parse_depth_unit(depth_unit)
     from das3d.detector import load
     from das3d.evaluation import evaluate as score
 
     detector = load(run, device)
     folder = out or (run if run.is_dir() else run.parent) / "evaluation"
-    metrics = score(detector, data, folder, category=category, light=light, depth_format=parse_depth_unit(depth_unit))
+    metrics = score(detector, data, folder, category=category, light=light, depth_format=depth_format)
     print_metrics(metrics, folder)
 
 
@@ -139,12 +172,12 @@ def predict(
 ) -> None:
     """Score new parts: one by --rgb and --depth, or many by --data."""
     if (data is None) == (rgb is None and depth is None):
-        raise SettingsError("predict: expected either --rgb and/or --depth of one part, or --data FOLDER of many")
+        raise typer.BadParameter("expected either --rgb and/or --depth of one part, or --data FOLDER of many")
+    depth_format = parse_depth_unit(depth_unit)
     from das3d.detector import load
     from das3d.prediction import predict_folder, predict_part
 
     detector = load(run, device)
-    depth_format = parse_depth_unit(depth_unit)
     if data is not None:
         results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
     else:
@@ -206,29 +239,23 @@ def parse_depth_unit(text: str | None) -> Any:
     return DepthFormat(scale=scale)
 
 
-def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+FIGURES = {
+    "i_auroc": "I-AUROC", "p_auroc": "P-AUROC", "aupro_30": "AU-PRO@0.3", "aupro_10": "AU-PRO@0.1",
+    "aupro_05": "AU-PRO@0.05", "aupro_01": "AU-PRO@0.01",
+}  # fmt: skip
 
-    names = {
-        "i_auroc": "I-AUROC", "p_auroc": "P-AUROC", "aupro_30": "AU-PRO@0.3", "aupro_10": "AU-PRO@0.1",
-        "aupro_05": "AU-PRO@0.05", "aupro_01": "AU-PRO@0.01",
-    }  # fmt: skip
+
+def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
     sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
-    table = Table(
-        title=f"{metrics['category']}, {metrics['modality']}: {metrics['n_good']} good and {metrics['n_defective']} "
-        f"defective parts, maps at {sizes}"
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for key, name in names.items():
-        table.add_row(name, number(metrics[key]))
-    for kind, value in metrics["per_defect"].items():
-        table.add_row(f"I-AUROC {kind}", number(value))
-    if metrics["false_alarms"] is not None:
-        table.add_row("false alarms at threshold", f"{metrics['false_alarms']:.1%}")
-        table.add_row("defective found at threshold", f"{metrics['detected']:.1%}")
-    Console().print(table)
+    parts = f"{metrics['n_good']} good and {metrics['n_defective']} defective parts"
+    print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes}")
+    rows = {name: number(metrics[key]) for key, name in FIGURES.items()}
+    rows |= {f"I-AUROC {kind}": number(value) for kind, value in metrics["per_defect"].items()}
+    rows["false alarms at threshold"] = percent(metrics["false_alarms"])
+    rows["defective found at threshold"] = percent(metrics["detected"])
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value:>7}")
     for note in metrics["notes"]:
         print(f"note: {note}")
     print(f"written to {folder}")
@@ -246,11 +273,17 @@ def print_predictions(results: list[Any], out: Path, threshold: Any) -> None:
         print(f"{defective} of {len(shown)} defective; {threshold.describe()}")
     print(f"scores.csv, maps and overlays in {out}")
     if failed:
-        raise Das3dError("\n".join(result.error for result in failed))
+        lines = [result.error for result in failed[:10]]
+        more = len(failed) - len(lines)
+        raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
 
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def main() -> None:

@@ -94,7 +94,8 @@ def find_dataset(
         search.report("no unit", f"{folder}: expected a declared unit for depth, found none; {HOW_TO_DECLARE}")
     _check_members(folder, parts, search, progress)
     if not search.problems and not any(part.split == needs for part in parts):
-        search.report("empty split", f"{folder}: expected {needs} parts, found none in {len(parts)} parts")
+        found = f"only {len(parts)} of other splits" if parts else "none"
+        search.report("empty split", f"{folder}: expected {needs} parts, found {found}")
     search.raise_if_any()
     return Dataset(folder, layout.name, folder.resolve().name, tuple(parts))
 
@@ -107,11 +108,13 @@ def find_folder(
     light: int = 4,
     depth_format: DepthFormat | None = None,
     progress: Progress | None = None,
+    check: bool = True,
 ) -> list[Part]:
     """Find parts to predict: all splits of a data set, or a plain folder of parts that nobody has judged.
 
     In a plain folder lie files ``NAME_rgb.png`` and ``NAME_depth.png``, or folders ``rgb`` and ``depth``. Arguments and
-    errors as for `find_dataset`, but float depth without a unit is taken as metres.
+    errors as for `find_dataset`, but float depth without a unit is taken as metres. Without `check` no part is looked at
+    closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others.
     """
     folder = Path(folder)
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
@@ -122,7 +125,8 @@ def find_folder(
     else:
         folder, layout = _choose(folder, None)
         parts = layout.parts(folder, search)
-    _check_members(folder, parts, search, progress)
+    if check:
+        _check_members(folder, parts, search, progress)
     if not search.problems and not parts:
         search.report("no parts", f"{folder}: expected parts ({NAMING}), found none")
     search.raise_if_any()
@@ -196,7 +200,8 @@ def _check_complete(folder: Path, parts: Sequence[Part], search: Search) -> None
         if len(without) < len(parts):
             for part in without:
                 file = getattr(part, other)
-                search.report(f"parts without {member}", f"{file}: expected a {member} file of the same name, found none")
+                expected = f"{'an rgb' if member == 'rgb' else 'a depth'} file of the same name"
+                search.report(f"parts without {member}", f"{file}: expected {expected}, found none")
         elif needed and parts:
             found = f"only {other}; for such data use --modality {other}"
             search.report(f"no {member}", f"{folder}: expected {member} files, found {found}")

@@ -18,7 +18,7 @@ from torch import Tensor
 import das3d
 from das3d.batches import GoodParts
 from das3d.cache import write_atomically
-from das3d.errors import ModelError
+from das3d.errors import ModelError, SettingsError
 from das3d.network import DAS3DNet
 from das3d.preparation import PreparedScan, Statistics, prepare
 from das3d.scan import Scan, scan_from_arrays
@@ -169,20 +169,23 @@ def load(path: Path | str, device: str = "auto") -> Detector:
         raise ModelError(
             f"{file}: expected model format {FORMAT}, found {about['format']} (written by das3d {about.get('version')})"
         )
-    settings = settings_from_dict(about["settings"], source=str(file))
+    try:
+        settings = settings_from_dict(about["settings"], source="settings")
+        statistics = Statistics.from_dict(about["statistics"])
+        threshold = None if about["threshold"] is None else Threshold(**about["threshold"])
+        training = dict(about["training"])
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        reason = "; ".join(str(error).splitlines())
+        raise ModelError(
+            f"{file}: expected what this version writes beside the weights, found a problem: {reason}"
+        ) from None
     network = DAS3DNet.from_settings(settings)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"{file}: weights do not fit the settings beside them: {str(error).splitlines()[0]}") from None
-    threshold = about["threshold"]
-    return Detector(
-        settings,
-        Statistics.from_dict(about["statistics"]),
-        network.eval().to(choose_device(device), memory_format=torch.channels_last),  # type: ignore[call-overload]
-        None if threshold is None else Threshold(**threshold),
-        about["training"],
-    )
+    network = network.eval().to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Detector(settings, statistics, network, threshold, training)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -191,7 +194,8 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device: expected auto, cpu or a device of this machine, found {device!r} ({error})") from None
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]  # PyTorch goes on for pages
+        raise ModelError(f"device: expected auto, cpu or a device of this machine, found {device!r} ({reason})") from None
     return chosen

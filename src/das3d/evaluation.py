@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 import das3d
 from das3d.cache import write_atomically
 from das3d.console import progress
-from das3d.datasets import DepthFormat, Part, find_dataset
+from das3d.datasets import DepthFormat, Part, find_categories, find_dataset
 from das3d.detector import Detector
 from das3d.errors import DataError
+from das3d.files import read_mask
 from das3d.inspection import inspect_parts, read_map, reading_of, write_scores
 from das3d.metrics import evaluate_maps
 
@@ -46,6 +47,8 @@ def evaluate(
     """
     out = Path(out)
     settings = detector.settings
+    if category is None and detector.training.get("category") in find_categories(data):
+        category = detector.training["category"]
     dataset = find_dataset(Path(data), category, needs="test", **reading_of(detector, light, depth_format))
     results = list(inspect_parts(detector, dataset.test, out / "maps"))
     if problems := [result.error for result in results if result.error]:
@@ -59,6 +62,7 @@ def evaluate(
                 [int(result.part.defective) for result in results],
                 [result.prediction.score for result in results if result.prediction],
                 [result.part.defect for result in results],
+                names=[result.part.id for result in results],
             )
         )
         step()
@@ -107,7 +111,7 @@ class _Lazy(Sequence[NDArray[np.float32]]):
 
 
 class _Masks(Sequence[Any]):
-    """Ground truth read when it is needed."""
+    """Ground truth read when it is needed; None for good parts and where nobody has marked the defect."""
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
@@ -116,4 +120,7 @@ class _Masks(Sequence[Any]):
         return len(self.parts)
 
     def __getitem__(self, index: Any) -> Any:
-        return _Masks(self.parts[index]) if isinstance(index, slice) else self.parts[index].read(depth=False).mask
+        if isinstance(index, slice):
+            return _Masks(self.parts[index])
+        masks = [read_mask(file) for file in self.parts[index].masks]
+        return np.logical_or.reduce(masks) if masks else None

@@ -123,6 +123,9 @@ def _image_header(path: Path, suffixes: Set[str], what: str) -> tuple[Size, int]
             if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16, np.bool_):
                 found = f"shape {shape} of {dtype}"
                 raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
+            if photometric == 0:
+                found = "TIFF photometric 0 (white is zero), which programs read in two ways"
+                raise DataError(f"{path}: expected {what} in which black is zero, found {found}")
             if dtype == np.uint16 and photometric not in (1, 2):  # black is zero, RGB
                 raise DataError(f"{path}: expected 16-bit grey or RGB, found TIFF photometric {photometric}")
             return _sane_size(path, shape), 16 if dtype == np.uint16 else 8
@@ -198,12 +201,15 @@ def read_depth(
     points = raw if raw.ndim == 3 else None
     z = (raw if points is None else raw[..., 2]).astype(np.float64)
     depth_format = depth_format or METRES
+    missing = depth_format.missing
     with np.errstate(over="ignore"):
         depth = (z * depth_format.scale + depth_format.offset).astype(np.float32)
+        if missing is not None and raw.dtype.kind == "f":
+            missing = float(raw.dtype.type(missing))  # as the file has it: float32 knows no 9.99
     # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
     valid: Mask = np.isfinite(depth) & (depth > 0)
-    if depth_format.missing is not None:
-        valid &= z != depth_format.missing
+    if missing is not None:
+        valid &= z != missing
     _check_depths(path, z, depth, valid)
     camera = None if points is None else camera_from_points(np.where(valid[..., None], points, 0))
     return np.where(valid, depth, np.float32(0)), valid, camera
@@ -284,7 +290,9 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     try:
         if not path.exists():
             raise DataError(f"{path}: expected {what}, found no such file")
-        if path.is_file() and path.stat().st_size == 0:
+        if path.is_dir():
+            raise DataError(f"{path}: expected {what}, found a folder")
+        if path.stat().st_size == 0:
             raise DataError(f"{path}: expected {what}, found an empty file")
         yield
     except DataError:

@@ -127,7 +127,10 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
-    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict, error."""
+    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict, error.
+
+    Scores have nine digits, which tell all float32 numbers apart: figures can be computed again from the file.
+    """
     columns = ["id", "path", "label", "defect", "score", *(["verdict", "error"] if verdicts else [])]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
@@ -141,7 +144,7 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
                 "path": str(part.rgb or part.depth),
                 "label": int(part.defective) if known else "",
                 "defect": part.defect if known else "",
-                "score": "" if result.prediction is None else f"{result.prediction.score:.6f}",
+                "score": "" if result.prediction is None else f"{result.prediction.score:.9g}",
                 "verdict": result.verdict,
                 "error": result.error,
             }

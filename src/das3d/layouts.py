@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 
-from das3d._listing import files_in, folders_in, natural_order, read_yaml
+from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
 from das3d.errors import DataError
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
 from das3d.parts import GOOD, UNKNOWN, Part, Split, split_good
@@ -66,7 +67,10 @@ class Layout:
     parts: Callable[[Path, Search], list[Part]]
 
     def fits(self, folder: Path) -> bool:
-        return all(any(folder.glob(mark)) for mark in self.marks)
+        def seen(path: Path) -> bool:
+            return not any(is_stray(name) for name in path.relative_to(folder).parts)
+
+        return all(any(seen(path) for path in folder.glob(mark)) for mark in self.marks)
 
 
 # ------------------------------------------------------------------------------------ Eyecandies
@@ -95,9 +99,10 @@ def eyecandies(folder: Path, search: Search) -> list[Part]:
 
 
 def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search: Search) -> Part:
-    def expect(member: str) -> Path:
+    def expect(member: str, suffix: str) -> Path:
         if member not in files:
-            raise DataError(f"{prefix}: expected a file {prefix.name}_{member}, found other files of this number only")
+            expected = f"a file {prefix.name}_{member}.{suffix}"
+            raise DataError(f"{prefix}: expected {expected}, found other files of this number only")
         return files[member]
 
     rgb, depth = files.get(f"image_{search.light}"), files.get("depth")
@@ -105,8 +110,8 @@ def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search:
         lights = ", ".join(sorted(member[-1] for member in files if re.fullmatch(r"image_\d", member))) or "none"
         raise DataError(f"{prefix}: expected an image under light {search.light}, found lights: {lights}")
     if depth is None and search.depth:
-        expect("depth")
-    flags = read_yaml(expect("metadata"))
+        expect("depth", "png")
+    flags = read_yaml(expect("metadata", "yaml"))
     kinds = [str(flag).removeprefix("anomalous_") for flag, on in flags.items() if on and flag != "anomalous"]
     defect = ("+".join(kinds) or "anomalous") if kinds or flags.get("anomalous") else GOOD
     return Part(
@@ -115,17 +120,19 @@ def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search:
         defect=defect,
         rgb=rgb,
         depth=depth,
-        masks=() if defect == GOOD else (expect("mask"),),
-        depth_format=_eyecandies_format(expect("info_depth")) if depth else None,
+        masks=() if defect == GOOD else (expect("mask", "png"),),
+        depth_format=_eyecandies_format(expect("info_depth", "yaml")) if depth else None,
     )
 
 
 def _eyecandies_format(path: Path) -> DepthFormat:
+    declared = read_yaml(path)
     try:
-        low, high = (float(read_yaml(path)["normalization"][key]) for key in ("min", "max"))
+        low, high = (float(declared["normalization"][key]) for key in ("min", "max"))
         return DepthFormat(scale=(high - low) / 65535, offset=low)
     except (KeyError, TypeError, ValueError, DataError):
-        raise DataError(f"{path}: expected normalization with a min below a max, in metres, found none") from None
+        found = shorten(str(declared), 120) if declared else "none"
+        raise DataError(f"{path}: expected normalization with a min below a max, in metres, found {found}") from None
 
 
 # ------------------------------------------------------------------------------------ a folder for each kind
@@ -274,7 +281,9 @@ def _format_from(path: Path) -> DepthFormat | None:
         missing = declared.get("depth_missing")
         return replace(form, missing=None if missing is None else float(missing))
     except (TypeError, ValueError):
-        raise DataError(f"{path}: expected numbers for depth_scale and depth_missing, found {declared}") from None
+        raise DataError(
+            f"{path}: expected numbers for depth_scale and depth_missing, found {shorten(str(declared), 120)}"
+        ) from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

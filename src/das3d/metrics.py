@@ -123,6 +123,7 @@ def evaluate_maps(
     labels: ArrayLike,
     scores: ArrayLike,
     defects: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> Metrics:
     """All figures of one category.
 
@@ -135,6 +136,7 @@ def evaluate_maps(
         labels: (N,) True or 1 for defective parts.
         scores: (N,) one score a part.
         defects: N kinds of defect; those of good parts are ignored.
+        names: what notes call the parts; their numbers where None.
 
     Raises:
         DataError: the five do not fit each other, a score is not finite, or the mask of a good part marks pixels.
@@ -146,7 +148,7 @@ def evaluate_maps(
     images = _tally_parts(defective, values)
     lack_of_parts = _lack(images, "I-AUROC", "parts")
     good = frozenset(np.flatnonzero(~defective).tolist())
-    pixels = _Pixels(maps, masks, _parts_with_known_pixels(masks, defective, notes), good).tally()
+    pixels = _Pixels(maps, masks, _parts_with_known_pixels(masks, defective, names, notes), good).tally()
     lack_of_pixels = _lack(pixels, "P-AUROC and AU-PRO", "pixels")
     areas = {} if lack_of_pixels else _areas(_curve(pixels, pixels.share), AUPRO_LIMITS)
     return Metrics(
@@ -174,7 +176,9 @@ def _per_defect(defective: Mask, scores: Scores, defects: Sequence[str]) -> dict
     return figures
 
 
-def _parts_with_known_pixels(masks: Sequence[Mask | None], defective: Mask, notes: list[str]) -> list[int]:
+def _parts_with_known_pixels(
+    masks: Sequence[Mask | None], defective: Mask, names: Sequence[str] | None, notes: list[str]
+) -> list[int]:
     """Indices of the parts whose pixels can be judged; adds notes on the others and on defective parts' empty masks."""
     unknown: list[int] = []
     empty: list[int] = []
@@ -186,9 +190,11 @@ def _parts_with_known_pixels(masks: Sequence[Mask | None], defective: Mask, note
             empty.append(i)
     total = np.count_nonzero(defective)
     if unknown:
-        notes.append(f"no mask for {len(unknown)} of {total} defective parts, left out of pixel metrics: {_some(unknown)}")
+        which = _some(unknown, names)
+        notes.append(f"no mask for {len(unknown)} of {total} defective parts, left out of pixel metrics: {which}")
     if empty:
-        notes.append(f"empty mask for {len(empty)} of {total} defective parts, all pixels taken as good: {_some(empty)}")
+        which = _some(empty, names)
+        notes.append(f"empty mask for {len(empty)} of {total} defective parts, all pixels taken as good: {which}")
     return sorted(set(range(len(masks))) - set(unknown))
 
 
@@ -372,7 +378,7 @@ def _need_both(tally: _Tally, what: str, members: str) -> None:
         raise DataError(lack)
 
 
-def _some(parts: Sequence[int]) -> str:
-    """The first few part numbers, for a message."""
-    shown = ", ".join(str(i) for i in parts[:10])
-    return f"parts {shown}" + (" and others" if len(parts) > 10 else "")
+def _some(parts: Sequence[int], names: Sequence[str] | None) -> str:
+    """The first few parts by name or number, for a message."""
+    shown = ", ".join(str(i) if names is None else names[i] for i in parts[:10])
+    return ("parts " if names is None else "") + shown + (" and others" if len(parts) > 10 else "")

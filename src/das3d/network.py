@@ -16,7 +16,7 @@ from das3d.settings import NetworkSettings, Settings
 
 
 class Repaired(NamedTuple):
-    """What a repair net gives: its image, and the four features that the discriminator reads (f_fuse, Section 3.3)."""
+    """What a repair net gives: its image, and the features that the discriminator reads (f_fuse, Section 3.3)."""
 
     image: Tensor
     taps: list[Tensor]
@@ -54,27 +54,41 @@ def upsample(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 class RepairNet(nn.Module):
-    """F_Z or F_I: an encoder and a decoder without skips, so that only what the bottleneck knows comes out again."""
+    """F_Z or F_I: an encoder and a decoder.
 
-    def __init__(self, channels: int, widths: tuple[int, ...], stem: int) -> None:
+    As in the paper they have no skips: only what the bottleneck knows comes out again. With `skips` the decoder sees the
+    encoder's features and the net predicts what to add to its input, starting from nothing; that correction is one more
+    feature for the discriminator.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], stem: int, skips: bool) -> None:
         super().__init__()
-        self.stem = stem
+        self.stem, self.skips = stem, skips
         folded = channels * stem * stem
         self.encoder = nn.ModuleList(block(a, b) for a, b in zip((folded, *widths), widths, strict=False))
-        self.decoder = nn.ModuleList(block(a, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.decoder = nn.ModuleList(
+            block(a + b if skips else a, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
         self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
+        self.tap_widths = [widths[0], widths[1], widths[1], widths[0], *([folded] if skips else [])]
+        if skips:
+            nn.init.zeros_(self.head.weight)
+            assert self.head.bias is not None
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Repaired:
-        x = F.pixel_unshuffle(x, self.stem)  # (B, C stem^2, s, s)
-        features = []
+        folded = F.pixel_unshuffle(x, self.stem)  # (B, C stem^2, s, s)
+        x, features = folded, []
         for level, layer in enumerate(self.encoder):
             x = layer(F.max_pool2d(x, 2) if level else x)
             features.append(x)
-        for layer in self.decoder:
-            x = layer(upsample(x, (x.shape[2] * 2, x.shape[3] * 2)))
+        for layer, skip in zip(self.decoder, features[-2::-1], strict=True):
+            x = upsample(x, skip.shape[2:])
+            x = layer(torch.cat([x, skip], dim=1) if self.skips else x)
             features.append(x)
-        image = F.pixel_shuffle(self.head(x), self.stem)  # (B, C, S, S)
-        return Repaired(image, [features[0], features[1], features[-2], features[-1]])
+        out = self.head(x)
+        taps = [features[0], features[1], features[-2], features[-1], *([out] if self.skips else [])]
+        return Repaired(F.pixel_shuffle(folded + out if self.skips else out, self.stem), taps)  # (B, C, S, S)
 
 
 class Discriminator(nn.Module):
@@ -147,11 +161,11 @@ class DAS3DNet(nn.Module):
 
     def __init__(self, settings: NetworkSettings, *, rgb: bool = True, depth: bool = True) -> None:
         super().__init__()
-        widths = settings.repair_widths
         self.depth_features = DepthFeatures(settings.depth_relief)
-        self.repair_rgb = RepairNet(3, widths, settings.stem) if rgb else None
-        self.repair_depth = RepairNet(self.depth_features.channels, widths, settings.stem) if depth else None
-        taps = [widths[0], widths[1], widths[1], widths[0]] * (int(rgb) + int(depth))
+        shape = (settings.repair_widths, settings.stem, settings.skips)
+        self.repair_rgb = RepairNet(3, *shape) if rgb else None
+        self.repair_depth = RepairNet(self.depth_features.channels, *shape) if depth else None
+        taps = [width for net in (self.repair_rgb, self.repair_depth) if net is not None for width in net.tap_widths]
         self.discriminator = Discriminator(taps, settings.discriminator_widths, settings.fuse_width, settings.stem)
 
     @classmethod

@@ -36,7 +36,7 @@ def predict_folder(
     detector: Detector, folder: Path, out: Path, *, light: int | None = None, depth_format: DepthFormat | None = None
 ) -> list[Inspected]:
     """Score every part of a folder in any layout; parts that fail are listed with their error in ``scores.csv``."""
-    parts = find_folder(folder, **reading_of(detector, light, depth_format))
+    parts = find_folder(folder, check=False, **reading_of(detector, light, depth_format))
     results = list(inspect_parts(detector, parts, out))
     write_scores(out / "scores.csv", results, verdicts=True)
     return results

@@ -70,7 +70,8 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         seed: of the hypotheses; the result is the same for the same scan and seed.
 
     Returns:
-        None where the border has too few points or no plane that `MIN_SUPPORT` of them share.
+        None where the border has too few points, or no plane that `MIN_SUPPORT` of them share and that the whole frame
+        would show.
     """
     height, width = depth.shape
     strip = np.zeros_like(valid)
@@ -102,10 +103,15 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         best = np.linalg.lstsq(rows[near] * z[near, None], np.ones(int(near.sum())), rcond=None)[0]
     relative = rows @ best * z - 1.0
     near = np.abs(relative) < RELATIVE_NOISE
-    if near.mean() < MIN_SUPPORT:
+    if near.mean() < MIN_SUPPORT or not _faces_camera(best):
         return None
     noise = 1.4826 * float(np.median(np.abs(relative[near] * z[near])))
     return PlaneFit((float(best[0]), float(best[1]), float(best[2])), float(near.mean()), noise)
+
+
+def _faces_camera(plane: NDArray[np.float64]) -> bool:
+    # Whether no horizon crosses the frame, beyond which depth from the plane would be infinite.
+    return bool(plane[2] + min(plane[0], 0.0) + min(plane[1], 0.0) > 0)
 
 
 def fit_surface(depth: Depth, valid: Mask) -> Plane:
@@ -123,6 +129,8 @@ def fit_surface(depth: Depth, valid: Mask) -> Plane:
             plane = np.linalg.lstsq(rows[keep], inverse[keep], rcond=None)[0]
         error = np.abs(rows @ plane - inverse)
         keep = error <= np.quantile(error, 0.8)
+    if not _faces_camera(plane):
+        plane = np.array([0.0, 0.0, float(np.median(inverse))])
     return float(plane[0]), float(plane[1]), float(plane[2])
 
 

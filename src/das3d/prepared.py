@@ -36,7 +36,7 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
         DataError: too few good parts, or one that cannot be prepared.
     """
     train, held_out = split_good(dataset, settings)
-    statistics = measure_parts(train, settings.preparation)
+    statistics = measure_parts(train, settings)
     with progress("preparing", len(train) + len(held_out)) as step:
         prepared = []
         for part in [*train, *held_out]:
@@ -60,15 +60,19 @@ def split_good(dataset: Dataset, settings: Settings) -> tuple[list[Part], list[P
     return train, held_out
 
 
-def measure_parts(parts: list[Part], settings: PreparationSettings) -> Statistics:
-    """Statistics of the training parts, from the cache where nothing has changed."""
-    key = cache.key_of(
-        [file for part in parts for file in files_of(part)], "statistics", reading(parts[0]), settings.model_dump()
-    )
+def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
+    """Statistics of the training parts, from the cache where nothing has changed.
+
+    RGB that the networks do not see is not measured, so that nobody has to give it later. Depth always is where there is
+    some: it tells the part from the background.
+    """
+    files, how = [file for part in parts for file in files_of(part)], [reading(part) for part in parts]
+    key = cache.key_of(files, "statistics", how, settings.uses_rgb, settings.preparation.model_dump())
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
     with progress("measuring", len(parts)) as step:
-        statistics = measure((part.read() for part in parts), settings, progress=step)
+        scans = (part.read(rgb=settings.uses_rgb) for part in parts)
+        statistics = measure(scans, settings.preparation, progress=step)
     cache.save_json(key, statistics.to_dict())
     return statistics
 
@@ -78,7 +82,7 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
     key = cache.key_of(files_of(part), part.id, reading(part), statistics.to_dict(), settings.model_dump())
     scan = cache.load_scan(key)
     if scan is None:
-        scan = prepare(part.read(), statistics, settings)
+        scan = prepare(part.read(rgb=statistics.has_rgb), statistics, settings)
         cache.save_scan(key, scan)
     return scan
 

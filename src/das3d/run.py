@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import platform
 import sys
 import time
@@ -17,6 +18,7 @@ from lightning.fabric import Fabric
 
 import das3d
 from das3d import training
+from das3d.batches import GoodParts
 from das3d.cache import write_atomically
 from das3d.console import progress, say
 from das3d.datasets import DepthFormat, find_dataset
@@ -29,6 +31,7 @@ from das3d.settings import Settings, make_settings, settings_to_toml
 from das3d.threshold import threshold_from
 
 SETTINGS_FILE = "settings.toml"
+FACTS_FILE = "training.json"
 
 
 def train(
@@ -50,7 +53,7 @@ def train(
         data: folder in any layout that `find_dataset` knows.
         out: run folder; settings, log, pictures, checkpoint and model are written there.
         category: which one, where `data` holds several.
-        settings: of the run; the `fast` preset where None.
+        settings: of the run; where None, those of the run that is resumed, or the `fast` preset.
         device: "auto", "cpu", "cuda", "mps".
         processes: devices, or CPU processes, that share each batch.
         budget: seconds for training; the number of iterations is fitted to it.
@@ -62,27 +65,15 @@ def train(
         DataError: something is wrong with the data; every problem is named.
         ModelError: `out` holds another run, or its checkpoint does not fit.
     """
-    settings = settings or make_settings()
     out = Path(out)
+    _check_out(out, resume)
+    settings = _settings_for(out, settings, resume)
     target = choose_device(device)
-    _check_out(out, settings, resume)
     dataset = find_dataset(
         Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
     )
     prepared = prepare_dataset(dataset, settings)
-    keep_freed_memory()
-    fabric = Fabric(
-        accelerator=target.type,
-        devices=[target.index] if target.index is not None else processes,
-        precision=precision_for(target, settings),
-    )
-    fabric.launch()
-    if fabric.is_global_zero:
-        say(_summary(dataset, prepared, fabric))
-        write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
-    state = training.fit(prepared.train, settings, out, fabric=fabric, budget=budget, resume=resume)
-    detector = Detector(settings, prepared.statistics, state.average)
-    detector.training = {
+    facts = {
         "data": str(dataset.root),
         "layout": dataset.layout,
         "category": dataset.category,
@@ -90,6 +81,23 @@ def train(
         "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
         "parts": len(prepared.train),
         "held_out": len(prepared.held_out),
+    }
+    _check_same_data(out, facts, resume)
+    keep_freed_memory()
+    fabric = Fabric(
+        accelerator=target.type,
+        devices=[target.index] if target.index is not None else processes,
+        precision=_precision_of(out, resume) or precision_for(target, settings),
+    )
+    if not _is_worker():
+        write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
+        _write_facts(out, facts | {"precision": str(fabric._precision.precision)})
+    fabric.launch()
+    if fabric.is_global_zero:
+        say(_summary(dataset, prepared, fabric))
+    state = training.fit(GoodParts.from_scans(prepared.train), settings, out, fabric=fabric, budget=budget, resume=resume)
+    detector = Detector(settings, prepared.statistics, state.average)
+    detector.training = facts | {
         "iterations": state.iteration,
         "batch": settings.training.batch,
         "minutes": round(state.seconds / 60, 2),
@@ -102,7 +110,7 @@ def train(
     detector.threshold = threshold_from(scores_of(detector, prepared.held_out), settings.score.max_false_alarm)
     if fabric.is_global_zero:
         detector.save(out / MODEL_FILE)
-        write_atomically(out / "training.json", json.dumps(detector.training, indent=2).encode())
+        _write_facts(out, detector.training)
         say(training.describe(state) + f" -> {out / MODEL_FILE}")
         if detector.threshold:
             say(detector.threshold.describe())
@@ -172,13 +180,64 @@ def machine(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def _check_out(out: Path, settings: Settings, resume: bool) -> None:
+def _check_out(out: Path, resume: bool) -> None:
     # Never train over somebody's finished or half-finished run without being told to.
     has_run = (out / "checkpoint.pt").exists() or (out / MODEL_FILE).exists()
     if out.is_file():
         raise ModelError(f"{out}: expected a folder for the run, found a file")
     if has_run and not resume:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
+
+
+def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Settings:
+    # What a run began with it must go on with, and its settings.toml must not come to say anything else.
+    file = out / SETTINGS_FILE
+    if not (resume and file.is_file()):
+        return settings or make_settings()
+    known = make_settings(file=file)
+    if settings is not None and settings != known:
+        found = _changes(_flat(known.model_dump()), _flat(settings.model_dump()))
+        raise ModelError(f"{file}: expected the settings that the run began with, found {found}; use a new folder")
+    return known
+
+
+def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
+    # The folder may have moved; what is in it must not have changed.
+    before = _facts_of(out) if resume else {}
+    before = {name: before[name] for name in facts if name in before and name != "data"}
+    if found := _changes(before, facts):
+        raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {now[name]!r} instead of {before[name]!r}" for name in before if now[name] != before[name])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _write_facts(out: Path, facts: dict[str, Any]) -> None:
+    write_atomically(out / FACTS_FILE, json.dumps(facts, indent=2).encode())
+
+
+def _facts_of(out: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((out / FACTS_FILE).read_text()))
+    return {}
+
+
+def _precision_of(out: Path, resume: bool) -> Any:
+    # "auto" is measured once: a resumed run, and all processes of a run, go on with what the first one found.
+    return _facts_of(out).get("precision") if resume or _is_worker() else None
+
+
+def _is_worker() -> bool:
+    # One of several processes, started by the first.
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:

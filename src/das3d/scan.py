@@ -67,6 +67,8 @@ class Scan:
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"{what} {size}" for what, size in sizes.items())
             raise DataError(f"{self.name}: all members must have one size, found {found} (width x height)")
+        if 0 in self.size:
+            raise DataError(f"{self.name}: expected at least one pixel, found {self.size[1]} x {self.size[0]}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,7 +101,7 @@ def scan_from_arrays(
     Args:
         rgb: (H, W, 3) uint8.
         depth: (H, W) depth or (H, W, 3) organised points x, y, z. Zero, negative and non-finite depths are missing.
-        unit: unit of `depth`: ``"m"``, ``"mm"`` or ``"um"``.
+        unit: unit of `depth`: ``"m"``, ``"cm"``, ``"mm"`` or ``"um"``.
         mask: (H, W) ground truth, non-zero on defects.
         camera: intrinsics; read off the points where they are given as x, y, z and this is None.
         name: what messages call this scan.
@@ -115,8 +117,10 @@ def scan_from_arrays(
             raise DataError(f"{name}: expected depth as numbers, found {depth.dtype}")
         points = depth if depth.ndim == 3 else None
         z = (depth[..., 2] if points is not None else depth).astype(np.float64)
-        valid = np.isfinite(z) & (z > 0)
-        metres = (np.where(valid, z, 0.0) * metres_per(unit)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            metres = (z * metres_per(unit)).astype(np.float32)
+        valid = np.isfinite(metres) & (metres > 0)
+        metres = np.where(valid, metres, np.float32(0))
         if camera is None and points is not None:
             camera = camera_from_points(points)
     return Scan(

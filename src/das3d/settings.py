@@ -92,6 +92,9 @@ class NetworkSettings(_Section):
     fuse_width: int = Field(
         32, ge=0, description="channels each feature is projected to before fusing; 0: none, as the paper"
     )
+    skips: bool = Field(
+        False, description="repair nets see past the bottleneck and correct their input; false: autoencoders, as the paper"
+    )
     depth_relief: bool = Field(True, description="give the networks slopes and local relief beside the depth")
 
     @model_validator(mode="after")

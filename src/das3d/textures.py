@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from das3d.batches import GoodParts
 from das3d.errors import DataError
 from das3d.files import RGB_SUFFIXES, read_rgb
 from das3d.settings import SynthesisSettings
+
+Some = TypeVar("Some", list[Path], Tensor)
 
 MOST = 512  # pictures kept on the device; more add little variety and much memory
 
@@ -25,7 +28,7 @@ def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | Non
     """
     side = int(parts.rgb.shape[-1])
     if settings.texture == "parts":
-        return parts.rgb.float() / 255
+        return _some(parts.rgb).float() / 255
     if settings.texture == "folder":
         return _from_folder(Path(settings.texture_folder), side).to(parts.device)
     return None
@@ -37,6 +40,10 @@ def _from_folder(folder: Path, side: int) -> Tensor:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in RGB_SUFFIXES)
     if not files:
         raise DataError(f"{folder}: expected texture pictures ({', '.join(sorted(RGB_SUFFIXES))}), found none")
-    step = -(-len(files) // MOST)
-    pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in files[::step]]
+    pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in _some(files)]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def _some(pictures: Some) -> Some:
+    # Evenly, so that no class of a sorted folder is left out.
+    return pictures[:: -(-len(pictures) // MOST)]

@@ -42,7 +42,7 @@ class Threshold:
             f"{self.false_alarm_rate:.1%} false alarms expected"
         )
         if self.false_alarm_rate > self.requested:
-            needed = math.ceil(1 / self.requested) - 1
+            needed = math.ceil(1 / self.requested - 1e-9) - 1
             text += f" ({self.requested:.1%} was asked for, which takes {needed} parts)"
         return text
 
@@ -61,6 +61,7 @@ def threshold_from(scores: Sequence[float], false_alarm_rate: float) -> Threshol
     if count == 0:
         return None
     # Above the k-th smallest of n scores lies a further good score with probability at most 1 - k / (n + 1).
-    rank = min(math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9), count)
+    rank = min(max(math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9), 1), count)
     value = float(np.sort(np.asarray(scores, dtype=np.float64))[rank - 1])
-    return Threshold(value, false_alarm_rate, 1 - rank / (count + 1), count)
+    # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
+    return Threshold(value, false_alarm_rate, (count + 1 - rank) / (count + 1), count)

@@ -25,7 +25,6 @@ from das3d.console import duration, progress
 from das3d.errors import Das3dError, ModelError
 from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, Output
-from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
 from das3d.textures import load_textures
 
@@ -55,7 +54,7 @@ class State:
 
 
 def fit(
-    scans: list[PreparedScan],
+    parts: GoodParts,
     settings: Settings,
     out: Path,
     *,
@@ -66,7 +65,7 @@ def fit(
     """Train on good parts and return the final state; `average` in it holds the weights to keep.
 
     Args:
-        scans: prepared good parts; they are moved to the device as a whole.
+        parts: prepared good parts; they are moved to the device as a whole.
         settings: of the run.
         out: run folder for ``losses.csv``, ``checkpoint.pt`` and ``pictures/``.
         fabric: launched; knows device, precision and the processes that share the work.
@@ -74,7 +73,7 @@ def fit(
         resume: go on from the checkpoint in `out`, if there is one.
     """
     training = settings.training
-    parts = GoodParts.from_scans(scans, fabric.device)
+    parts = parts.to(fabric.device)
     textures = load_textures(settings.synthesis, parts)
     state = start(settings, fabric, total=0 if budget else training.iterations)
     log = LossLog(out / "losses.csv", training.batch)
@@ -278,6 +277,10 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
     except Exception as error:  # torch raises many kinds for damaged files
         first = (str(error).splitlines() or ["nothing readable"])[0]
         raise ModelError(f"{path}: expected a checkpoint, found {first}; delete it to train from the start") from None
+    if not isinstance(kept, dict) or "settings" not in kept:
+        raise ModelError(
+            f"{path}: expected a checkpoint, found a file of something else; delete it to train from the start"
+        )
     if kept["settings"] != settings.model_dump_json():
         raise ModelError(f"{path}: expected a checkpoint with the settings of this run, found others; use a new folder")
     state.network.load_state_dict(kept["network"])

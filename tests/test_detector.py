@@ -1,0 +1,421 @@
+"""The detector: one file in, the same verdicts out; scores, maps and verdicts on parts of every kind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from scenes import Scene, see
+
+from das3d.batches import GoodParts
+from das3d.detector import MODEL_FILE, Detector, choose_device, load, part_scores
+from das3d.errors import DataError, ModelError
+from das3d.network import DAS3DNet
+from das3d.preparation import measure, prepare
+from das3d.settings import ScoreSettings, make_settings
+from das3d.threshold import threshold_from
+
+MODALITIES = ["rgb+depth", "rgb", "depth"]
+TINY = [
+    "preparation.size=64",
+    "network.stem=2",
+    "network.repair_widths=[8, 8, 8]",
+    "network.discriminator_widths=[8, 8, 8]",
+    "network.fuse_width=8",
+    "score.window=5",
+]
+
+
+def detector(modality: str = "rgb+depth", *changes: str, scenes: list[Scene] | None = None) -> Detector:
+    """A detector with random weights whose maps span most of 0 to 1."""
+    chosen = make_settings("demo", modality=modality, changes=[*TINY, *changes])  # type: ignore[arg-type]
+    scans = [scene.scan().without(rgb=modality == "depth") for scene in scenes or [see(seed=1), see(seed=2)]]
+    statistics = measure(scans, chosen.preparation)
+    parts = GoodParts.from_scans([prepare(scan, statistics, chosen.preparation) for scan in scans])
+    torch.manual_seed(5)  # layers draw from the global generator
+    network = DAS3DNet.from_settings(chosen)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape) * parameter[0].numel() ** -0.5)
+        for _ in range(20):  # for the statistics of batch norm
+            logits = network(parts.rgb.float() / 255, parts.depth).logits
+        network.discriminator.head.weight /= logits.std()
+    # As training leaves it: weights in channels-last order.
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = Detector(chosen, statistics, network)
+    found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3)
+    found.training = {"category": "cover", "parts": 2, "minutes": 0.5}
+    return found
+
+
+@pytest.fixture(scope="module")
+def both() -> Detector:
+    return detector()
+
+
+# ------------------------------------------------------------------------------------------- save and load
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_loaded_model_predicts_bit_for_bit_the_same(modality: str, tmp_path: Path) -> None:
+    first = detector(modality)
+    first.save(tmp_path / MODEL_FILE)
+    scans = [see(seed=seed).scan() for seed in (3, 4, 5)]
+    for path in (tmp_path, tmp_path / MODEL_FILE, str(tmp_path)):
+        again = load(path, "cpu")
+        assert not again.network.training
+        for one, other in zip(first.predict_scans(scans), again.predict_scans(scans), strict=True):
+            assert (one.name, one.score, one.defective) == (other.name, other.score, other.defective)
+            assert np.array_equal(one.map, other.map)
+
+
+def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    for name in ("settings", "statistics", "threshold", "training"):
+        assert getattr(again, name) == getattr(both, name), name
+    assert isinstance(again.statistics.plane, tuple) and isinstance(again.statistics.frame, tuple)
+    again.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_model_without_threshold_gives_no_verdict(tmp_path: Path) -> None:
+    first = detector()
+    first.threshold = None
+    first.save(tmp_path / MODEL_FILE)
+    again = load(tmp_path)
+    assert again.threshold is None
+    assert again.predict(see().rgb, see().depth).defective is None
+
+
+def test_a_failed_save_keeps_the_old_model(both: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    content = (tmp_path / MODEL_FILE).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            both.save(tmp_path / MODEL_FILE)
+    assert [path.name for path in tmp_path.iterdir()] == [MODEL_FILE]
+    assert (tmp_path / MODEL_FILE).read_bytes() == content
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "empty", "text", "half", "shifted"])
+def test_what_is_no_model_is_refused_and_never_unpickled(kind: str, both: Detector, tmp_path: Path) -> None:
+    file, trap = tmp_path / MODEL_FILE, tmp_path / "sprung"
+    both.save(file)
+    content = file.read_bytes()
+    if kind == "torch":
+        torch.save({"weights": Trap(trap)}, file)
+    else:
+        half = content[: len(content) // 2]
+        contents = {
+            "pickle": pickle.dumps(Trap(trap)),
+            "empty": b"",
+            "text": b"hello\n",
+            "half": half,
+            "shifted": b"0" + content,
+        }
+        file.write_bytes(contents[kind])
+    for path in (file, tmp_path):
+        with pytest.raises(ModelError) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{file}: expected a das3d model as safetensors, found ")
+    assert not trap.exists()
+
+
+def test_nothing_there_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"expected a run folder with model\.safetensors, .* it has no finished training"):
+        load(tmp_path)
+    with pytest.raises(ModelError, match=r"absent: expected a run folder with model\.safetensors, or a .*, found none$"):
+        load(tmp_path / "absent")
+
+
+def rewritten(file: Path, **changes: Any) -> Path:
+    """The model file with other facts beside the weights; None leaves one out."""
+    with safe_open(file, framework="pt") as opened:
+        about = json.loads(opened.metadata()["das3d"])
+    about = {key: value for key, value in {**about, **changes}.items() if value != "leave out"}
+    save_file(load_file(file), file, metadata={"das3d": json.dumps(about)})
+    return file
+
+
+def test_models_of_something_else_are_refused(both: Detector, tmp_path: Path) -> None:
+    for metadata in (None, {"format": "pt"}, {"das3d": "[1, 2]"}, {"das3d": "{}"}):
+        file = tmp_path / "other.safetensors"
+        save_file({"weight": torch.zeros(3)}, file, metadata=metadata)
+        with pytest.raises(ModelError, match=r"other\.safetensors: expected a das3d model, found a safetensors"):
+            load(file)
+    save_file({"weight": torch.zeros(3)}, file, metadata={"das3d": "no JSON"})
+    with pytest.raises(ModelError, match=r"other\.safetensors: expected a das3d model"):
+        load(file)
+
+
+def test_models_of_a_newer_format_are_refused(both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    file = rewritten(tmp_path / MODEL_FILE, format=2, version="9.9")
+    with pytest.raises(ModelError, match=r"model\.safetensors: expected model format 1, found 2 \(written by das3d 9\.9\)"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": "leave out"},
+        {"settings": {"preset": "fast", "novelty": {"on": True}}},
+        {"statistics": "leave out"},
+        {"statistics": {"near": 0.0}},
+        {"statistics": None},
+        {"threshold": "leave out"},
+        {"threshold": {"value": 1.0}},
+        {"training": "leave out"},
+        {"training": 3},
+    ],
+)
+def test_damage_beside_the_weights_is_refused(changes: dict[str, Any], both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    file = rewritten(tmp_path / MODEL_FILE, **changes)
+    with pytest.raises(ModelError, match=r"model\.safetensors: expected what this version writes beside the weights"):
+        load(file)
+
+
+def test_weights_of_other_settings_are_refused(both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    other = detector("rgb").settings.model_dump(mode="json")
+    with pytest.raises(ModelError, match=r"model\.safetensors: weights do not fit the settings beside them: "):
+        load(rewritten(tmp_path / MODEL_FILE, settings=other))
+
+
+# ------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("size", [(150, 180), (200, 133)])
+def test_arrays_of_every_kind_give_a_map_on_their_own_grid(modality: str, size: tuple[int, int]) -> None:
+    scene = see(seed=3, size=size)
+    trained = detector(modality, scenes=[see(seed=1, size=size), see(seed=2, size=size)])
+    rgb = None if modality == "depth" else scene.rgb
+    prediction = trained.predict(rgb, scene.depth, name="part 7")
+    assert prediction.name == "part 7"
+    assert prediction.map.shape == size and prediction.map.dtype == np.float32
+    assert 0 <= prediction.map.min() < prediction.map.max() <= 1
+    assert 0 < prediction.score < 1
+    assert prediction.defective is (prediction.score > 0.5)
+    points = trained.predict(rgb, scene.points, name="part 7")
+    assert points.score == prediction.score and np.array_equal(points.map, prediction.map)
+
+
+def test_networks_that_see_rgb_only_take_depth_where_training_had_it_and_else_do_without() -> None:
+    with_depth, scene = detector("rgb"), see(seed=3)
+    with pytest.raises(DataError, match="part 7: expected depth, as the training scans have it, found none"):
+        with_depth.predict(scene.rgb, name="part 7")
+    chosen = with_depth.settings
+    scans = [see(seed=seed).scan().without(depth=True) for seed in (1, 2)]
+    without = Detector(chosen, measure(scans, chosen.preparation), with_depth.network)
+    prediction = without.predict(scene.rgb)
+    assert prediction.map.shape == (150, 180) and prediction.map.any()
+    assert without.predict(scene.rgb, scene.depth).score == prediction.score
+
+
+def test_networks_that_see_depth_only_need_no_rgb_and_are_not_swayed_by_it() -> None:
+    trained, scene = detector("depth"), see(seed=3)
+    alone, beside = trained.predict(depth=scene.depth), trained.predict(255 - scene.rgb, scene.depth)
+    assert alone.score == beside.score and np.array_equal(alone.map, beside.map)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "p7: expected RGB, depth or both, found neither"),
+        ({"rgb": see().rgb}, "p7: expected depth, as the training scans have it, found none"),
+        ({"depth": see().depth}, "p7: expected RGB, as the training scans have it, found none"),
+        ({"rgb": see().rgb, "depth": see().depth[:-1]}, "p7: all members must have one size"),
+        (
+            {"rgb": see().rgb[:-1], "depth": see().depth[:-1]},
+            "p7: expected 180 x 150 pixels .* found 180 x 149",
+        ),
+        ({"rgb": see().rgb, "depth": see().depth * 0}, "p7: expected some measured depth, found none"),
+        ({"rgb": see().rgb, "depth": see(solids=()).depth}, "p7: expected a part more than"),
+        ({"rgb": see().rgb, "depth": see().depth, "unit": "ft"}, "depth unit: expected one of m, cm, mm, um, found 'ft'"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_by_name(members: dict[str, Any], message: str, both: Detector) -> None:
+    with pytest.raises(DataError, match=message):
+        both.predict(**members, name="p7")
+
+
+def test_the_unit_of_the_depth_does_not_matter(both: Detector) -> None:
+    scene = see(seed=6)
+    counts = np.round(scene.depth * 1e4).astype(np.uint16)
+    expected = both.predict(scene.rgb, counts / 10_000)
+    for depth, unit in ((counts / 10, "mm"), (counts / 100, "cm"), (counts.astype(np.uint32) * 100, "um")):
+        found = both.predict(scene.rgb, depth, unit=unit)
+        assert found.score == expected.score and np.array_equal(found.map, expected.map)
+
+
+def test_missing_depth_is_the_same_in_every_notation(both: Detector) -> None:
+    scene = see(seed=6)
+    holes = np.random.default_rng(0).random(scene.part.shape) < 0.1
+    scores = {
+        both.predict(scene.rgb, np.where(holes, value, scene.depth)).score for value in (0, -1, np.nan, np.inf, -np.inf)
+    }
+    assert len(scores) == 1
+
+
+def test_a_defect_shows_on_the_map_where_it_is(both: Detector) -> None:
+    scene = see(seed=6)
+    rgb = scene.rgb.copy()
+    rgb[70:80, 85:95] = (255, 0, 0)
+    changed = np.abs(both.predict(rgb, scene.depth).map - both.predict(scene.rgb, scene.depth).map)
+    v, u = np.indices(changed.shape)
+    weight = np.where(changed > 0.5 * changed.max(), changed, 0)
+    centre = (v * weight).sum() / weight.sum(), (u * weight).sum() / weight.sum()
+    assert centre == pytest.approx((74.5, 89.5), abs=6), "within the reach of the network"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_neither_the_batch_nor_its_other_parts_change_a_score(modality: str) -> None:
+    trained = detector(modality)
+    scans = [see(seed=seed, noise=0.0002 * seed).scan(str(seed)) for seed in range(7)]
+    alone = list(trained.predict_scans(scans, batch=1))
+    for batch in (2, 3, 8):
+        together = list(trained.predict_scans(iter(scans), batch=batch))
+        assert [one.name for one in together] == [str(seed) for seed in range(7)]
+        assert [one.score for one in together] == pytest.approx([one.score for one in alone], abs=1e-5)
+        for one, other in zip(together, alone, strict=True):
+            assert np.abs(one.map - other.map).max() < 1e-5
+    assert len({one.score for one in alone}) == 7
+    assert list(trained.predict_scans([])) == []
+
+
+def test_scans_are_taken_one_batch_at_a_time(both: Detector) -> None:
+    taken = []
+
+    def stream() -> Any:
+        for seed in range(5):
+            taken.append(seed)
+            yield see(seed=seed).scan()
+
+    predictions = both.predict_scans(stream(), batch=2)
+    next(predictions)
+    assert taken == [0, 1]
+    assert len(list(predictions)) == 4
+
+
+def test_the_map_is_that_of_the_network_put_back(both: Detector) -> None:
+    scan = see(seed=6).scan()
+    prepared = prepare(scan, both.statistics, both.settings.preparation)
+    rgb = torch.from_numpy(prepared.rgb).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        logits = both.network(rgb, torch.from_numpy(prepared.depth)[None, None]).logits
+    image = 1 / (1 + np.exp(-logits[0, 0].numpy()))
+    prediction = next(both.predict_scans([scan]))
+    assert np.abs(prediction.map - prepared.window.put_back(image)).max() < 1e-5
+    window = prepared.window
+    outside = np.ones(scan.size, dtype=bool)
+    outside[window.top : window.top + window.side, window.left : window.left + window.side] = False
+    assert outside.any() and (prediction.map[outside] == 0).all()
+
+
+def test_flips_average_the_maps_of_mirrored_parts() -> None:
+    plain, flipping = detector(), detector("rgb+depth", "score.flips=true")
+    scans = [prepare(see(seed=seed).scan(), plain.statistics, plain.settings.preparation) for seed in (3, 4)]
+    parts = GoodParts.from_scans(scans)
+
+    def mirrored(*axes: int) -> torch.Tensor:
+        turned = GoodParts(parts.rgb.flip(axes), parts.depth.flip(axes), parts.foreground.flip(axes))
+        return plain.maps(turned).flip([axis - 1 for axis in axes])
+
+    expected = torch.stack([mirrored(), mirrored(2), mirrored(3), mirrored(2, 3)]).mean(dim=0)
+    assert torch.allclose(flipping.maps(parts), expected, atol=1e-6)
+    assert not torch.allclose(plain.maps(parts), expected, atol=1e-4)
+    turned = GoodParts(parts.rgb.flip(3), parts.depth.flip(3), parts.foreground.flip(3))
+    assert torch.allclose(flipping.maps(turned).flip(2), flipping.maps(parts), atol=1e-6), "mirrored parts score the same"
+
+
+# ------------------------------------------------------------------------------------------- score
+
+
+@given(side=st.integers(4, 24), window=st.integers(1, 30), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_the_score_is_the_highest_mean_of_a_window(side: int, window: int, seed: int) -> None:
+    maps = np.random.default_rng(seed).random((2, side, side)).astype(np.float32)
+    reach = window // 2
+    expected = [
+        max(
+            # What lies beyond the map does not count; an even window has a pixel more before its centre than behind.
+            image[max(v - reach, 0) : max(v - reach + window, 0), max(u - reach, 0) : max(u - reach + window, 0)].mean()
+            for v in range(side + 1 - window % 2)
+            for u in range(side + 1 - window % 2)
+            if min(v, u) - reach + window > 0 and max(v, u) - reach < side
+        )
+        for image in maps
+    ]
+    found = part_scores(torch.from_numpy(maps), ScoreSettings(window=window)).tolist()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_score_of_a_part_is_that_of_its_prepared_map(both: Detector) -> None:
+    scan = see(seed=6).scan()
+    prepared = prepare(scan, both.statistics, both.settings.preparation)
+    image = both.maps(GoodParts.from_scans([prepared]))[0].numpy()
+    means = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).mean(axis=(2, 3))
+    score = next(both.predict_scans([scan])).score
+    assert score >= means.max() - 1e-6
+    padded = np.pad(image, 2, constant_values=np.nan)
+    assert score == pytest.approx(
+        np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, (5, 5)), axis=(2, 3)).max(), rel=1e-5
+    )
+
+
+def test_the_verdict_is_that_of_the_threshold(both: Detector) -> None:
+    assert both.threshold is not None
+    assert both.verdict(both.threshold.value) is False
+    assert both.verdict(both.threshold.value + 1e-6) is True
+
+
+# ------------------------------------------------------------------------------------------- device
+
+
+def test_devices_of_this_machine_are_found() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device() == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "meta", "hpu", "cpu:x"])
+def test_devices_that_are_not_there_are_refused_in_one_line(device: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        choose_device(device)
+    text = str(caught.value)
+    assert text.startswith(f"device: expected auto, cpu or a device of this machine, found {device!r} (")
+    assert "\n" not in text
+
+
+def test_a_model_is_not_loaded_onto_a_device_that_is_not_there(both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    with pytest.raises(ModelError, match="device: expected auto, cpu or a device of this machine, found 'cuda:99'"):
+        load(tmp_path, "cuda:99")
+    assert load(tmp_path, "cpu").device == torch.device("cpu")

@@ -1,0 +1,257 @@
+"""Evaluation: figures that can be computed again from the files it writes, for every modality and odd test sets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from tiny import SIZE, copy_category, das3d
+
+from das3d import __version__
+from das3d.demo import CATEGORY, KINDS
+from das3d.detector import load
+from das3d.errors import DataError
+from das3d.evaluation import evaluate
+from das3d.metrics import aupro
+
+Runs = Callable[..., Path]
+MODALITIES = ["rgb+depth", "rgb", "depth"]
+FIGURES = ["i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05", "aupro_01"]
+GOOD_PARTS, DEFECTIVE_PARTS = 2, len(KINDS)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run: Runs, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The evaluation folder of a modality, written through the command line."""
+    done: dict[str, Path] = {}
+
+    def folder(modality: str) -> Path:
+        if modality not in done:
+            out = tmp_path_factory.mktemp("evaluation")
+            result = das3d("evaluate", tiny_run(modality), "--data", tiny_data, "--out", out)
+            assert result.exit_code == 0, result.output
+            done[modality] = out
+        return done[modality]
+
+    return folder
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
+def scores_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def map_of(folder: Path, row: dict[str, str]) -> NDArray[np.float32]:
+    return np.asarray(tifffile.imread(folder / "maps" / f"{row['id'].replace('/', '_')}.tiff"))
+
+
+def truth_of(row: dict[str, str]) -> NDArray[np.bool_]:
+    rgb = Path(row["path"])
+    return np.asarray(Image.open(rgb.parents[1] / "gt" / rgb.name)) > 0
+
+
+# ------------------------------------------------------------------------------------ what is written
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_metrics_hold_the_figures_and_what_they_rest_on(
+    evaluated: Callable[[str], Path], tiny_data: Path, modality: str
+) -> None:
+    metrics = metrics_of(evaluated(modality))
+    for name in FIGURES:
+        assert 0 <= metrics[name] <= 1, name
+    expected = {
+        "n_good": GOOD_PARTS, "n_defective": DEFECTIVE_PARTS, "map_size": [list(SIZE)], "data": str(tiny_data / CATEGORY),
+        "layout": "mvtec3d", "category": CATEGORY, "modality": modality, "preset": "demo", "seed": 0, "notes": [],
+        "das3d": __version__,
+    }  # fmt: skip
+    assert {name: metrics[name] for name in expected} == expected
+    assert set(metrics["per_defect"]) == set(KINDS)
+    assert metrics["training"]["parts"] == 4
+
+
+def test_scores_name_every_test_part(evaluated: Callable[[str], Path], tiny_data: Path) -> None:
+    rows = scores_of(evaluated("rgb+depth"))
+    assert list(rows[0]) == ["id", "path", "label", "defect", "score"]
+    folders = sorted(path for path in (tiny_data / CATEGORY / "test").iterdir())
+    expected = [
+        (f"test/{kind.name}/{rgb.stem}", str(rgb), "0" if kind.name == "good" else "1", kind.name)
+        for kind in folders
+        for rgb in sorted((kind / "rgb").iterdir())
+    ]
+    assert [(row["id"], row["path"], row["label"], row["defect"]) for row in rows] == expected
+    assert len({row["score"] for row in rows}) > 1 and all(0 < float(row["score"]) < 1 for row in rows)
+
+
+def test_maps_and_overlays_have_the_size_of_the_parts(evaluated: Callable[[str], Path]) -> None:
+    folder = evaluated("rgb+depth")
+    for row in scores_of(folder):
+        found = map_of(folder, row)
+        assert found.dtype == np.float32 and found.shape == SIZE
+        assert 0 <= found.min() < found.max() <= 1
+        overlay = np.asarray(Image.open(folder / "maps" / f"{row['id'].replace('/', '_')}.png"))
+        assert overlay.shape == (*SIZE, 3) and overlay.dtype == np.uint8
+    files = {path.suffix for path in (folder / "maps").iterdir()}
+    assert files == {".tiff", ".png"} and len(list((folder / "maps").iterdir())) == 2 * (GOOD_PARTS + DEFECTIVE_PARTS)
+
+
+# ------------------------------------------------------------------------------------ figures from the files alone
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_figures_equal_scikit_learn_on_the_written_files(evaluated: Callable[[str], Path], modality: str) -> None:
+    folder = evaluated(modality)
+    metrics, rows = metrics_of(folder), scores_of(folder)
+    labels, scores = [int(row["label"]) for row in rows], [float(row["score"]) for row in rows]
+    assert metrics["i_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    for kind, value in metrics["per_defect"].items():
+        of_kind = [row["defect"] in (kind, "good") for row in rows]
+        chosen = [pair for pair, use in zip(zip(labels, scores, strict=True), of_kind, strict=True) if use]
+        assert value == pytest.approx(roc_auc_score(*zip(*chosen, strict=True)), abs=1e-12)
+
+    maps, truths = [map_of(folder, row) for row in rows], [truth_of(row) for row in rows]
+    pixels = roc_auc_score(np.concatenate(truths, axis=None), np.concatenate(maps, axis=None))
+    assert metrics["p_auroc"] == pytest.approx(pixels, abs=1e-12)
+    areas = aupro(maps, truths)  # held against its definition in test_metrics
+    assert [metrics[name] for name in FIGURES[2:]] == [areas[limit] for limit in (0.3, 0.1, 0.05, 0.01)]
+
+
+def test_shares_at_the_threshold_follow_from_the_scores(evaluated: Callable[[str], Path]) -> None:
+    metrics, rows = metrics_of(evaluated("rgb+depth")), scores_of(evaluated("rgb+depth"))
+    above = {
+        label: [float(r["score"]) > metrics["threshold"]["value"] for r in rows if r["label"] == label] for label in "01"
+    }
+    assert metrics["false_alarms"] == pytest.approx(np.mean(above["0"]))
+    assert metrics["detected"] == pytest.approx(np.mean(above["1"]))
+
+
+def test_scores_tell_neighbouring_floats_apart(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    # Were scores rounded, a tie in the file would hide an order that counted in the figures.
+    detector = load(tiny_run(), "cpu")
+    evaluate(detector, tiny_data, tmp_path)
+    for row in scores_of(tmp_path):
+        rgb = np.asarray(Image.open(row["path"]))
+        points = tifffile.imread(row["path"].replace("/rgb/", "/xyz/").replace(".png", ".tiff"))
+        assert float(row["score"]) == pytest.approx(detector.predict(rgb, points).score, rel=1e-5)
+        assert np.format_float_positional(np.float32(row["score"]), unique=True) in (
+            row["score"],
+            f"{float(row['score']):.8f}",
+        )
+
+
+# ------------------------------------------------------------------------------------ odd test sets
+
+
+def test_defective_part_without_a_mask_counts_for_parts_only(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    shutil.rmtree(category / "test" / "dent" / "gt")
+    detector = load(tiny_run())
+    whole, without = (evaluate(detector, data, tmp_path / str(i)) for i, data in enumerate((tiny_data, category)))
+    assert without["notes"] == [
+        f"no mask for 1 of {DEFECTIVE_PARTS} defective parts, left out of pixel metrics: test/dent/000"
+    ]
+    assert without["i_auroc"] == whole["i_auroc"] and without["per_defect"] == whole["per_defect"]
+    rows = [row for row in scores_of(tmp_path / "1") if row["defect"] != "dent"]
+    assert len(rows) == GOOD_PARTS + DEFECTIVE_PARTS - 1
+    truths, maps = [truth_of(row) for row in rows], [map_of(tmp_path / "1", row) for row in rows]
+    expected = roc_auc_score(np.concatenate(truths, axis=None), np.concatenate(maps, axis=None))
+    assert without["p_auroc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_test_set_without_defects_gives_false_alarms_only(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    for kind in KINDS:
+        shutil.rmtree(category / "test" / kind)
+    result = das3d("evaluate", tiny_run(), "--data", category, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    metrics = metrics_of(tmp_path / "out")
+    assert all(metrics[name] is None for name in FIGURES)
+    assert metrics["false_alarms"] is not None and metrics["detected"] is None
+    assert "I-AUROC: expected both good and defective parts, found 2 good and 0 defective" in metrics["notes"]
+    assert [line.split() for line in result.stdout.splitlines() if "I-AUROC " in line] == [
+        ["I-AUROC", "-"], [*["note:", "I-AUROC:", "expected", "both", "good", "and", "defective", "parts,", "found", "2", "good", "and", "0", "defective"]]
+    ]  # fmt: skip
+
+
+def test_test_set_without_good_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    shutil.rmtree(category / "test" / "good")
+    result = das3d("evaluate", tiny_run(), "--data", category, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["i_auroc"] is None and set(metrics["per_defect"].values()) == {None}
+    assert metrics["p_auroc"] is not None, "there are good pixels beside the defects"
+    assert metrics["false_alarms"] is None and metrics["detected"] is not None
+
+
+def test_depth_alone_needs_no_rgb_files(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    for folder in list(category.rglob("rgb")):
+        shutil.rmtree(folder)
+    detector = load(tiny_run("depth"))
+    without = evaluate(detector, category, tmp_path / "out")
+    whole = evaluate(detector, tiny_data, tmp_path / "whole")
+    assert {name: without[name] for name in FIGURES} == {name: whole[name] for name in FIGURES}
+    assert scores_of(tmp_path / "out")[0]["path"].endswith("xyz/000.tiff")
+
+
+def test_the_category_trained_on_is_taken_where_there_are_several(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    (tmp_path / "another").symlink_to(category)
+    detector = load(tiny_run())
+    assert evaluate(detector, tmp_path, tmp_path / "out")["category"] == CATEGORY
+    chosen = evaluate(detector, tmp_path, tmp_path / "out", category="another")
+    assert chosen["data"] == str(tmp_path / "another")
+    with pytest.raises(DataError, match="expected category 'third', found another, moulded_cover"):
+        evaluate(detector, tmp_path, tmp_path / "out", category="third")
+
+
+def test_no_test_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    shutil.rmtree(category / "test")
+    with pytest.raises(DataError, match="moulded_cover: expected test parts, found none in 6 parts"):
+        evaluate(load(tiny_run()), category, tmp_path / "out")
+
+
+def test_all_broken_parts_are_named_and_no_figure_is_written(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    broken = [category / "test" / kind / "rgb" / "000.png" for kind in ("dent", "stain")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-200])  # the header is whole, so it shows only when it is read
+    with pytest.raises(DataError) as caught:
+        evaluate(load(tiny_run()), category, tmp_path / "out")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [str(path) for path in broken]
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_report_goes_beside_the_model_and_to_standard_output(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+    result = das3d("evaluate", run / "model.safetensors", "--data", tiny_data)
+    metrics = metrics_of(run / "evaluation")
+    lines = result.stdout.splitlines()
+    assert lines[0] == (
+        f"{CATEGORY}, rgb+depth: {GOOD_PARTS} good and {DEFECTIVE_PARTS} defective parts, maps at {SIZE[1]} x {SIZE[0]}"
+    )
+    shown = dict(line.strip().rsplit(maxsplit=1) for line in lines[1:-1])
+    assert shown["I-AUROC"] == f"{metrics['i_auroc']:.4f}" and shown["AU-PRO@0.01"] == f"{metrics['aupro_01']:.4f}"
+    assert shown["I-AUROC dent"] == f"{metrics['per_defect']['dent']:.4f}"
+    assert shown["defective found at threshold"] == f"{metrics['detected']:.1%}"
+    assert lines[-1] == f"written to {run / 'evaluation'}"
+    assert result.stderr == ""

@@ -1,0 +1,81 @@
+"""The package as others import it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import das3d
+
+HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic", "PIL", "tifffile")
+
+
+def python(script: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", das3d.__all__)
+def test_every_public_name_can_be_had_and_is_documented(name: str) -> None:
+    thing = getattr(das3d, name)
+    assert thing.__name__ == name and thing.__doc__ and thing.__module__.startswith("das3d.")
+
+
+def test_public_names_are_listed_and_sorted() -> None:
+    assert sorted(das3d.__all__, key=str.lower) == sorted(set(das3d.__all__), key=str.lower)
+    assert set(das3d.__all__) == set(das3d._HOMES) <= set(dir(das3d))
+    scope: dict[str, object] = {}
+    exec("from das3d import *", scope)
+    assert set(das3d.__all__) <= set(scope)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'das3d' has no attribute 'nothing'"):
+        das3d.nothing  # noqa: B018
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert importlib.metadata.version("das3d") == das3d.__version__
+
+
+def test_types_are_there_for_others() -> None:
+    assert importlib.resources.files("das3d").joinpath("py.typed").is_file()
+
+
+def test_importing_the_package_is_light() -> None:
+    assert python(f"import sys, das3d; print([m for m in {HEAVY} if m in sys.modules])") == "[]\n"
+
+
+IMPORT_ALL = """
+import pkgutil, random, socket, sys, warnings
+import numpy, torch
+def refuse(*args, **kwargs):
+    raise AssertionError("network")
+socket.socket.connect = socket.getaddrinfo = refuse
+def states():
+    legacy = numpy.random.get_state()
+    return random.getstate(), legacy[1].tobytes(), legacy[2], torch.get_rng_state().numpy().tobytes()
+# What other packages do on their import is theirs.
+import cv2, lightning.fabric, scipy.ndimage, tifffile, pydantic, typer, safetensors.torch
+before = states(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+import das3d
+names = [m.name for m in pkgutil.iter_modules(das3d.__path__) if m.name != "__main__"]
+for name in names:
+    __import__(f"das3d.{name}")
+after = states(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+print(len(names), before == after, torch.cuda.is_initialized())
+"""
+
+
+def test_importing_everything_touches_no_generator_device_or_network() -> None:
+    count, unchanged, device = python(IMPORT_ALL).split()
+    modules = [p for p in Path(das3d.__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__")]
+    assert int(count) == len(modules)
+    assert (unchanged, device) == ("True", "False")

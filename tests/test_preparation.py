@@ -1,0 +1,712 @@
+"""Preparation on scenes with known truth: background plane, foreground, statistics, prepared scans and the way back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scenes import COVER, Box, Dome, Scene, see
+from sklearn.linear_model import RANSACRegressor
+
+from das3d.datasets import find_dataset
+from das3d.errors import DataError
+from das3d.preparation import (
+    BORDER,
+    DEPTH_STEP,
+    PreparedScan,
+    Statistics,
+    Window,
+    background_distance,
+    bounding_box,
+    fill_missing,
+    find_foreground,
+    fit_background,
+    fit_surface,
+    measure,
+    plane_depth,
+    prepare,
+)
+from das3d.scan import Scan, scan_from_arrays
+from das3d.settings import PreparationSettings
+
+SETTINGS = PreparationSettings(size=96)
+PAPER = PreparationSettings(size=96, crop=False, level=False, background_distance=0.005, stretch=False)
+
+FRAME = (
+    Box(-0.05, 0.05, -0.05, -0.03, 0.01), Box(-0.05, 0.05, 0.03, 0.05, 0.01),
+    Box(-0.05, -0.03, -0.05, 0.05, 0.01), Box(0.03, 0.05, -0.05, 0.05, 0.01),
+)  # fmt: skip
+FILLING = (Dome(0, 0.03, 0.2),)
+SMALL = (Dome(0, 0, 0.02),)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def foreground_of(scan: Scan) -> np.ndarray:
+    assert scan.depth is not None and scan.valid is not None
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    return find_foreground(scan.depth, scan.valid, fit.plane, background_distance(fit, SETTINGS))
+
+
+def with_holes(scene: Scene, holes: np.ndarray, value: float = 0.0) -> Scan:
+    return scan_from_arrays(scene.rgb, np.where(holes, value, scene.depth), mask=scene.part, name="holes")
+
+
+def same(a: PreparedScan, b: PreparedScan) -> bool:
+    members = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("rgb", "depth", "valid", "foreground"))
+    masks = a.mask is b.mask is None or (a.mask is not None and b.mask is not None and np.array_equal(a.mask, b.mask))
+    return members and masks and a.window == b.window
+
+
+@pytest.fixture(scope="module")
+def statistics() -> Statistics:
+    return measure((see(seed=seed).scan() for seed in (1, 2, 3)), SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------- background plane
+
+
+@given(tilt=st.floats(-40, 40), roll=st.floats(-30, 30), distance=st.floats(0.3, 3.0), seed=st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_plane_is_exact_without_noise(tilt: float, roll: float, distance: float, seed: int) -> None:
+    scene = see(tilt=tilt, roll=roll, distance=distance, noise=0.0, size=(90, 120), focal=300.0, solids=SMALL)
+    scan = scene.scan()
+    assert scan.depth is not None and scan.valid is not None
+    fit = fit_background(scan.depth, scan.valid, seed=seed)
+    assert fit is not None
+    assert plane_depth(fit.plane, scan.size) == pytest.approx(scene.table, rel=1e-6)
+    assert fit.noise < 1e-6 * distance
+
+
+@pytest.mark.parametrize("noise", [0.0001, 0.0005])
+@pytest.mark.parametrize("tilt", [0.0, 18.0, 35.0])
+def test_plane_and_its_noise_are_found_under_noise(tilt: float, noise: float) -> None:
+    scene = see(tilt=tilt, noise=noise)
+    scan = scene.scan()
+    assert scan.depth is not None and scan.valid is not None
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    assert np.abs(plane_depth(fit.plane, scan.size) - scene.table).max() < 0.1 * noise
+    assert fit.noise == pytest.approx(noise, rel=0.1)
+    assert fit.support > 0.98
+    assert fit == fit_background(scan.depth, scan.valid), "the same scan must give the same plane"
+
+
+def test_plane_agrees_with_scikit_learn() -> None:
+    scan = see(solids=(*COVER, Box(-0.3, 0.3, 0.075, 0.3, 0.15))).scan()  # a wall hides a quarter of the border
+    assert scan.depth is not None and scan.valid is not None
+    strip = np.ones(scan.size, dtype=bool)
+    strip[BORDER:-BORDER, BORDER:-BORDER] = False
+    v, u = np.nonzero(strip)
+    tolerance = 0.003 / 0.6
+    foreign = RANSACRegressor(residual_threshold=tolerance, random_state=0).fit(np.c_[u, v], 1 / scan.depth[v, u])
+    v, u = np.indices(scan.size)
+    expected = 1 / foreign.predict(np.c_[u.ravel(), v.ravel()]).reshape(scan.size)
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    assert np.abs(plane_depth(fit.plane, scan.size) - expected).max() < 0.0001
+    assert 0.5 < fit.support < 0.8
+
+
+@pytest.mark.parametrize("empty", [np.s_[:6], np.s_[:, -30:], np.s_[-9:]])
+def test_plane_is_found_where_a_side_of_the_frame_is_not_measured(empty: Any) -> None:
+    scene = see()
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[empty] = True
+    scan = with_holes(scene, holes, np.nan)
+    assert scan.depth is not None and scan.valid is not None
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    assert np.abs(plane_depth(fit.plane, scan.size) - scene.table).max() < 0.0001
+
+
+def test_no_plane_where_there_is_none() -> None:
+    def fits(scan: Scan) -> bool:
+        assert scan.depth is not None and scan.valid is not None
+        return fit_background(scan.depth, scan.valid) is not None
+
+    filling = see(solids=FILLING)
+    assert filling.part.all()
+    assert not fits(filling.scan()), "the part fills the frame"
+    border = np.ones(filling.part.shape, dtype=bool)
+    border[BORDER:-BORDER, BORDER:-BORDER] = False
+    assert not fits(with_holes(see(), border)), "nothing is measured where a plane is looked for"
+    walls = tuple(Box(x, x + 0.2, -0.3, 0.3, h) for x, h in ((-0.285, 0.1), (0.085, 0.15)))
+    assert not fits(see(solids=(*walls, Box(-0.3, 0.3, 0.04, 0.3, 0.2))).scan()), "most of the border shows walls"
+    rng = np.random.default_rng(0)
+    assert not fits(scan_from_arrays(depth=rng.uniform(0.3, 0.9, (60, 80)))), "nothing but noise"
+    assert not fits(scan_from_arrays(depth=np.full((3, 5), 0.5))), "too few points"
+    assert not fits(see(tilt=85.0, solids=()).scan()), "the table ends at a horizon"
+
+
+def test_depth_of_a_plane_that_turns_away_is_infinite() -> None:
+    depth = plane_depth((2.0, 0.0, -1.0), (3, 4))
+    assert np.isinf(depth[:, :3]).all()
+    assert depth[:, 3] == pytest.approx(2.0)
+    assert depth.dtype == np.float32
+
+
+def test_surface_of_a_part_without_background_is_fitted_despite_outliers() -> None:
+    scene = see(solids=(), noise=0.0002)
+    depth = scene.depth.copy()
+    depth[40:70, 60:100] -= 0.05  # a tenth of the surface stands out
+    scan = scan_from_arrays(depth=np.where(np.random.default_rng(0).random(depth.shape) < 0.2, 0, depth))
+    assert scan.depth is not None and scan.valid is not None
+    assert np.abs(plane_depth(fit_surface(scan.depth, scan.valid), scan.size) - scene.table).max() < 0.0005
+    one = np.zeros(scan.size, dtype=bool)
+    one[7, 9] = True
+    alone = plane_depth(fit_surface(np.where(one, np.float32(0.5), np.float32(0)), one), scan.size)
+    assert alone == pytest.approx(0.5), "a lone point lies in a plane that faces the camera"
+
+
+# ------------------------------------------------------------------------------------------- foreground
+
+SEVERAL = (Dome(-0.05, -0.03, 0.02), Dome(0.05, -0.03, 0.02), Box(-0.02, 0.02, 0.01, 0.05, 0.02))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.0003])
+@pytest.mark.parametrize(
+    ("solids", "least"),
+    [
+        (COVER, 0.97),
+        ((Dome(0.02, 0.01, 0.03),), 0.97),
+        ((Box(-0.004, 0.004, -0.004, 0.004, 0.008),), 0.95),
+        (SEVERAL, 0.97),
+        ((Box(0.05, 0.3, -0.02, 0.02, 0.02),), 0.95),
+        (FRAME, 0.95),
+    ],
+    ids=["cover", "dome", "tiny", "several", "at the border", "frame"],
+)
+def test_foreground_is_the_part(solids: tuple[Box | Dome, ...], least: float, noise: float) -> None:
+    scene = see(solids=solids, noise=noise)
+    found = foreground_of(scene.scan())
+    assert iou(found, scene.part) > least
+    assert not (found & ~cv2.dilate(scene.part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)).any()
+
+
+@given(tilt=st.floats(-30, 30), roll=st.floats(-20, 20), x=st.floats(-0.03, 0.03), y=st.floats(-0.02, 0.02))
+@settings(max_examples=15, deadline=None)
+def test_foreground_is_the_part_wherever_it_lies(tilt: float, roll: float, x: float, y: float) -> None:
+    scene = see(tilt=tilt, roll=roll, solids=(Dome(x, y, 0.03),))
+    assert iou(foreground_of(scene.scan()), scene.part) > 0.95
+
+
+@pytest.mark.parametrize("wall", [Box(-0.3, 0.3, 0.075, 0.3, 0.15), Box(-0.3, -0.085, -0.3, 0.3, 0.1)])
+def test_walls_that_run_out_of_the_frame_are_left_out(wall: Box) -> None:
+    alone, walled = see(), see(solids=(*COVER, wall))
+    assert walled.part.sum() > 1.4 * alone.part.sum()
+    visible = alone.part & (np.abs(walled.depth - alone.depth) < 0.003)  # a wall may hide a corner of the part
+    assert iou(foreground_of(walled.scan()), visible) > 0.97
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_scattered_holes_change_little(share: float) -> None:
+    scene = see()
+    holes = np.random.default_rng(0).random(scene.part.shape) < share
+    assert iou(foreground_of(with_holes(scene, holes)), scene.part) > 0.97
+
+
+def test_holes_inside_the_part_belong_to_it_and_holes_in_the_table_do_not() -> None:
+    scene = see()
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[60:80, 70:95] = True
+    assert scene.part[holes].all()
+    holes[20:40, 20:45] = holes[:4] = holes[:, -3:] = True
+    found = foreground_of(with_holes(scene, holes))
+    assert found[60:80, 70:95].all()
+    assert iou(found, scene.part) > 0.97
+
+
+def test_table_seen_through_a_ring_is_background() -> None:
+    scene = see(solids=FRAME)
+    found = foreground_of(scene.scan())
+    v, u = (int(x) for x in np.mean(np.nonzero(scene.part), axis=1))
+    assert not scene.part[v - 8 : v + 8, u - 8 : u + 8].any(), "the middle shows the table"
+    assert not found[v - 8 : v + 8, u - 8 : u + 8].any()
+
+
+def test_specks_are_left_out() -> None:
+    scene = see()
+    depth = scene.depth.copy()
+    depth[10:13, 20:23] -= 0.01
+    depth[140, 90] -= 0.05
+    found = foreground_of(scan_from_arrays(scene.rgb, depth))
+    assert np.array_equal(found, foreground_of(scene.scan()))
+    assert not find_foreground(np.ones((40, 50), np.float32), np.ones((40, 50), dtype=bool), (0, 0, 1), 0.01).any()
+
+
+def test_distance_to_the_background_follows_the_noise_unless_set() -> None:
+    for noise, expected in ((0.00001, 0.003 * 0.6), (0.0006, 5 * 0.0006)):
+        scan = see(noise=noise).scan()
+        assert scan.depth is not None and scan.valid is not None
+        fit = fit_background(scan.depth, scan.valid)
+        assert fit is not None
+        assert background_distance(fit, SETTINGS) == pytest.approx(expected, rel=0.1)
+        assert background_distance(fit, PAPER) == 0.005
+
+
+# ------------------------------------------------------------------------------------------- missing values
+
+KNOWN = hnp.arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+
+
+@given(known=KNOWN, seed=st.integers(0, 99), garbage=st.sampled_from([np.nan, np.inf, -1e30, 0.0]))
+@settings(max_examples=50, deadline=None)
+def test_filled_values_lie_between_their_neighbours_and_known_ones_stay(
+    known: np.ndarray, seed: int, garbage: float
+) -> None:
+    values = np.random.default_rng(seed).uniform(-2, 5, known.shape).astype(np.float32)
+    filled = fill_missing(np.where(known, values, np.float32(garbage)), known)
+    assert filled.dtype == np.float32 and filled.shape == known.shape
+    assert np.array_equal(filled[known], values[known])
+    low, high = (values[known].min(), values[known].max()) if known.any() else (0, 0)
+    assert low - 1e-5 <= filled.min() and filled.max() <= high + 1e-5
+
+
+def test_a_slope_is_filled_as_a_slope() -> None:
+    v, u = np.indices((48, 64)).astype(np.float32)
+    slope = 0.01 * u + 0.02 * v
+    known = np.random.default_rng(0).random(slope.shape) < 0.5
+    assert np.abs(fill_missing(slope, known) - slope).max() < 0.05
+    known[20:26, 30:36] = False
+    assert np.abs(fill_missing(slope, known) - slope).max() < 0.1
+
+
+# ------------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_are_those_of_the_scene(statistics: Statistics) -> None:
+    scene = see(noise=0.0)
+    assert (statistics.has_rgb, statistics.has_depth, statistics.background) == (True, True, "plane")
+    assert (statistics.frame, statistics.scans) == ((150, 180), 3)
+    assert plane_depth(statistics.plane, (150, 180)) == pytest.approx(scene.table, abs=0.0001)
+    assert statistics.noise == pytest.approx(0.0003, rel=0.1)
+    highest = (scene.table - scene.depth).max()
+    assert statistics.far == 0
+    assert -statistics.near == pytest.approx(1.1 * highest, rel=0.03), "a tenth of the range is left above the part"
+    top, bottom, left, right = bounding_box(scene.part)
+    assert statistics.window == pytest.approx(max(bottom - top, right - left) * 1.08, abs=3)
+    assert statistics.rgb_high == pytest.approx(150 + 2.3 * 4, abs=3), "the 99th percentile of the part, not of the table"
+
+
+def test_paper_settings_measure_depth_from_the_camera() -> None:
+    scene = see(noise=0.0)
+    statistics = measure([scene.scan()], PAPER)
+    on_part = scene.depth[scene.part]
+    assert statistics.far == pytest.approx(on_part.max(), abs=0.003), "removed points within 5 mm of the table count not"
+    assert statistics.near == pytest.approx(on_part.min() - 0.1 * np.ptp(on_part), abs=0.001)
+    assert (statistics.window, statistics.distance, statistics.rgb_high) == (0, 0.005, 255)
+
+
+def test_statistics_survive_json(statistics: Statistics) -> None:
+    mixed = measure([see().scan(), see(size=(140, 180)).scan()], SETTINGS)
+    assert mixed.frame is None
+    for one in (statistics, mixed, measure([see(solids=FILLING).scan()], SETTINGS)):
+        again = Statistics.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert again == one
+        assert hash(again) == hash(one), "lists must become tuples again"
+
+
+def test_statistics_are_deterministic_and_take_scans_one_at_a_time(statistics: Statistics) -> None:
+    steps: list[int] = []
+    again = measure((see(seed=seed).scan() for seed in (1, 2, 3)), SETTINGS, progress=lambda: steps.append(1))
+    assert again == statistics
+    assert len(steps) == 3
+
+
+def test_a_lone_scan_without_plane_does_not_decide() -> None:
+    scans = [see(seed=seed).scan() for seed in range(5)]
+    odd = see(solids=FILLING).scan()
+    assert measure([*scans, odd], SETTINGS).background == "plane"
+    assert measure([*scans, odd, odd], SETTINGS).background == "none", "two of seven are too many"
+    reference = measure(scans, SETTINGS)
+    assert measure([*scans, odd], SETTINGS) == replace(reference, scans=6), "and what it shows is not measured"
+
+
+def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
+    scene = see(solids=FILLING)
+    statistics = measure([scene.scan()], SETTINGS)
+    assert (statistics.background, statistics.window) == ("none", 0)
+    prepared = prepare(scene.scan(), statistics, SETTINGS)
+    assert prepared.window == Window(-15, 0, 180, (150, 180))
+    rows = slice(9, -9)  # 15 of 180 rows beyond the frame on either side
+    assert prepared.foreground[rows].all() and not prepared.foreground[:7].any()
+    assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_margin_and_crop_decide_the_window(crop: bool) -> None:
+    narrow, wide = (measure([see().scan()], SETTINGS.model_copy(update={"margin": m, "crop": crop})) for m in (0.0, 0.5))
+    part = max(bottom - top for top, bottom in [bounding_box(see().part)[2:]])
+    if crop:
+        assert narrow.window == pytest.approx(part, abs=2)
+        assert wide.window == pytest.approx(1.5 * part, abs=3)
+    else:
+        assert narrow.window == wide.window == 0
+
+
+@pytest.mark.parametrize(
+    ("scans", "message"),
+    [
+        ([], "no training scans: expected at least one good part"),
+        ([see().scan(), see().scan().without(rgb=True)], "all must have the same members"),
+        ([see().scan(), see().scan().without(depth=True)], "all must have the same members"),
+        ([scan_from_arrays(depth=np.zeros((20, 30)), name="blind")], "blind: expected some measured depth, found none"),
+    ],
+)
+def test_training_scans_that_cannot_be_measured_are_refused(scans: list[Scan], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        measure(scans, SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------- one scan
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, PAPER], ids=["levelled", "paper"])
+def test_prepared_depth_is_the_true_depth(settings: PreparationSettings) -> None:
+    statistics = measure([see(seed=1).scan()], settings)
+    scene = see(seed=2)
+    prepared = prepare(scene.scan(), statistics, settings)
+    truth = scene.depth - scene.table if settings.level else scene.depth
+    metres = prepared.depth * (statistics.far - statistics.near) + statistics.near
+    back = prepared.window.put_back(metres.astype(np.float32))
+    inner = cv2.erode(scene.part.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0  # steps at edges are blurred
+    near_edge = cv2.dilate((np.abs(cv2.Laplacian(truth, cv2.CV_64F)) > 0.003).astype(np.uint8), np.ones((7, 7))) > 0
+    inner &= ~near_edge
+    assert inner.sum() > 1000
+    assert np.sqrt(np.mean((back - truth)[inner] ** 2)) < 0.0005
+    assert np.abs(np.mean((back - truth)[inner])) < 0.0001
+
+
+def test_background_is_black_and_at_depth_one(statistics: Statistics) -> None:
+    prepared = prepare(see(seed=4).scan(), statistics, SETTINGS)
+    assert (prepared.depth[~prepared.foreground] == 1).all()
+    assert (prepared.rgb[~prepared.foreground] == 0).all()
+    assert not prepared.valid[~prepared.foreground].any()
+    assert prepared.valid[prepared.foreground].all()
+    assert prepared.depth.min() > 0 and prepared.depth.max() <= 1
+    assert 0.2 < prepared.foreground.mean() < 0.9
+    assert prepared.mask is not None
+    assert iou(prepared.mask, prepared.foreground) > 0.95, "ground truth (here: the part) moves with the other members"
+
+
+def test_rgb_is_stretched_to_the_training_range(statistics: Statistics) -> None:
+    scene = see(seed=4)
+    raw = prepare(scene.scan(), statistics, SETTINGS)
+    inside = raw.rgb[cv2.erode(raw.foreground.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0]
+    expected = np.array([150, 120, 90]) * 255 / statistics.rgb_high
+    assert inside.mean(axis=0) == pytest.approx(expected, abs=2)
+    edge = raw.rgb[raw.foreground & (cv2.erode(raw.foreground.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)]
+    assert edge.mean(axis=0) == pytest.approx(expected, abs=12), "the black background does not bleed into the part"
+
+
+def test_depths_are_whole_steps(statistics: Statistics) -> None:
+    depth = prepare(see(seed=4).scan(), statistics, SETTINGS).depth
+    steps = depth.astype(np.float64) / DEPTH_STEP
+    assert np.array_equal(steps, np.round(steps))
+    assert depth.dtype == np.float32
+
+
+def test_unit_and_form_of_the_depth_change_nothing(statistics: Statistics) -> None:
+    scene = see(seed=5)
+    counts = np.round(scene.depth * 1e6).astype(np.uint32)
+    metres = prepare(scan_from_arrays(scene.rgb, counts / 1e6), statistics, SETTINGS)
+    for depth, unit in ((counts / 1e3, "mm"), (counts / 1e4, "cm")):
+        assert same(prepare(scan_from_arrays(scene.rgb, depth, unit=unit), statistics, SETTINGS), metres)
+    v, u = np.indices(scene.part.shape)
+    points = np.stack([u * scene.depth, v * scene.depth, scene.depth], axis=-1)
+    from_points = prepare(scan_from_arrays(scene.rgb, points), statistics, SETTINGS)
+    assert same(from_points, prepare(scan_from_arrays(scene.rgb, scene.depth), statistics, SETTINGS))
+
+
+def test_statistics_are_the_same_in_any_unit() -> None:
+    counts = [np.round(see(seed=seed).depth * 1000, 1) for seed in (1, 2)]
+    in_metres = measure([scan_from_arrays(depth=one / 1000) for one in counts], SETTINGS).to_dict()
+    in_millimetres = measure([scan_from_arrays(depth=one, unit="mm") for one in counts], SETTINGS).to_dict()
+    for name, value in in_metres.items():
+        expected = value if name == "background" else pytest.approx(value, rel=1e-5, abs=1e-9)
+        assert in_millimetres[name] == expected, name
+
+
+def test_preparation_is_deterministic(statistics: Statistics) -> None:
+    holes = np.random.default_rng(0).random((150, 180)) < 0.1
+    np.random.seed(1)
+    first = prepare(with_holes(see(seed=6), holes), statistics, SETTINGS)
+    np.random.seed(2)
+    assert same(first, prepare(with_holes(see(seed=6), holes), statistics, SETTINGS))
+
+
+@given(garbage=st.sampled_from([np.nan, np.inf, -np.inf, -1.0, 0.55, 1e30]), level=st.booleans(), seed=st.integers(0, 9))
+@settings(max_examples=15, deadline=None)
+def test_what_is_stored_at_invalid_pixels_does_not_matter(garbage: float, level: bool, seed: int) -> None:
+    settings = SETTINGS.model_copy(update={"level": level})
+    scene = see(seed=seed)
+    holes = np.random.default_rng(seed).random(scene.part.shape) < 0.1
+    holes[:3] = holes[70:80, 80:95] = True
+    clean = with_holes(scene, holes)
+    dirty = replace(clean, depth=np.where(holes, garbage, scene.depth).astype(np.float32))
+    statistics = measure([clean], settings)
+    assert measure([dirty], settings) == statistics
+    assert same(prepare(dirty, statistics, settings), prepare(clean, statistics, settings))
+
+
+def test_rgb_counts_where_the_part_is_whether_or_not_depth_was_measured_there(statistics: Statistics) -> None:
+    scene = see(seed=7)
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[60:80, 70:95] = holes[10:20, 10:40] = True  # one in the part, one in the table
+    clean = with_holes(scene, holes)
+    reference = prepare(clean, statistics, SETTINGS)
+
+    def painted(where: Any) -> PreparedScan:
+        rgb = scene.rgb.copy()
+        rgb[where] = (10, 250, 10)
+        return prepare(replace(clean, rgb=rgb), statistics, SETTINGS)
+
+    assert same(painted(np.s_[10:20, 10:40]), reference)
+    changed = (painted(np.s_[62:78, 72:93]).rgb != reference.rgb).any(axis=2)
+    rows, columns = slice(62 - reference.window.top, 78 - reference.window.top), slice(72 - 39, 93 - 39)
+    assert changed[rows, columns].all() and reference.window.side == 96 and reference.window.left == 39
+    changed[rows, columns] = False
+    assert not changed.any(), "and nowhere else"
+    assert not reference.valid[rows, columns].any() and reference.foreground[rows, columns].all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_mirrored_scan_gives_the_mirrored_members(axis: int, statistics: Statistics) -> None:
+    scene = see(seed=8)
+    holes = np.random.default_rng(0).random(scene.part.shape) < 0.05
+    scan = with_holes(scene, holes)
+    assert scan.rgb is not None and scan.depth is not None
+    turned = scan_from_arrays(np.flip(scan.rgb, axis), np.flip(scan.depth, axis), mask=np.flip(scene.part, axis))
+    one, other = prepare(scan, statistics, SETTINGS), prepare(turned, statistics, SETTINGS)
+    # The plane is fitted anew and a window of even side has no middle pixel, so a few values may round otherwise.
+    for name, tolerance in (("rgb", 3), ("valid", 0), ("foreground", 0), ("mask", 0)):
+        difference = np.abs(getattr(one, name).astype(int) - np.flip(getattr(other, name), axis).astype(int))
+        assert (difference > tolerance).mean() < 0.01, name
+    assert np.median(np.abs(one.depth - np.flip(other.depth, axis))) < 2 * DEPTH_STEP
+
+
+def test_a_part_that_lies_elsewhere_looks_the_same() -> None:
+    solids = (Box(-0.02, 0.02, -0.02, 0.015, 0.006), Dome(0, 0, 0.012))
+    view: dict[str, Any] = {"tilt": 0.0, "roll": 0.0, "noise": 0.0001}
+    step = 0.6 / 500  # metres on the table that one pixel shows
+    statistics = measure([see(solids=solids, **view).scan()], SETTINGS)
+    here = prepare(see(solids=solids, **view).scan(), statistics, SETTINGS)
+    for columns, rows in ((30, 0), (-25, 18), (0, -22)):
+        x, y = columns * step, rows * step
+        moved = (Box(-0.02 + x, 0.02 + x, -0.02 + y, 0.015 + y, 0.006), Dome(x, y, 0.012))
+        there = prepare(see(solids=moved, seed=9, **view).scan(), statistics, SETTINGS)
+        assert (there.window.left - here.window.left, there.window.top - here.window.top) == pytest.approx(
+            (columns, rows), abs=1.01
+        )
+        assert iou(there.foreground, here.foreground) > 0.9, "up to what the camera sees of the sides"
+        both = there.foreground & here.foreground
+        assert np.median(np.abs(there.depth - here.depth)[both]) < 0.02
+
+
+def test_a_table_that_lies_elsewhere_changes_no_levelled_depth() -> None:
+    solids = (Box(-0.03, 0.03, -0.02, 0.02, 0.01),)
+    statistics = measure([see(solids=solids).scan()], SETTINGS)
+    tops = []
+    for distance, tilt in ((0.6, 18.0), (0.7, 18.0), (0.6, 10.0)):
+        prepared = prepare(see(solids=solids, distance=distance, tilt=tilt).scan(), statistics, SETTINGS)
+        tops.append(np.median(prepared.depth[prepared.foreground]))
+    assert tops == pytest.approx([tops[0]] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize("frame", [(150, 180), (120, 200), (333, 257)])
+def test_members_all_have_the_size_that_was_set(frame: tuple[int, int]) -> None:
+    settings = PreparationSettings(size=64)
+    scan = see(size=frame).scan()
+    prepared = prepare(scan, measure([scan], settings), settings)
+    for name, shape in (("rgb", (64, 64, 3)), ("depth", (64, 64)), ("valid", (64, 64)), ("foreground", (64, 64))):
+        assert getattr(prepared, name).shape == shape
+    assert prepared.mask is not None and prepared.mask.shape == (64, 64)
+    assert prepared.window.frame == frame
+    assert prepared.name == "scene"
+
+
+def test_rgb_alone_is_taken_whole() -> None:
+    scene = see(seed=3)
+    scan = scene.scan().without(depth=True)
+    statistics = measure([scan], SETTINGS)
+    assert (statistics.has_rgb, statistics.has_depth, statistics.background, statistics.window) == (True, False, "none", 0)
+    prepared = prepare(scan, statistics, SETTINGS)
+    assert (prepared.depth == 1).all() and not prepared.valid.any()
+    back = np.stack([prepared.window.put_back(prepared.rgb[..., c].astype(np.float32)) for c in range(3)], axis=-1)
+    shown = np.clip(scene.rgb * (255 / statistics.rgb_high), 0, 255)
+    assert np.abs(back - shown)[12:-12].mean() < 8
+
+
+def test_depth_alone_is_prepared_as_with_rgb(statistics: Statistics) -> None:
+    with_rgb = see(seed=3).scan()
+    alone = with_rgb.without(rgb=True)
+    prepared = prepare(alone, measure([see(seed=seed).scan().without(rgb=True) for seed in (1, 2, 3)], SETTINGS), SETTINGS)
+    reference = prepare(with_rgb, statistics, SETTINGS)
+    assert np.array_equal(prepared.depth, reference.depth) and np.array_equal(prepared.valid, reference.valid)
+    assert not prepared.rgb.any()
+
+
+def test_a_larger_part_gets_a_larger_window(statistics: Statistics) -> None:
+    scene = see(solids=(Box(-0.09, 0.09, -0.03, 0.03, 0.02),))
+    prepared = prepare(scene.scan(), statistics, SETTINGS)
+    left, right = bounding_box(scene.part)[2:]
+    assert prepared.window.side > statistics.window
+    assert prepared.window.left <= left + 1 and prepared.window.left + prepared.window.side >= right - 1
+
+
+def test_a_scan_that_hides_the_plane_takes_that_of_the_training_scans(statistics: Statistics) -> None:
+    scene = see()
+    border = np.ones(scene.part.shape, dtype=bool)
+    border[15:-15, 15:-15] = False
+    hidden, shown = (prepare(scan, statistics, SETTINGS) for scan in (with_holes(scene, border), scene.scan()))
+    assert iou(hidden.foreground, shown.foreground) > 0.98
+    assert np.abs(hidden.depth - shown.depth)[hidden.foreground & shown.foreground].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("scan", "message"),
+    [
+        (see().scan("p7").without(depth=True), "p7: expected depth, as the training scans have it, found none"),
+        (see().scan("p7").without(rgb=True), "p7: expected RGB, as the training scans have it, found none"),
+        (see(size=(140, 180)).scan("p7"), "p7: expected 180 x 150 pixels as in training, found 180 x 140"),
+        (see(solids=()).scan("p7"), r"p7: expected a part more than 1\.\d mm above the background, found none"),
+        (
+            scan_from_arrays(see().rgb, np.full((150, 180), np.nan), name="p7"),
+            "p7: expected some measured depth, found none",
+        ),
+    ],
+)
+def test_a_scan_that_cannot_be_prepared_is_named(scan: Scan, message: str, statistics: Statistics) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(scan, statistics, SETTINGS)
+
+
+def test_scans_of_any_size_fit_where_the_training_scans_differed() -> None:
+    statistics = measure([see().scan(), see(size=(140, 170)).scan()], SETTINGS)
+    prepared = prepare(see(size=(160, 200)).scan(), statistics, SETTINGS)
+    assert prepared.window.frame == (160, 200)
+    assert iou(prepared.foreground, prepare(see().scan(), statistics, SETTINGS).foreground) > 0.95
+
+
+@given(
+    size=st.tuples(st.integers(8, 70), st.integers(8, 70)),
+    level=st.booleans(),
+    crop=st.booleans(),
+    tilt=st.sampled_from([0.0, 30.0, 70.0, 85.0]),
+    solids=st.sampled_from([COVER, SEVERAL, FILLING, (), (Box(-0.03, 0.03, -0.03, 0.03, 0.1),)]),
+    missing=st.sampled_from([0.0, 0.2, 0.9]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_scan_is_prepared_to_finite_values_or_refused(
+    size: tuple[int, int],
+    level: bool,
+    crop: bool,
+    tilt: float,
+    solids: tuple[Box | Dome, ...],
+    missing: float,
+    seed: int,
+) -> None:
+    settings = PreparationSettings(size=32, level=level, crop=crop)
+    scene = see(size=size, tilt=tilt, solids=solids, focal=float(2.5 * max(size)), seed=seed)
+    holes = np.random.default_rng(seed).random(size) < missing
+    scan = with_holes(scene, holes)
+    try:
+        statistics = measure([scan], settings)
+        prepared = prepare(scan, statistics, settings)
+    except DataError as error:
+        assert str(error).startswith("holes: expected")  # noqa: PT017  (either way out is right)
+        return
+    assert np.isfinite(list(statistics.plane)).all() and statistics.near < statistics.far < np.inf
+    assert np.isfinite(prepared.depth).all()
+    assert prepared.depth.min() >= -0.5 and prepared.depth.max() < 1.5
+    assert not (prepared.valid & ~prepared.foreground).any()
+    assert prepared.window.put_back(prepared.depth).shape == size
+
+
+# ------------------------------------------------------------------------------------------- window
+
+START, LENGTH = st.integers(-19, 60), st.integers(61, 90)  # every window shows some of the frame
+WINDOWS = st.builds(Window, START, START, st.integers(20, 120), st.tuples(LENGTH, LENGTH))
+
+
+@given(window=WINDOWS, colours=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_cut_is_the_window_with_zeros_beyond_the_frame(window: Window, colours: bool) -> None:
+    array = np.random.default_rng(0).integers(1, 255, (*window.frame, 3) if colours else window.frame).astype(np.uint8)
+    cut = window.cut(array)
+    padded = np.pad(array, [(200, 200), (200, 200), (0, 0)][: array.ndim])
+    expected = padded[200 + window.top :, 200 + window.left :][: window.side, : window.side]
+    assert cut.dtype == np.uint8
+    assert np.array_equal(cut, expected)
+
+
+@given(window=WINDOWS)
+@settings(max_examples=50, deadline=None)
+def test_put_back_undoes_cut_at_the_same_resolution(window: Window) -> None:
+    array = np.random.default_rng(0).random(window.frame).astype(np.float32)
+    back = window.put_back(window.cut(array))
+    v, u = np.indices(window.frame)
+    inside = (v >= window.top) & (v < window.top + window.side) & (u >= window.left) & (u < window.left + window.side)
+    assert back.dtype == np.float32
+    assert np.abs(back - array)[inside].max(initial=0) < 1e-6
+    assert (back[~inside] == 0).all(), "nothing is known outside the window"
+
+
+@given(window=WINDOWS, size=st.sampled_from([32, 64, 96, 160]), place=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@settings(max_examples=50, deadline=None)
+def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple[float, float]) -> None:
+    # A bright patch inside both frame and window, seen by a network at another resolution.
+    low = np.maximum([window.top, window.left], 0) + 7
+    high = np.minimum([window.top + window.side, window.left + window.side], window.frame) - 8
+    if (high < low).any():
+        return
+    row, column = (low + np.array(place) * (high - low)).round().astype(int)
+    frame = np.zeros(window.frame, np.float32)
+    frame[row - 3 : row + 4, column - 3 : column + 4] = 1
+    mode = cv2.INTER_AREA if size < window.side else cv2.INTER_LINEAR
+    seen = cv2.resize(window.cut(frame), (size, size), interpolation=mode)
+    back = window.put_back(seen.astype(np.float32))
+    assert back.shape == window.frame
+    v, u = np.indices(window.frame)
+    found = (v * back).sum() / back.sum(), (u * back).sum() / back.sum()
+    assert found == pytest.approx((row, column), abs=0.5)
+
+
+def test_bounding_box_is_that_of_the_true_pixels() -> None:
+    mask = np.zeros((9, 12), dtype=bool)
+    mask[2, 3] = mask[6, 11] = True
+    assert bounding_box(mask) == (2, 7, 3, 12)
+
+
+# ------------------------------------------------------------------------------------------- real scans
+
+
+def test_real_parts_are_cut_out_with_their_defects(real_data: Path) -> None:
+    dataset = find_dataset(real_data / "mvtec3d", "cable_gland")
+    settings = PreparationSettings()
+    statistics = measure((part.read() for part in dataset.train[:3]), settings)
+    assert statistics.background == "plane"
+    assert 0.0015 < statistics.distance < 0.004
+    assert 0.35 < statistics.window / 400 < 0.7
+    defective = [part for part in dataset.test if part.defective]
+    for part in defective[:: len(defective) // 3][:3]:
+        scan = part.read()
+        prepared = prepare(scan, statistics, settings)
+        assert scan.mask is not None and prepared.mask is not None
+        assert 0.3 < prepared.foreground.mean() < 0.7
+        shown = prepared.window.put_back(prepared.mask.astype(np.float32)) > 0.5
+        assert iou(shown, scan.mask) > 0.85
+        assert (prepared.mask & prepared.foreground).sum() > 0.9 * prepared.mask.sum(), part.id

@@ -1,0 +1,215 @@
+"""The run folder: what training writes, what it refuses, and how a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from safetensors import safe_open
+from tiny import CHANGES, ITERATIONS, copy_category, das3d
+
+from das3d import __version__
+from das3d.demo import CATEGORY
+from das3d.detector import load
+from das3d.errors import DataError, ModelError
+from das3d.preparation import Statistics
+from das3d.run import machine, precision_for, train
+from das3d.settings import make_settings, settings_from_dict
+from das3d.training import COLUMNS
+
+Runs = Callable[..., Path]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def copied(tiny_run: Runs, tmp_path: Path) -> Path:
+    """A finished run that a test may change."""
+    return Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+
+
+# ------------------------------------------------------------------------------------ what is written
+
+
+def test_run_folder_holds_what_explains_the_model(tiny_run: Runs) -> None:
+    assert set(contents(tiny_run())) == {
+        "settings.toml", "training.json", "losses.csv", "checkpoint.pt", "model.safetensors",
+        "pictures/training_pairs.png", f"pictures/repair_{ITERATIONS:06d}.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])
+def test_settings_read_back_equal(tiny_run: Runs, modality: str) -> None:
+    asked = make_settings("demo", modality=modality, changes=CHANGES)  # type: ignore[arg-type]
+    assert make_settings(file=tiny_run(modality) / "settings.toml") == asked
+    assert load(tiny_run(modality)).settings == asked
+
+
+def test_losses_are_logged_to_the_last_iteration(tiny_run: Runs) -> None:
+    with (tiny_run() / "losses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert int(rows[-1]["iteration"]) == int(rows[-1]["of"]) == ITERATIONS
+    assert all(float(rows[-1][name]) > 0 for name in COLUMNS if name.startswith("loss"))
+
+
+def test_checkpoint_and_pictures_open(tiny_run: Runs) -> None:
+    assert torch.load(tiny_run() / "checkpoint.pt", weights_only=True)["iteration"] == ITERATIONS
+    for picture in (tiny_run() / "pictures").iterdir():
+        pixels = np.asarray(Image.open(picture))
+        assert pixels.ndim == 3 and pixels.std() > 5, picture
+
+
+def test_model_file_tells_all_that_a_verdict_needs(tiny_run: Runs) -> None:
+    with safe_open(tiny_run() / "model.safetensors", framework="pt") as opened:
+        about = json.loads(opened.metadata()["das3d"])
+    assert about["version"] == __version__
+    assert settings_from_dict(about["settings"]) == make_settings(file=tiny_run() / "settings.toml")
+    assert Statistics.from_dict(about["statistics"]).frame == (64, 80)
+    assert about["threshold"]["parts"] == 2
+    assert about["training"] == json.loads((tiny_run() / "training.json").read_text())
+
+
+def test_training_facts(tiny_run: Runs, tiny_data: Path) -> None:
+    facts = json.loads((tiny_run() / "training.json").read_text())
+    expected = {
+        "data": str(tiny_data / CATEGORY), "layout": "mvtec3d", "category": CATEGORY, "light": None, "parts": 4,
+        "held_out": 2, "iterations": ITERATIONS, "batch": 4, "precision": "32-true", "device": "cpu x 1",
+        "depth_format": {"scale": 1.0, "offset": 0.0, "missing": None}, "das3d": __version__,
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        del expected["device"]
+    assert {name: facts[name] for name in expected} == expected
+    assert facts["minutes"] >= 0 and facts["machine"] and facts["torch"] == torch.__version__
+
+
+def test_threshold_lies_between_the_held_out_parts(tiny_run: Runs, tiny_data: Path) -> None:
+    detector = load(tiny_run(), "cpu")
+    assert detector.threshold is not None
+    scores = [
+        detector.predict(np.asarray(Image.open(rgb)), tifffile.imread(rgb.parents[1] / "xyz" / f"{rgb.stem}.tiff")).score
+        for rgb in sorted((tiny_data / CATEGORY / "validation" / "good" / "rgb").iterdir())
+    ]
+    # Two parts support no rate below a third, so the threshold is the higher of their scores.
+    assert detector.threshold.value == pytest.approx(max(scores), rel=1e-5)
+    assert detector.threshold.false_alarm_rate == pytest.approx(1 / 3)
+
+
+def test_detector_returned_is_the_detector_saved(tiny_data: Path, tmp_path: Path) -> None:
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=2"])
+    returned = train(tiny_data, tmp_path / "run", settings=settings, device="cpu")
+    saved = load(tmp_path / "run", "cpu")
+    part = tiny_data / CATEGORY / "test" / "dent"
+    rgb, points = np.asarray(Image.open(part / "rgb" / "000.png")), tifffile.imread(part / "xyz" / "000.tiff")
+    one, other = returned.predict(rgb, points), saved.predict(rgb, points)
+    assert one.score == other.score and np.array_equal(one.map, other.map) and one.defective == other.defective
+    assert returned.training == saved.training and returned.statistics == saved.statistics
+
+
+# ------------------------------------------------------------------------------------ what is refused
+
+
+def test_existing_run_is_refused_and_untouched(copied: Path, tiny_data: Path) -> None:
+    before = contents(copied)
+    with pytest.raises(ModelError, match="already holds a run; continue it with --resume or choose another --out"):
+        train(tiny_data, copied, settings=make_settings("demo"))
+    (copied / "model.safetensors").unlink()  # a run that was stopped is a run as well
+    with pytest.raises(ModelError, match="already holds a run"):
+        train(tiny_data, copied, settings=make_settings("demo"))
+    (copied / "model.safetensors").write_bytes(before["model.safetensors"])
+    assert contents(copied) == before
+
+
+def test_file_in_place_of_the_run_folder_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ModelError, match="run: expected a folder for the run, found a file"):
+        train(tiny_data, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_bad_data_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder, found nothing there"):
+        train(tmp_path / "nothing", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------ going on
+
+
+def test_finished_run_resumes_to_the_same_weights_by_its_own_settings(copied: Path, tiny_data: Path) -> None:
+    before = contents(copied)
+    finished = load(copied, "cpu")
+    resumed = train(tiny_data, copied, device="cpu", resume=True)  # no settings given
+    weights, other = finished.network.state_dict(), resumed.network.state_dict()
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    assert resumed.settings == finished.settings and resumed.threshold == finished.threshold
+    assert {name for name, content in contents(copied).items() if content != before[name]} <= {
+        "checkpoint.pt", "model.safetensors", "training.json"  # facts of the machine may differ
+    }  # fmt: skip
+
+
+def test_resume_by_other_settings_names_them_and_keeps_the_file(copied: Path, tiny_data: Path) -> None:
+    before = contents(copied)
+    other = make_settings("demo", seed=3, changes=[*CHANGES, "synthesis.drop=0.25"])
+    with pytest.raises(ModelError) as caught:
+        train(tiny_data, copied, settings=other, resume=True)
+    assert str(caught.value) == (
+        f"{copied / 'settings.toml'}: expected the settings that the run began with, found seed 3 instead of 0, "
+        "synthesis.drop 0.25 instead of 0.4; use a new folder"
+    )
+    assert contents(copied) == before
+
+
+def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path / "moved")
+    assert train(category, copied, device="cpu", resume=True).training["data"] == str(category)  # moved is not changed
+    for member in ("rgb/003.png", "xyz/003.tiff"):
+        (category / "train" / "good" / member).unlink()
+    with pytest.raises(
+        ModelError, match=r"training\.json: expected the data .* found parts 3 instead of 4; use a new folder"
+    ):
+        train(category, copied, device="cpu", resume=True)
+
+
+def test_resume_keeps_the_precision_of_the_run(tiny_data: Path, tmp_path: Path) -> None:
+    changes = [*CHANGES, "training.iterations=1", "training.precision=auto"]
+    first = train(tiny_data, tmp_path, settings=make_settings("demo", changes=changes), device="cpu")
+    other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[first.training["precision"]]
+    facts = json.loads((tmp_path / "training.json").read_text())
+    (tmp_path / "training.json").write_text(json.dumps(facts | {"precision": other}))
+    assert train(tiny_data, tmp_path, device="cpu", resume=True).training["precision"] == other
+
+
+def test_resume_without_a_run_begins_one(tiny_data: Path, tmp_path: Path) -> None:
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=1"])
+    assert train(tiny_data, tmp_path / "new", settings=settings, resume=True, device="cpu").training["iterations"] == 1
+
+
+# ------------------------------------------------------------------------------------ around it
+
+
+def test_the_users_data_is_only_read(tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path / "data")
+    before = {path: path.stat().st_mtime_ns for path in category.parent.rglob("*")}
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=1"])
+    train(category, tmp_path / "run", settings=settings, device="cpu")
+    assert das3d("evaluate", tmp_path / "run", "--data", category).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in category.parent.rglob("*")} == before
+
+
+def test_precision_and_machine() -> None:
+    cpu = torch.device("cpu")
+    for name, expected in (("float32", "32-true"), ("bfloat16", "bf16-mixed")):
+        assert precision_for(cpu, make_settings(changes=[f"training.precision={name}"])) == expected
+    assert precision_for(cpu, make_settings()) in ("32-true", "bf16-mixed")
+    assert f"{torch.get_num_threads()} threads" in machine(cpu)

@@ -1,0 +1,189 @@
+"""One part in memory: what a scan accepts, units, missing depth, and intrinsics read off points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scenes import see
+
+from das3d.errors import DataError
+from das3d.scan import UNITS, Camera, Scan, camera_from_points, scan_from_arrays
+
+RGB = np.zeros((4, 6, 3), np.uint8)
+DEPTH = np.full((4, 6), 0.5, np.float32)
+VALID = np.ones((4, 6), dtype=bool)
+
+# ------------------------------------------------------------------------------------------- members
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "expected RGB, depth or both, found neither"),
+        ({"mask": VALID}, "expected RGB, depth or both, found neither"),
+        ({"depth": DEPTH}, "depth and its validity belong together"),
+        ({"rgb": RGB, "valid": VALID}, "depth and its validity belong together"),
+        ({"rgb": RGB[..., 0]}, r"expected RGB as \(H, W, 3\) uint8, found \(4, 6\) uint8"),
+        ({"rgb": np.zeros((4, 6, 4), np.uint8)}, r"found \(4, 6, 4\) uint8"),
+        ({"rgb": RGB / 255}, r"found \(4, 6, 3\) float64"),
+        ({"depth": DEPTH.astype(np.float64), "valid": VALID}, r"expected depth as \(H, W\) float32, found .* float64"),
+        ({"depth": DEPTH[..., None], "valid": VALID}, r"expected depth as \(H, W\) float32, found \(4, 6, 1\)"),
+        ({"depth": DEPTH, "valid": VALID.astype(np.uint8)}, r"expected validity as \(H, W\) bool, found .* uint8"),
+        ({"rgb": RGB, "mask": RGB > 0}, r"expected mask as \(H, W\) bool, found \(4, 6, 3\)"),
+        ({"rgb": RGB[:0]}, "expected at least one pixel, found 6 x 0"),
+    ],
+)
+def test_wrong_members_are_refused(members: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        Scan("part 7", **members)
+    assert str(caught.value).startswith("part 7: ")
+
+
+@pytest.mark.parametrize("short", ["rgb", "depth", "valid", "mask"])
+def test_no_member_can_differ_in_size(short: str) -> None:
+    members: dict[str, Any] = {"rgb": RGB, "depth": DEPTH, "valid": VALID, "mask": VALID}
+    assert Scan("part", **members).size == (4, 6)
+    with pytest.raises(DataError, match=r"part: all members must have one size, found .*6 x 3.* \(width x height\)"):
+        Scan("part", **{**members, short: members[short][:-1]})
+    with pytest.raises(DataError, match="all members must have one size"):
+        Scan("part", **{**members, short: np.swapaxes(members[short], 0, 1)})
+
+
+def test_without_a_member_the_others_stay() -> None:
+    scan = Scan("part", RGB, DEPTH, VALID, VALID, Camera(1, 1, 0, 0))
+    flat, bare = scan.without(depth=True), scan.without(rgb=True)
+    assert flat.depth is None and flat.valid is None and flat.rgb is RGB and flat.mask is VALID
+    assert bare.rgb is None and bare.depth is DEPTH and bare.valid is VALID and bare.camera == scan.camera
+    with pytest.raises(DataError, match="found neither"):
+        scan.without(rgb=True, depth=True)
+
+
+# ------------------------------------------------------------------------------------------- from arrays
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("m", 1.0), ("cm", 1e-2), ("mm", 1e-3), ("um", 1e-6)])
+def test_every_unit_becomes_metres(unit: str, scale: float) -> None:
+    scan = scan_from_arrays(depth=np.array([[300.0, 0.0]]), unit=unit)
+    assert scan.depth is not None and scan.valid is not None
+    assert scan.depth.dtype == np.float32
+    assert scan.depth[0] == pytest.approx([300 * scale, 0])
+    assert scan.valid.tolist() == [[True, False]]
+    assert set(UNITS) == {"m", "cm", "mm", "um"}
+
+
+@given(counts=hnp.arrays(np.uint16, (5, 7)), kind=st.sampled_from([np.uint16, np.int32, ">u2", np.float32, np.float64]))
+@settings(max_examples=25, deadline=None)
+def test_millimetres_in_any_type_are_the_same_as_metres(counts: np.ndarray, kind: Any) -> None:
+    millimetres = scan_from_arrays(depth=counts.astype(kind), unit="mm")
+    metres = scan_from_arrays(depth=counts * 0.001)
+    assert millimetres.depth is not None and millimetres.valid is not None
+    assert np.array_equal(millimetres.depth, metres.depth)  # type: ignore[arg-type]
+    assert np.array_equal(millimetres.valid, counts > 0)
+
+
+@given(
+    values=hnp.arrays(np.float64, (3, 5), elements=st.floats() | st.sampled_from([0.0, -0.0, 1e-60, 1e60])),
+    unit=st.sampled_from(sorted(UNITS)),
+)
+@settings(max_examples=100, deadline=None)
+def test_depth_is_positive_and_finite_exactly_where_valid(values: np.ndarray, unit: str) -> None:
+    scan = scan_from_arrays(depth=values, unit=unit)
+    assert scan.depth is not None and scan.valid is not None
+    assert np.array_equal(scan.valid, scan.depth > 0)
+    assert np.isfinite(scan.depth).all()
+    assert not (scan.valid & ~(np.isfinite(values) & (values > 0))).any()
+
+
+def test_missing_values_are_found_in_points_by_z_alone() -> None:
+    points = np.ones((2, 3, 3), np.float32)
+    points[0, 0], points[0, 1], points[0, 2] = 0, np.nan, (0.5, 0.5, -1)
+    points[1, 0, :2] = 0  # on the optical axis
+    scan = scan_from_arrays(depth=points)
+    assert scan.valid is not None
+    assert scan.valid.tolist() == [[False] * 3, [True] * 3]
+
+
+def test_points_and_depth_image_give_the_same_depth() -> None:
+    scene = see()
+    from_points, from_depth = scan_from_arrays(depth=scene.points), scan_from_arrays(depth=scene.depth)
+    assert np.array_equal(from_points.depth, from_depth.depth)  # type: ignore[arg-type]
+    assert from_depth.camera is None
+    assert from_points.camera is not None
+    given_camera = Camera(1, 2, 3, 4)
+    assert scan_from_arrays(depth=scene.points, camera=given_camera).camera == given_camera
+
+
+def test_mask_is_true_wherever_it_is_not_zero() -> None:
+    scan = scan_from_arrays(RGB[:1, :3], mask=np.array([[0, 1, 255]], np.uint8))
+    assert scan.mask is not None
+    assert scan.mask.tolist() == [[False, True, True]]
+
+
+def test_arrays_of_the_caller_are_not_written_to() -> None:
+    depth = np.array([[np.nan, 0.5, -1.0]], np.float32)
+    before = depth.copy()
+    scan = scan_from_arrays(depth=depth)
+    assert np.array_equal(depth, before, equal_nan=True)
+    assert scan.depth is not None and not np.shares_memory(scan.depth, depth)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "expected RGB, depth or both"),
+        ({"depth": np.zeros((4, 6, 1))}, r"expected depth as \(H, W\) or points as \(H, W, 3\), found shape \(4, 6, 1\)"),
+        ({"depth": np.zeros(24)}, r"found shape \(24,\)"),
+        ({"depth": np.zeros((4, 6), complex)}, "expected depth as numbers, found complex128"),
+        ({"depth": VALID}, "expected depth as numbers, found bool"),
+        ({"depth": np.full((4, 6), "far")}, "expected depth as numbers, found <U3"),
+        ({"rgb": RGB, "depth": DEPTH[:, :5]}, "all members must have one size, found RGB 6 x 4, depth 5 x 4"),
+        ({"rgb": RGB, "depth": np.zeros((3, 6, 3))}, "found RGB 6 x 4, depth 6 x 3"),
+        ({"rgb": RGB, "mask": VALID[:2]}, "found RGB 6 x 4, mask 6 x 2"),
+        ({"rgb": RGB.astype(np.float32)}, "expected RGB as .* found .* float32"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_name(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        scan_from_arrays(**arguments, name="part 7")
+    assert str(caught.value).startswith("part 7: ")
+
+
+def test_unknown_unit_is_refused() -> None:
+    with pytest.raises(DataError, match="depth unit: expected one of m, cm, mm, um, found 'inch'"):
+        scan_from_arrays(depth=DEPTH, unit="inch")
+
+
+# ------------------------------------------------------------------------------------------- intrinsics
+
+
+@given(
+    focal=st.floats(80, 2000),
+    centre=st.tuples(st.floats(-20, 80), st.floats(-20, 80)),
+    scale=st.sampled_from([1.0, 1000.0]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=20, deadline=None)
+def test_camera_is_read_off_the_points(focal: float, centre: tuple[float, float], scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    v, u = np.indices((40, 60))
+    z = rng.uniform(0.4, 0.8, u.shape)
+    points = np.stack([(u - centre[0]) / focal * z, (v - centre[1]) / (focal * 1.1) * z, z], axis=-1) * scale
+    points[rng.random(u.shape) < 0.3] = rng.choice([0, np.nan])
+    camera = camera_from_points(points.astype(np.float32))
+    assert camera is not None
+    assert [camera.fx, camera.fy] == pytest.approx([focal, focal * 1.1], rel=1e-3)
+    assert [camera.cx, camera.cy] == pytest.approx(centre, abs=0.05)
+
+
+def test_points_of_no_pinhole_camera_give_no_intrinsics() -> None:
+    v, u = np.indices((40, 60))
+    z = 0.5 + 0.01 * u  # orthographic: x and y do not grow with z
+    assert camera_from_points(np.stack([u * 0.001, v * 0.001, z], axis=-1)) is None
+    assert camera_from_points(np.ones((40, 60, 3))) is None
+    assert camera_from_points(see(size=(9, 11)).points) is None, "99 points are too few"
+    assert camera_from_points(np.zeros((40, 60, 3))) is None

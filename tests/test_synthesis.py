@@ -1,0 +1,603 @@
+"""Synthetic defects: against the paper's equations in plain NumPy, each setting's effect, and what must hold for all."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import synthesis_oracle as oracle
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+from torch import Tensor
+
+from das3d.noise import LATTICE, hash_uniform, perlin
+from das3d.settings import SynthesisSettings, make_settings
+from das3d.synthesis import (
+    BLOB,
+    CUT,
+    FAMILIES,
+    SCRATCH,
+    SHIFT,
+    SPOT,
+    Harmed,
+    Recipe,
+    centres,
+    draw_recipe,
+    generated_texture,
+    shaded,
+    skew_normal_kernel,
+    synthesise,
+    ternary_mask,
+)
+
+torch.set_num_threads(1)  # the same figures and time on any machine
+
+PAPER = make_settings("paper").synthesis
+Pairs = tuple[Tensor, Tensor, Tensor]
+
+
+def paper(**changes: Any) -> SynthesisSettings:
+    return SynthesisSettings(**{**PAPER.model_dump(), **changes})
+
+
+def only(family: str, **changes: Any) -> SynthesisSettings:
+    return SynthesisSettings(**{**dict.fromkeys(FAMILIES, 0.0), family: 1.0, "drop": 0.0, "visible": 0.0, **changes})
+
+
+def good_pairs(count: int, side: int, seed: int = 0) -> Pairs:
+    """RGB, depth and foreground of discs with a hole, so that neither frame nor part is all foreground."""
+    generator = torch.Generator().manual_seed(seed)
+    axis = torch.arange(side) - side / 2
+    distance = torch.hypot(axis[:, None] - 1, axis[None, :] + 2)
+    foreground = ((distance < 0.4 * side) & (distance > 0.08 * side)).expand(count, 1, side, side).clone()
+    rgb = (0.1 + 0.8 * torch.rand(count, 3, side, side, generator=generator)) * foreground
+    depth = torch.where(foreground, 0.3 + 0.5 * torch.rand(count, 1, side, side, generator=generator), 1.0)
+    return rgb, depth, foreground
+
+
+def whole_frames(count: int, side: int) -> Pairs:
+    rgb, depth, _ = good_pairs(count, side)
+    return rgb, depth, torch.ones(count, 1, side, side, dtype=torch.bool)
+
+
+def pictures(count: int, side: int) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(99))
+
+
+def drawn(count: int, settings: SynthesisSettings, seed: int = 0, *, textures: int = 0, **fixed: Any) -> Recipe:
+    """A recipe with the entries in `fixed` set by hand."""
+    recipe = draw_recipe(count, settings, torch.Generator().manual_seed(seed), textures=textures)
+    return replace(recipe, **{name: torch.full_like(getattr(recipe, name), value) for name, value in fixed.items()})
+
+
+def same(a: Harmed | Recipe, b: Harmed | Recipe) -> bool:
+    return all(
+        torch.equal(getattr(a, field.name), getattr(b, field.name))
+        and getattr(a, field.name).dtype == getattr(b, field.name).dtype
+        for field in fields(a)
+    )
+
+
+# ------------------------------------------------------------------------------------------- against the equations
+
+
+def for_oracle(recipe: Recipe, i: int, side: int) -> oracle.Drawn:
+    directions = hash_uniform(recipe.seed[i], torch.arange(LATTICE * LATTICE)).double().numpy() * (2 * math.pi)
+    return oracle.Drawn(
+        directions=directions.reshape(LATTICE, LATTICE),
+        periods=(float(recipe.periods[i, 0]), float(recipe.periods[i, 1])),
+        angle=float(recipe.angle[i]),
+        threshold=float(recipe.threshold[i]),
+        sigma=float(recipe.sigma[i] * side),
+        alpha=(float(recipe.alpha[i, 0]), float(recipe.alpha[i, 1])),
+        magnitude=float(recipe.magnitude[i]),
+        beta=float(recipe.beta[i]),
+        keep_rgb=bool(recipe.keep_rgb[i]),
+        keep_depth=bool(recipe.keep_depth[i]),
+    )
+
+
+def last_axis(images: Tensor) -> oracle.Array:
+    return images.double().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"skew_filter": False},
+        {"sigma_low": 0.03, "sigma_high": 0.15},
+        {"sigma_low": 0.002, "sigma_high": 0.003},
+        {"threshold_low": 0.1, "threshold_high": 0.8},
+        {"perlin_octaves": 2},
+        {"magnitude_low": 0.3, "magnitude_high": 0.9},
+        {"mask_threshold": 0.03},
+        {"opacity_rest": 0.0},
+        {"opacity_rest": 1.0, "drop": 0.0},
+        {"drop": 1.0},
+    ],
+    ids=str,
+)
+def test_the_paper_s_pixels(changes: dict[str, Any]) -> None:
+    count, side, settings = 12, 64, paper(**changes)
+    rgb, depth, foreground = good_pairs(count, side)
+    textures = pictures(4, side)
+    recipe = drawn(count, settings, textures=4)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
+    noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, side).double().numpy()
+    defects = 0
+    for i in range(count):
+        numbers = for_oracle(recipe, i, side)
+        good_rgb, good_depth = last_axis(rgb[i]), depth[i, 0].double().numpy()
+        texture = last_axis(textures[recipe.texture[i]])
+        made = oracle.synthesise(good_rgb, good_depth, foreground[i, 0].numpy(), noise[i], texture, numbers, settings)
+        want_rgb, want_depth, want_mask = oracle.drop(good_rgb, good_depth, made, numbers.keep_rgb, numbers.keep_depth)
+        np.testing.assert_allclose(harmed.depth[i, 0], want_depth, atol=2e-6)
+        clear = np.abs(np.abs(made.change) - settings.mask_threshold) > 1e-6  # elsewhere float32 may round either way
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(harmed.mask[i, 0].numpy()[clear], want_mask[clear])
+        np.testing.assert_allclose(last_axis(harmed.rgb[i])[clear], want_rgb[clear], atol=1e-6)
+        defects += bool(want_mask.any())
+    assert (defects == 0) == (settings.drop == 1)
+
+
+def test_the_oracle_agrees_from_the_noise_on() -> None:
+    count, side = 12, 96
+    rgb, depth, foreground = good_pairs(count, side)
+    textures = pictures(3, side)
+    recipe = drawn(count, PAPER, textures=3)
+    noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, side)
+    harmed = synthesise(rgb, depth, foreground, recipe, PAPER, textures)
+    for i in range(count):
+        numbers = for_oracle(recipe, i, side)
+        field = oracle.perlin_noise(numbers.directions, numbers.periods, numbers.angle, side)
+        np.testing.assert_allclose(noise[i], field, atol=5e-4)  # positions in float32 are that coarse
+        texture = last_axis(textures[recipe.texture[i]])
+        good_rgb, good_depth = last_axis(rgb[i]), depth[i, 0].double().numpy()
+        want = oracle.harm(good_rgb, good_depth, foreground[i, 0].numpy(), texture, numbers, PAPER)
+        got = last_axis(harmed.rgb[i]), harmed.depth[i, 0].numpy(), harmed.mask[i, 0].numpy()
+        for one, other in zip(got, want, strict=True):
+            assert (np.abs(one - other) > 1e-3).mean() < 2e-3  # pixels at which the noise meets its threshold
+
+
+@pytest.mark.parametrize("settings", [PAPER, SynthesisSettings()], ids=["paper", "fast"])
+def test_recipes_and_the_oracle_draw_from_the_same_distributions(settings: SynthesisSettings) -> None:
+    count, side, rng = 2000, 100, np.random.default_rng(0)
+    recipe = drawn(count, settings)
+    numbers = [oracle.draw(rng, settings, side) for _ in range(count)]
+    columns = {
+        "angle": recipe.angle,
+        "threshold": recipe.threshold,
+        "sigma": recipe.sigma * side,
+        "magnitude": recipe.magnitude,
+        "beta": recipe.beta,
+        "keep_rgb": recipe.keep_rgb,
+        "keep_depth": recipe.keep_depth,
+    }
+    for name, ours in columns.items():
+        theirs = np.array([getattr(one, name) for one in numbers])
+        assert stats.ks_2samp(ours.double().numpy(), theirs).pvalue > 1e-3, name
+    for axis in (0, 1):
+        assert stats.ks_2samp(recipe.alpha[:, axis].numpy(), [one.alpha[axis] for one in numbers]).pvalue > 1e-3
+        assert stats.ks_2samp(recipe.periods[:, axis].numpy(), [one.periods[axis] for one in numbers]).pvalue > 1e-3
+
+
+@given(
+    sigma=st.floats(0.5, 8),
+    alpha=st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)),
+)
+@examples(max_examples=25, deadline=None)
+def test_the_kernel_is_the_skew_normal_density(sigma: float, alpha: tuple[float, float]) -> None:
+    sigmas, reach = torch.tensor([sigma]), 26
+    kernel = skew_normal_kernel(sigmas, torch.tensor([alpha]), reach)[0].double().numpy()
+    want = oracle.skew_filter(float(sigmas[0]), alpha)
+    margin = reach - len(want) // 2
+    np.testing.assert_allclose(kernel, np.pad(want, margin), atol=1e-6)
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_kernel_leans_where_alpha_points() -> None:
+    kernel = skew_normal_kernel(torch.tensor([3.0]), torch.tensor([[0.5, -0.2]]), 12)[0]
+    offset = torch.arange(-12.0, 13.0)
+    row, column = (kernel.sum(dim=1) * offset).sum(), (kernel.sum(dim=0) * offset).sum()
+    assert row > 0.5 and -row < column < -0.2
+
+
+# ------------------------------------------------------------------------------------------- eq. (12) and other frequencies
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.5, 1.0])
+def test_each_modality_is_left_alone_with_the_chance_of_drop_independently(chance: float) -> None:
+    count = 20_000
+    recipe = drawn(count, paper(drop=chance))
+    for kept in (recipe.keep_rgb, recipe.keep_depth):
+        assert stats.binomtest(int(kept.sum()), count, chance).pvalue > 1e-3
+    both = int((recipe.keep_rgb & recipe.keep_depth).sum())
+    assert stats.binomtest(both, count, chance**2).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("used", ["rgb", "depth"])
+def test_an_unused_modality_counts_as_unharmed(used: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    recipe = draw_recipe(500, paper(drop=0.4), generator, rgb=used == "rgb", depth=used == "depth")
+    unused, other = (recipe.keep_depth, recipe.keep_rgb) if used == "rgb" else (recipe.keep_rgb, recipe.keep_depth)
+    assert unused.all()
+    assert 0.3 < other.float().mean() < 0.5
+
+
+def test_families_occur_with_their_frequencies() -> None:
+    weights = [0.5, 1.0, 0.0, 2.0, 0.25]
+    settings = SynthesisSettings(**dict(zip(FAMILIES, weights, strict=True)))
+    counts = torch.bincount(drawn(8000, settings).family, minlength=len(FAMILIES)).numpy()
+    assert counts[SCRATCH] == 0
+    present = [BLOB, SPOT, SHIFT, CUT]
+    expected = np.array(weights)[present] / sum(weights) * 8000
+    assert stats.chisquare(counts[present], expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_can_occur_alone(name: str) -> None:
+    assert (drawn(50, only(name)).family == FAMILIES.index(name)).all()
+
+
+def test_drawn_numbers_keep_to_the_ranges_of_the_settings() -> None:
+    settings = SynthesisSettings(
+        threshold_low=0.2, threshold_high=0.25, sigma_low=0.01, sigma_high=0.011, magnitude_low=0.3, magnitude_high=0.31,
+        spot_low=0.05, spot_high=0.06, opacity_rest=0.1, perlin_octaves=1, shaded=0.25,
+    )  # fmt: skip
+    recipe = drawn(4000, settings, textures=7)
+    for name, low, high in (
+        ("threshold", 0.2, 0.25), ("sigma", 0.01, 0.011), ("magnitude", 0.3, 0.31), ("radius", 0.05, 0.06),
+        ("beta", 0, 0.1), ("texture", 0, 6), ("alpha", -0.5, 0.5), ("aspect", 1, 3), ("sign", -1, 1),
+    ):  # fmt: skip
+        values = getattr(recipe, name).double()
+        margin = 0.05 * (high - low)
+        assert low - 1e-6 <= values.min() < low + margin, name
+        assert high + 1e-6 >= values.max() > high - margin, name
+    assert set(recipe.periods.unique().tolist()) == {1.0, 2.0}
+    assert stats.binomtest(int((recipe.shade > 0).sum()), 4000, 0.25).pvalue > 1e-3
+    assert (drawn(500, only("blobs", shaded=0.0)).shade == 0).all()
+
+
+def test_a_recipe_follows_from_the_generator_alone() -> None:
+    assert same(drawn(9, PAPER, seed=3), drawn(9, PAPER, seed=3))
+    assert not same(drawn(9, PAPER, seed=3), drawn(9, PAPER, seed=4))
+
+
+# ------------------------------------------------------------------------------------------- what each family does
+
+
+@pytest.mark.parametrize(("sign", "nearer"), [(1.0, True), (-1.0, False)])
+@pytest.mark.parametrize("family", ["spots", "scratches"])
+def test_convex_is_nearer_and_concave_is_farther(family: str, sign: float, nearer: bool) -> None:
+    settings = only(family)
+    rgb, depth, foreground = good_pairs(8, 64)
+    harmed = synthesise(rgb, depth, foreground, drawn(8, settings, sign=sign, magnitude=0.1), settings)
+    change = harmed.depth - depth
+    assert (change.flatten(1).abs().amax(dim=1) > 0.004).all()
+    assert (change <= 1e-6).all() if nearer else (change >= -1e-6).all()
+
+
+def test_blobs_are_convex_and_concave() -> None:
+    settings = only("blobs", perlin_octaves=4)
+    values = ternary_mask(whole_frames(40, 64)[2], drawn(40, settings, threshold=0.3)).unique(return_counts=True)
+    assert values[0].tolist() == [-1, 0, 1]
+    assert 0.5 < values[1][0] / values[1][2] < 2
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["spots", "scratches"]))
+@examples(max_examples=25, deadline=None)
+def test_single_shapes_lie_around_a_pixel_of_the_part(seed: int, family: str) -> None:
+    side, settings = 64, only(family)
+    foreground = good_pairs(4, side)[2]
+    recipe = drawn(4, settings, seed)
+    for i, (u, v) in enumerate(zip(*centres(foreground, recipe), strict=True)):
+        column, row = round(float(u + 0.5) * side - 0.5), round(float(v + 0.5) * side - 0.5)
+        assert foreground[i, 0, row, column]
+        region = ternary_mask(foreground[i : i + 1], replace(recipe[i], sign=torch.ones(1)))[0, 0]
+        if family == "spots":
+            assert region[row, column] == 1
+
+
+def test_places_reach_every_pixel_of_the_part_and_no_other() -> None:
+    foreground = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    foreground[0, 0, 2, 1] = foreground[0, 0, 5, 6:8] = True
+    chosen = []
+    for place in (0.0, 0.3, 0.34, 0.6, 0.67, 0.999):
+        u, v = centres(foreground, drawn(1, PAPER, place=place))
+        chosen.append((float(v + 0.5) * 8 - 0.5, float(u + 0.5) * 8 - 0.5))
+    assert chosen == [(2, 1), (2, 1), (5, 6), (5, 6), (5, 7), (5, 7)]
+
+
+def test_a_spot_is_a_disc_with_an_uneven_rim() -> None:
+    # Its rim lies where distance / radius = 1 - noise / 2, so between half and one and a half radii.
+    side, radius = 128, 0.1
+    foreground = whole_frames(20, side)[2]
+    recipe = drawn(20, only("spots"), radius=radius, aspect=1.0, sign=1.0)
+    regions = ternary_mask(foreground, recipe)[:, 0].bool()
+    axis = (torch.arange(side) + 0.5) / side - 0.5
+    for region, u, v in zip(regions, *centres(foreground, recipe), strict=True):
+        distance = torch.hypot(axis[None, :] - u, axis[:, None] - v)
+        assert region[distance < 0.5 * radius].all()
+        assert not region[distance > 1.5 * radius].any()
+
+
+def test_aspect_stretches_spots_along_the_drawn_angle() -> None:
+    side = 128
+    foreground = whole_frames(12, side)[2]
+    middle = (side // 2 * side + side // 2 + 0.5) / side**2
+    for angle, wider, narrower in ((0.0, 0, 1), (math.pi / 2, 1, 0)):
+        recipe = drawn(12, only("spots"), radius=0.1, aspect=3.0, angle=angle, sign=1.0, place=middle)
+        regions = ternary_mask(foreground, recipe)[:, 0].bool()
+        extent = [regions.any(dim=1 + axis).sum(dim=1) for axis in (0, 1)]  # along columns, along rows
+        assert (extent[wider] > 1.5 * extent[narrower]).all()
+
+
+def test_scratches_are_long_and_thin() -> None:
+    side = 128
+    foreground = whole_frames(20, side)[2]
+    recipe = drawn(20, only("scratches"), radius=0.1, sign=1.0)
+    regions = ternary_mask(foreground, recipe)[:, 0].numpy() > 0
+    for i, region in enumerate(regions):
+        assert region.any()
+        # A pixel deep inside would be farther from the rim than the widest line is wide.
+        assert ndimage.distance_transform_edt(region).max() <= 5
+        lengths = np.ptp(np.argwhere(region), axis=0) + 1
+        assert np.hypot(*lengths) <= 4 * 0.1 * side + 20
+        assert region.sum() < 0.1 * side**2, i
+    assert np.median([np.hypot(*np.ptp(np.argwhere(region), axis=0)) for region in regions]) > 2 * 0.1 * side
+
+
+def test_shifted_regions_show_the_part_beside_them_in_both_modalities() -> None:
+    side, right, down = 64, 5, -3
+    settings = only("shifts")
+    rgb, depth, foreground = good_pairs(6, side)
+    recipe = drawn(6, settings, beta=0.0)
+    recipe = replace(recipe, offset=torch.tensor([[right / side, down / side]]).expand(6, 2))
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+    where = harmed.mask[:, 0] > 0
+    assert where.flatten(1).any(dim=1).all()
+    for moved, image in ((harmed.rgb, rgb), (harmed.depth, depth)):
+        want = image.roll((-down, -right), dims=(2, 3))
+        seen = where[:, None].expand_as(image)
+        torch.testing.assert_close(moved[seen], want[seen], atol=1e-4, rtol=0)
+
+
+def test_what_a_shift_brings_in_from_beyond_the_frame_is_background() -> None:
+    settings = only("shifts")
+    rgb, depth, foreground = whole_frames(4, 32)
+    recipe = drawn(4, settings, beta=0.0, offset=2.0)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+    assert harmed.mask.any()
+    assert (harmed.rgb[(harmed.mask > 0).expand_as(rgb)] == 0).all() and (harmed.depth[harmed.mask > 0] == 1).all()
+
+
+def test_cuts_show_the_background_or_deeper_inside() -> None:
+    settings = only("cuts")
+    rgb, depth, foreground = good_pairs(6, 64)
+    depth[:, :, :, :32] = depth[:, :, :, :32].clamp(min=0.9)
+    through = synthesise(rgb, depth, foreground, drawn(6, settings, shade=0.0), settings)
+    where = through.mask > 0
+    assert where.flatten(1).any(dim=1).all()
+    assert (through.rgb[where.expand_as(rgb)] == 0).all() and (through.depth[where] == 1).all()
+    inside = synthesise(rgb, depth, foreground, drawn(6, settings, shade=0.3, magnitude=0.1), settings)
+    assert torch.equal(inside.mask, through.mask)
+    torch.testing.assert_close(inside.depth[where], (depth[where] + 0.2).clamp(max=1))
+    torch.testing.assert_close(inside.rgb[where.expand_as(rgb)], 0.7 * rgb[where.expand_as(rgb)])
+
+
+def test_shifts_and_cuts_are_labelled_as_a_whole() -> None:
+    for family in ("shifts", "cuts"):
+        settings = only(family)
+        rgb, depth, foreground = good_pairs(6, 48)
+        recipe = drawn(6, settings)
+        harmed = synthesise(rgb, depth, foreground, recipe, settings)
+        assert torch.equal(harmed.mask, (ternary_mask(foreground, recipe) != 0).float())
+
+
+# ------------------------------------------------------------------------------------------- colours
+
+
+def test_without_opacity_a_defect_is_its_texture() -> None:
+    settings = paper(opacity_rest=0.0, drop=0.0, magnitude_low=0.1)
+    rgb, depth, foreground = good_pairs(10, 48)
+    textures = pictures(5, 48)
+    recipe = drawn(10, settings, textures=5)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
+    where = (harmed.mask > 0).expand_as(rgb)
+    torch.testing.assert_close(harmed.rgb[where], textures[recipe.texture][where])
+    assert len(recipe.texture.unique()) > 2
+
+
+def test_generated_textures_lie_between_their_two_colours() -> None:
+    rgb, _, foreground = good_pairs(30, 32)
+    foreign = generated_texture(rgb, foreground, drawn(30, PAPER, own_colour=0.0))
+    colour = drawn(30, PAPER).colour[..., None, None]
+    low, high = colour.amin(dim=1), colour.amax(dim=1)
+    assert (foreign >= low - 1e-6).all() and (foreign <= high + 1e-6).all()
+    crossings = ((foreign > (low + high) / 2).float().diff(dim=3) != 0).float().mean(dim=(1, 2, 3))
+    assert crossings.max() > 4 * crossings.min() > 0  # from coarse to grainy
+    recipe = drawn(30, PAPER, own_colour=1.0)
+    own = generated_texture(rgb, foreground, recipe)
+    for i, (u, v) in enumerate(zip(*centres(foreground, recipe), strict=True)):
+        at_centre = rgb[i, :, int((v + 0.5) * 32), int((u + 0.5) * 32)]
+        torch.testing.assert_close(own[i], at_centre[:, None, None].expand(3, 32, 32))
+
+
+def test_shading_keeps_the_hue_and_follows_the_slope() -> None:
+    side = 32
+    rgb = torch.full((1, 3, side, side), 0.4) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    ramp = (torch.arange(side) / side * 0.5).expand(1, 1, side, side)
+    recipe = drawn(1, PAPER, shade=1.0)
+    lit = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.0]])))
+    dark = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.5]])))
+    across = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.25]])))
+    inner = (..., slice(1, -1))
+    assert (lit[inner] > rgb[inner] * 1.2).all() and (dark[inner] < rgb[inner] * 0.8).all()
+    torch.testing.assert_close(across, rgb)
+    for image in (lit, dark):
+        ratio = image / rgb
+        torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+def test_shaded_defects_take_no_texture() -> None:
+    settings = only("spots", shaded=1.0)
+    rgb, depth, foreground = good_pairs(6, 48)
+    recipe = drawn(6, settings, seed=1)
+    assert (recipe.shade > 0).all()
+    harmed = [synthesise(rgb, depth, foreground, recipe, settings, one) for one in (None, pictures(3, 48))]
+    assert same(*harmed)
+    ratio = (harmed[0].rgb / rgb)[(foreground & (harmed[0].rgb < 1).all(dim=1, keepdim=True)).expand_as(rgb)]
+    assert ratio.min() > 0.3 and ratio.max() < 1.7 and (ratio != 1).any()
+
+
+def nearby(change: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack([ndimage.maximum_filter(one, 5, mode="constant") for one in change.numpy()]))
+
+
+@pytest.mark.parametrize("least", [0.02, 0.2])
+def test_labels_cover_what_a_harmed_modality_shows_and_no_more(least: float) -> None:
+    settings = SynthesisSettings(visible=least)
+    all_of_it = settings.model_copy(update={"visible": 0.0})
+    rgb, depth, foreground = good_pairs(60, 48)
+    recipe = drawn(60, settings)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+    whole = synthesise(rgb, depth, foreground, recipe, all_of_it)
+    assert torch.equal(harmed.rgb, whole.rgb) and torch.equal(harmed.depth, whole.depth)
+    colour, height = (harmed.rgb - rgb).abs().amax(dim=1), 4 * (harmed.depth - depth).abs()[:, 0]
+    seen = nearby(torch.maximum(colour, height)) > least
+    assert torch.equal(harmed.mask[:, 0] > 0, (whole.mask[:, 0] > 0) & seen)
+    assert (harmed.mask < whole.mask).any() and harmed.mask.any()
+
+
+# ------------------------------------------------------------------------------------------- what holds for every recipe
+
+
+@st.composite
+def some_settings(draw: st.DrawFn) -> SynthesisSettings:
+    weights = draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=5, max_size=5).filter(any))
+    return SynthesisSettings(
+        **dict(zip(FAMILIES, weights, strict=True)),
+        skew_filter=draw(st.booleans()),
+        drop=draw(st.sampled_from([0.0, 0.4, 1.0])),
+        shaded=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        visible=draw(st.sampled_from([0.0, 0.02, 0.1])),
+        magnitude_high=draw(st.sampled_from([0.02, 0.15, 1.0])),
+        mask_threshold=draw(st.sampled_from([0.001, 0.004, 0.05])),
+        opacity_rest=draw(st.sampled_from([0.0, 0.8, 1.0])),
+    )
+
+
+def flat(images: Tensor) -> Tensor:
+    return images.flatten(1)
+
+
+@given(some_settings(), st.integers(0, 2**31), st.booleans())
+@examples(max_examples=40, deadline=None)
+def test_what_every_defect_keeps_to(settings: SynthesisSettings, seed: int, with_pictures: bool) -> None:
+    count, side = 10, 32
+    rgb, depth, foreground = good_pairs(count, side, seed)
+    before = rgb.clone(), depth.clone(), foreground.clone()
+    textures = pictures(3, side) if with_pictures else None
+    recipe = drawn(count, settings, seed, textures=3 if with_pictures else 0)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
+    assert all(torch.equal(one, other) for one, other in zip(before, (rgb, depth, foreground), strict=True))
+
+    # Values.
+    assert harmed.rgb.dtype == harmed.depth.dtype == harmed.mask.dtype == torch.float32
+    assert harmed.rgb.shape == rgb.shape and harmed.depth.shape == harmed.mask.shape == depth.shape
+    assert harmed.rgb.min() >= 0 and harmed.rgb.max() <= 1 + 1e-6
+    assert set(harmed.mask.unique().tolist()) <= {0.0, 1.0}
+    change = (harmed.depth - depth).abs()
+    reliefs = recipe.family < SHIFT
+    assert (flat(change).amax(dim=1) <= recipe.magnitude + 1e-5)[reliefs].all()
+    assert (harmed.depth.amax(dim=(1, 2, 3)) <= 1)[~reliefs].all() and (harmed.depth >= 0)[~reliefs].all()
+
+    # Only the part is harmed.
+    outside = ~foreground
+    assert torch.equal(harmed.rgb[outside.expand_as(rgb)], rgb[outside.expand_as(rgb)])
+    assert torch.equal(harmed.depth[outside], depth[outside])
+    assert (harmed.mask[outside] == 0).all()
+
+    # Dropout.
+    assert torch.equal(harmed.rgb[recipe.keep_rgb], rgb[recipe.keep_rgb])
+    assert torch.equal(harmed.depth[recipe.keep_depth], depth[recipe.keep_depth])
+    assert (harmed.mask[recipe.keep_rgb & recipe.keep_depth] == 0).all()
+
+    # What is not labelled did not change beyond the thresholds, what is labelled did.
+    colour = (harmed.rgb - rgb).abs().amax(dim=1, keepdim=True)
+    unlabelled = harmed.mask == 0
+    assert (colour[unlabelled] <= settings.visible).all()
+    assert (change[unlabelled] < max(settings.mask_threshold, settings.visible / 4) + 1e-6).all()
+    if settings.visible:
+        seen = nearby(torch.maximum(colour, 4 * change)[:, 0])[:, None]
+        assert (seen[~unlabelled] > settings.visible).all()
+    raised = (reliefs & ~recipe.keep_depth)[:, None, None, None] & ~unlabelled
+    assert (change[raised] >= settings.mask_threshold - 1e-6).all()
+
+
+@given(some_settings(), st.integers(0, 2**31))
+@examples(max_examples=25, deadline=None)
+def test_a_recipe_makes_the_same_pixels_alone_in_any_batch_and_from_json(settings: SynthesisSettings, seed: int) -> None:
+    count, side = 7, 32
+    rgb, depth, foreground = good_pairs(count, side, seed)
+    recipe = drawn(count, settings, seed)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+
+    from_json = Recipe.from_dicts(json.loads(json.dumps(recipe.to_dicts())))
+    assert same(from_json, recipe)
+    assert same(synthesise(rgb, depth, foreground, from_json, settings), harmed)
+
+    order = torch.tensor([4, 0, 6, 6, 2])
+    other = synthesise(rgb[order], depth[order], foreground[order], recipe[order], settings)
+    assert same(other, Harmed(harmed.rgb[order], harmed.depth[order], harmed.mask[order]))
+
+    for i, one in enumerate(recipe):
+        here = slice(i, i + 1)
+        alone = synthesise(rgb[here], depth[here], foreground[here], one, settings)
+        assert same(alone, Harmed(harmed.rgb[here], harmed.depth[here], harmed.mask[here]))
+
+
+def test_a_scan_without_a_part_stays_as_it_is() -> None:
+    settings = SynthesisSettings(drop=0.0)
+    rgb, depth, _ = good_pairs(12, 32)
+    harmed = synthesise(rgb, depth, torch.zeros(12, 1, 32, 32, dtype=torch.bool), drawn(12, settings), settings)
+    assert torch.equal(harmed.rgb, rgb) and torch.equal(harmed.depth, depth) and not harmed.mask.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_harms_both_modalities(family: str) -> None:
+    settings = only(family, shaded=0.0)
+    rgb, depth, foreground = good_pairs(30, 64)
+    harmed = synthesise(rgb, depth, foreground, drawn(30, settings), settings)
+    labelled = flat(harmed.mask).any(dim=1)
+    assert labelled.float().mean() > 0.8  # few blobs have no noise beyond their threshold on the part
+    assert (flat(harmed.rgb != rgb).any(dim=1) & flat(harmed.depth != depth).any(dim=1))[labelled].all()
+
+
+# ------------------------------------------------------------------------------------------- recipes as containers
+
+
+def test_a_recipe_is_a_sequence_of_recipes() -> None:
+    recipe = drawn(5, PAPER)
+    assert len(recipe) == 5 and len(recipe[2]) == 1 and len(recipe[1:4]) == 3
+    assert same(recipe[-1], recipe[4:5])
+    assert len(list(recipe)) == 5  # type: ignore[call-overload]
+    with pytest.raises(IndexError):
+        recipe[5]
+    assert same(recipe.to("cpu"), recipe)
+
+
+def test_one_dict_a_pair_holds_plain_numbers_under_the_names_of_the_fields() -> None:
+    dicts = drawn(3, PAPER).to_dicts()
+    assert len(dicts) == 3
+    assert set(dicts[0]) == {field.name for field in fields(Recipe)}
+    assert isinstance(dicts[0]["seed"], int) and isinstance(dicts[0]["keep_rgb"], bool)
+    assert np.shape(dicts[0]["colour"]) == (2, 3)
