@@ -182,9 +182,7 @@ def test_test_set_without_defects_gives_false_alarms_only(tiny_run: Runs, tiny_d
     assert all(metrics[name] is None for name in FIGURES)
     assert metrics["false_alarms"] is not None and metrics["detected"] is None
     assert "I-AUROC: expected both good and defective parts, found 2 good and 0 defective" in metrics["notes"]
-    assert [line.split() for line in result.stdout.splitlines() if "I-AUROC " in line] == [
-        ["I-AUROC", "-"], [*["note:", "I-AUROC:", "expected", "both", "good", "and", "defective", "parts,", "found", "2", "good", "and", "0", "defective"]]
-    ]  # fmt: skip
+    assert "note: I-AUROC: expected both good and defective parts" in result.stdout
 
 
 def test_test_set_without_good_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ def depth_picture(scan: Scan) -> Image:
 def overlay(scan: Scan, anomaly: NDArray[np.floating], high: float = 1.0) -> Image:
     """The anomaly map (H, W) as heat over the scan's RGB (or depth), strongest where it reaches `high`.
 
-    Where the map is near zero the picture shows through unchanged, so that the eye goes to what was found.
+    Up to a fifth of `high` the picture shows through unchanged, so that the eye goes to what was found.
     """
     base = scan.rgb if scan.rgb is not None else depth_picture(scan)
     share = np.clip(anomaly / max(high, 1e-9), 0, 1)
-    weight = (0.75 * np.clip(share * 1.6, 0, 1))[..., None]
+    weight = (0.75 * np.clip((share - 0.2) * 2, 0, 1))[..., None]
     return np.asarray(np.round((1 - weight) * base + weight * heat(share)), dtype=np.uint8)
 
 
