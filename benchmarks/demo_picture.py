@@ -1,6 +1,6 @@
 """The picture of the README, from what `make demo` left.
 
-    python benchmarks/demo_picture.py demo docs/images/demo.jpg
+python benchmarks/demo_picture.py demo docs/images/demo.jpg
 """
 
 from __future__ import annotations

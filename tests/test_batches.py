@@ -177,6 +177,7 @@ def test_a_batch_follows_from_seed_and_iteration_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is neither read nor moved
     assert not equal(make_batch(parts, settings, 13), first)
     assert not equal(make_batch(parts, small(seed=1), 12), first)
+    assert not equal(make_batch(parts, small(seed=1), 11), first)  # seeds do not repeat each other later on
 
 
 def test_shapes_and_types() -> None:

@@ -405,7 +405,7 @@ def test_devices_of_this_machine_are_found() -> None:
     assert choose_device() == torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "meta", "hpu", "cpu:x"])
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "meta", "hpu", "xla", "cpu:x"])
 def test_devices_that_are_not_there_are_refused_in_one_line(device: str) -> None:
     with pytest.raises(ModelError) as caught:
         choose_device(device)

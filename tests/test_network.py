@@ -180,6 +180,7 @@ def test_the_discriminator_sees_the_first_two_and_last_two_features_of_each_repa
     (taps,) = given
     nets = int(settings.uses_rgb) + int(settings.uses_depth)
     assert len(features) == 4 * nets
+    assert all(tap.requires_grad for tap in taps)  # eq. (13): trained jointly
     per_net = len(taps) // nets
     assert per_net == 4 + int(settings.network.skips)  # with skips the correction is one more
     for net_index in range(nets):

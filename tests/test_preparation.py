@@ -37,8 +37,8 @@ from das3d.preparation import (
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
 
-SETTINGS = PreparationSettings(size=96)
-PAPER = PreparationSettings(size=96, crop=False, level=False, background_distance=0.005, stretch=False)
+SETTINGS = PreparationSettings(size=64)  # of windows of about 96 pixels
+PAPER = PreparationSettings(size=64, crop=False, level=False, background_distance=0.005, stretch=False)
 
 FRAME = (
     Box(-0.05, 0.05, -0.05, -0.03, 0.01), Box(-0.05, 0.05, 0.03, 0.05, 0.01),
@@ -340,8 +340,8 @@ def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
     assert (statistics.background, statistics.window) == ("none", 0)
     prepared = prepare(scene.scan(), statistics, SETTINGS)
     assert prepared.window == Window(-15, 0, 180, (150, 180))
-    rows = slice(9, -9)  # 15 of 180 rows beyond the frame on either side
-    assert prepared.foreground[rows].all() and not prepared.foreground[:7].any()
+    rows = slice(6, -6)  # on either side 15 of 180 rows lie beyond the frame, 5.3 of 64
+    assert prepared.foreground[rows].all() and not prepared.foreground[:5].any()
     assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
 
 
@@ -462,16 +462,17 @@ def test_what_is_stored_at_invalid_pixels_does_not_matter(garbage: float, level:
 
 
 def test_rgb_counts_where_the_part_is_whether_or_not_depth_was_measured_there(statistics: Statistics) -> None:
+    settings = PreparationSettings(size=96)  # one pixel of the frame is one of the prepared scan
     scene = see(seed=7)
     holes = np.zeros(scene.part.shape, dtype=bool)
     holes[60:80, 70:95] = holes[10:20, 10:40] = True  # one in the part, one in the table
     clean = with_holes(scene, holes)
-    reference = prepare(clean, statistics, SETTINGS)
+    reference = prepare(clean, statistics, settings)
 
     def painted(where: Any) -> PreparedScan:
         rgb = scene.rgb.copy()
         rgb[where] = (10, 250, 10)
-        return prepare(replace(clean, rgb=rgb), statistics, SETTINGS)
+        return prepare(replace(clean, rgb=rgb), statistics, settings)
 
     assert same(painted(np.s_[10:20, 10:40]), reference)
     changed = (painted(np.s_[62:78, 72:93]).rgb != reference.rgb).any(axis=2)

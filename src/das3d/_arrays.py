@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -189,5 +189,5 @@ def _npz_key(path: Path) -> str:
     known = keys if len(keys) == 1 else [key for key in ("xyz", "depth") if key in keys]
     if not known:
         found = ", ".join(keys) or "none"
-        raise DataError(f"{path}: expected one array, or one called xyz or depth, found {found}")
+        raise DataError(f"{path}: expected one array, or one called xyz or depth, found {one_line(found)}")
     return known[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 
 STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 STRAY_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log"})  # notes
@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     try:
         values = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: expected YAML, found {' '.join(str(error).split())[:120]}") from None
+        raise DataError(f"{path}: expected YAML, found {one_line(error)}") from None
     if values is not None and not isinstance(values, dict):
         raise DataError(f"{path}: expected names and values, found {type(values).__name__}")
     return values or {}

@@ -31,3 +31,10 @@ class SettingsError(Das3dError):
 
 class ModelError(Das3dError):
     """A run folder or model file cannot be used."""
+
+
+def one_line(text: object, most: int = 120) -> str:
+    """Foreign text, such as a decoder's complaint or what a file says, made fit to stand inside a message."""
+    line = " ".join(str(text).split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= most else f"{line[:most]}..."

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 from das3d.scan import RGB, Camera, Depth, Mask, camera_from_points, metres_per
 
 if TYPE_CHECKING:
@@ -298,5 +298,5 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # on damaged files decoders raise nearly anything
-        reason = " ".join(str(error).replace(str(path), "it").split())[:120] or type(error).__name__
+        reason = one_line(str(error).replace(str(path), "it")) or type(error).__name__
         raise DataError(f"{path}: expected {what}, found a damaged or unknown file ({reason})") from error

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 
 from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
 from das3d.parts import GOOD, UNKNOWN, Part, Split, split_good
 
@@ -131,7 +130,7 @@ def _eyecandies_format(path: Path) -> DepthFormat:
         low, high = (float(declared["normalization"][key]) for key in ("min", "max"))
         return DepthFormat(scale=(high - low) / 65535, offset=low)
     except (KeyError, TypeError, ValueError, DataError):
-        found = shorten(str(declared), 120) if declared else "none"
+        found = one_line(declared) if declared else "none"
         raise DataError(f"{path}: expected normalization with a min below a max, in metres, found {found}") from None
 
 
@@ -281,9 +280,7 @@ def _format_from(path: Path) -> DepthFormat | None:
         missing = declared.get("depth_missing")
         return replace(form, missing=None if missing is None else float(missing))
     except (TypeError, ValueError):
-        raise DataError(
-            f"{path}: expected numbers for depth_scale and depth_missing, found {shorten(str(declared), 120)}"
-        ) from None
+        raise DataError(f"{path}: expected numbers for depth_scale and depth_missing, found {one_line(declared)}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

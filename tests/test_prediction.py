@@ -1,0 +1,329 @@
+"""Prediction from files: one part, folders of many, what breaks, and that all ways to give a part agree."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tiny import SIZE, copy_category, das3d
+
+from das3d.demo import CATEGORY, KINDS
+from das3d.detector import Detector, load
+from das3d.errors import DataError
+from das3d.files import DepthFormat
+from das3d.inspection import AHEAD, BATCH, output_names, picture_scale, read_map
+from das3d.parts import Part
+from das3d.prediction import predict_folder, predict_part
+
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_run: Runs) -> Detector:
+    return load(tiny_run(), "cpu")
+
+
+@pytest.fixture
+def dent(tiny_data: Path) -> tuple[Path, Path]:
+    """RGB and points of one part."""
+    return files_of(tiny_data / CATEGORY / "test" / "dent")
+
+
+def files_of(kind: Path, number: str = "000") -> tuple[Path, Path]:
+    return kind / "rgb" / f"{number}.png", kind / "xyz" / f"{number}.tiff"
+
+
+def scores_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def unlabelled(data: Path, folder: Path, count: int = 3) -> list[str]:
+    """Test parts that nobody has judged, as a camera would leave them in one folder; their names in order."""
+    folder.mkdir()
+    kinds = sorted(KINDS)[:count]
+    for kind in kinds:
+        rgb, xyz = files_of(data / CATEGORY / "test" / kind)
+        shutil.copy(rgb, folder / f"{kind}_rgb.png")
+        shutil.copy(xyz, folder / f"{kind}_depth.tiff")
+    return kinds
+
+
+# ------------------------------------------------------------------------------------ one part
+
+
+def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path, detector: Detector) -> None:
+    rgb, depth = dent
+    result = das3d("predict", tiny_run(), "--rgb", rgb, "--depth", depth, "--out", tmp_path, "--device", "cpu")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (row,) = scores_of(tmp_path)
+    assert list(row) == ["id", "path", "label", "defect", "score", "verdict", "error"]
+    assert (row["id"], row["path"], row["label"], row["defect"], row["error"]) == ("000", str(rgb), "", "", "")
+
+    expected = detector.predict(np.asarray(Image.open(rgb)), tifffile.imread(depth))
+    assert float(row["score"]) == pytest.approx(expected.score, rel=1e-8)
+    assert row["verdict"] == {True: "defective", False: "good"}[bool(expected.defective)]
+    found = tifffile.imread(tmp_path / "000.tiff")
+    assert found.shape == SIZE and found.dtype == np.float32 and np.array_equal(found, expected.map)
+    assert np.asarray(Image.open(tmp_path / "000.png")).shape == (*SIZE, 3)
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"000  score {expected.score:.4f}  {row['verdict']}"
+    assert detector.threshold is not None and lines[1].endswith(f"of 1 defective; {detector.threshold.describe()}")
+    assert lines[2] == f"scores.csv, maps and overlays in {tmp_path}"
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_one_part_for_one_modality(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path, modality: str) -> None:
+    rgb, depth = dent
+    single = load(tiny_run(modality), "cpu")
+    # Depth tells the part from the table, so a model of RGB that had depth in training needs it as well.
+    result = predict_part(single, rgb if modality == "rgb" else None, depth, tmp_path)
+    both = predict_part(single, rgb, depth, tmp_path / "both")
+    assert result.prediction is not None and both.prediction is not None
+    assert result.prediction.score == both.prediction.score
+    assert np.array_equal(read_map(tmp_path / f"{result.part.id}.tiff"), read_map(tmp_path / "both" / "000.tiff"))
+
+
+def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    rgb, depth = dent
+    for given_file, option, lacks in ((rgb, "--rgb", "depth"), (depth, "--depth", "RGB")):
+        result = das3d("predict", tiny_run(), option, given_file, "--out", tmp_path / "out")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"error: {given_file}: expected {lacks}, as the training scans have it, found none\n"
+    assert not (tmp_path / "out" / "scores.csv").exists()
+
+
+def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    rgb, depth = dent
+    with pytest.raises(DataError, match=r"none\.png: expected a file, found none"):
+        predict_part(detector, tmp_path / "none.png", depth, tmp_path / "out")
+    with pytest.raises(DataError, match="expected a file, found none"):
+        predict_part(detector, rgb, tmp_path, tmp_path / "out")
+    other = tmp_path / "other.png"
+    Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(other)
+    with pytest.raises(DataError, match="expected all members of a part to have one size"):
+        predict_part(detector, other, depth, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------ many parts
+
+
+def test_folder_of_many_parts_in_any_layout(detector: Detector, tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    result = das3d("predict", tiny_run(), "--data", tiny_data, "--out", tmp_path, "--device", "cpu")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = scores_of(tmp_path)
+    assert len(rows) == 4 + 2 + 2 + len(KINDS) > BATCH
+    assert [row["defect"] for row in rows if row["id"].startswith("test/")] == sorted([*KINDS, "good", "good"])
+    for row in rows:
+        rgb = Path(row["path"])
+        expected = detector.predict(
+            np.asarray(Image.open(rgb)), tifffile.imread(rgb.parents[1] / "xyz" / f"{rgb.stem}.tiff")
+        )
+        assert float(row["score"]) == pytest.approx(expected.score, rel=1e-5), "whatever else is in its batch"
+        assert row["label"] == str(int(row["defect"] != "good")) and row["error"] == ""
+        assert read_map(tmp_path / f"{row['id'].replace('/', '_')}.tiff") == pytest.approx(expected.map, abs=1e-5)
+    defective = sum(row["verdict"] == "defective" for row in rows)
+    assert f"\n{defective} of {len(rows)} defective; threshold" in result.stdout
+
+
+def test_more_parts_than_are_read_ahead_come_in_order(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    unlabelled(tiny_data, folder, 1)
+    count = AHEAD + BATCH + 3
+    for index in range(count):
+        for member in ("rgb.png", "depth.tiff"):
+            (folder / f"p{index}_{member}").symlink_to(folder / f"{sorted(KINDS)[0]}_{member}")
+    results = predict_folder(detector, folder, tmp_path / "out")
+    assert [result.part.id for result in results] == [sorted(KINDS)[0], *(f"p{index}" for index in range(count))]
+    assert len({result.prediction.score for result in results if result.prediction}) <= 2  # equal but for the batch's size
+    result = das3d("predict", tmp_path / "none", "--data", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+
+
+def test_unlabelled_folder(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = scores_of(tmp_path / "out")
+    assert [(row["id"], row["label"], row["defect"]) for row in rows] == [(name, "", "") for name in names]
+    assert all(row["verdict"] in ("good", "defective") and 0 < float(row["score"]) < 1 for row in rows)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "scores.csv", *(f"{name}.{suffix}" for name in names for suffix in ("png", "tiff"))
+    }  # fmt: skip
+
+
+def test_no_verdict_without_a_threshold(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    detector = load(tiny_run())
+    detector.threshold = None
+    detector.save(tmp_path / "model.safetensors")
+    result = das3d("predict", tmp_path / "model.safetensors", "--rgb", dent[0], "--depth", dent[1], "--out", tmp_path)
+    assert result.exit_code == 0 and scores_of(tmp_path)[0]["verdict"] == ""
+    assert result.stdout.splitlines()[0] == f"000  score {float(scores_of(tmp_path)[0]['score']):.4f}"
+    assert "defective" not in result.stdout and "threshold" not in result.stdout
+
+
+def break_by_emptying(rgb: Path, depth: Path) -> str:
+    rgb.write_bytes(b"")
+    return f"{rgb}: expected an RGB image, found an empty file"
+
+
+def break_by_cutting(rgb: Path, depth: Path) -> str:
+    rgb.write_bytes(rgb.read_bytes()[:-200])
+    return f"{rgb}: expected an RGB image, found a damaged or unknown file"
+
+
+def break_by_losing_depth(rgb: Path, depth: Path) -> str:
+    depth.unlink()
+    return f"{rgb}: expected depth, as the training scans have it, found none"
+
+
+def break_by_blinding(rgb: Path, depth: Path) -> str:
+    tifffile.imwrite(depth, np.zeros((*SIZE, 3), np.float32), photometric="minisblack", planarconfig="contig")
+    return f"{depth}: expected a measured depth somewhere, found all"
+
+
+def break_by_size(rgb: Path, depth: Path) -> str:
+    Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(rgb)
+    tifffile.imwrite(depth, tifffile.imread(depth)[:-4], photometric="minisblack", planarconfig="contig")
+    return f"{rgb}: expected 80 x 64 pixels as in training, found 80 x 60"
+
+
+@pytest.mark.parametrize(
+    "broken", [break_by_emptying, break_by_cutting, break_by_losing_depth, break_by_blinding, break_by_size]
+)
+def test_a_broken_part_does_not_hold_up_the_others(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, broken: Callable[[Path, Path], str]
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    expected = broken(tmp_path / "parts" / f"{names[1]}_rgb.png", tmp_path / "parts" / f"{names[1]}_depth.tiff")
+    result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {expected}")
+    first, second, third = scores_of(tmp_path / "out")
+    assert second["error"] == line.removeprefix("error: ") and second["score"] == second["verdict"] == ""
+    for row in (first, third):
+        assert row["error"] == "" and float(row["score"]) > 0 and row["verdict"]
+        assert (tmp_path / "out" / f"{row['id']}.tiff").is_file()
+    assert not (tmp_path / "out" / f"{names[1]}.tiff").exists()
+    assert "of 2 defective" in result.stdout
+
+
+def test_many_broken_parts_are_cut_short_on_the_screen_only(tiny_run: Runs, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for index in range(13):
+        for member in ("rgb.png", "depth.tiff"):
+            (tmp_path / "parts" / f"{index}_{member}").write_bytes(b"")
+    result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 1 and len(lines) == 11
+    assert lines[-1] == f"error: ... and 3 more, see {tmp_path / 'out' / 'scores.csv'}"
+    assert all(row["error"] for row in scores_of(tmp_path / "out"))
+    assert len(scores_of(tmp_path / "out")) == 13
+
+
+def test_folder_without_parts(detector: Detector, tmp_path: Path) -> None:
+    for folder, message in ((tmp_path / "none", "expected a folder, found nothing there"), (tmp_path, "found no folders")):
+        with pytest.raises(DataError, match=message):
+            predict_folder(detector, folder, tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------ units
+
+
+def test_millimetres_in_a_16_bit_image_score_as_metres_do(
+    detector: Detector, tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rgb, xyz = dent
+    depth = tifffile.imread(xyz)[..., 2]
+    metres = predict_part(detector, rgb, xyz, tmp_path / "m").prediction
+    fine, coarse = tmp_path / "fine.png", tmp_path / "coarse.png"
+    cv2.imwrite(str(fine), np.rint(depth / 1e-5).astype(np.uint16))  # hundredths of a millimetre
+    cv2.imwrite(str(coarse), np.rint(depth / 1e-3).astype(np.uint16))
+    scores = {}
+    for name, file, unit in (("fine", fine, "0.00001"), ("coarse", coarse, "mm")):
+        out = tmp_path / name
+        result = das3d(
+            "predict", tiny_run(), "--rgb", rgb, "--depth", file, "--depth-unit", unit, "--out", out, "--device", "cpu"
+        )
+        assert result.exit_code == 0, result.output
+        scores[name] = float(scores_of(out)[0]["score"])
+    assert metres is not None
+    others = [
+        prediction.score
+        for kind in KINDS
+        if kind != "dent"
+        and (prediction := predict_part(detector, *files_of(xyz.parents[2] / kind), tmp_path / kind).prediction)
+    ]
+    spread = float(np.std(others))
+    assert abs(scores["fine"] - metres.score) < 0.02 * spread, "10 um steps change next to nothing"
+    assert abs(scores["coarse"] - metres.score) < 2 * spread
+    array = detector.predict(np.asarray(Image.open(rgb)), depth * 1000, unit="mm")
+    assert array.score == pytest.approx(metres.score, rel=1e-4)
+
+
+def test_a_folder_with_a_declared_unit_needs_no_option(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    (name,) = unlabelled(tiny_data, tmp_path / "parts", 1)
+    expected = predict_folder(detector, tmp_path / "parts", tmp_path / "m")[0].prediction
+    metres = tifffile.imread(tmp_path / "parts" / f"{name}_depth.tiff")[..., 2]
+    tifffile.imwrite(tmp_path / "parts" / f"{name}_depth.tiff", metres * 1000)
+    with_option = predict_folder(detector, tmp_path / "parts", tmp_path / "o", depth_format=DepthFormat.from_unit("mm"))
+    (tmp_path / "parts" / "dataset.yaml").write_text("depth_unit: mm\n")
+    declared = predict_folder(detector, tmp_path / "parts", tmp_path / "d")
+    for result in (with_option[0], declared[0]):
+        assert result.prediction is not None and expected is not None
+        assert result.prediction.score == pytest.approx(expected.score, rel=1e-4)
+
+
+def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    depth = tmp_path / "mm.tiff"
+    tifffile.imwrite(depth, tifffile.imread(dent[1])[..., 2] * 1000)
+    result = das3d("predict", tiny_run(), "--rgb", dent[0], "--depth", depth, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert (
+        result.stderr.startswith(f"error: {depth}: expected depths of at most 100 m") and "--depth-unit mm" in result.stderr
+    )
+
+
+# ------------------------------------------------------------------------------------ outputs
+
+
+def test_stale_results_are_replaced(detector: Detector, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    predict_part(detector, *dent, tmp_path)
+    before = (tmp_path / "scores.csv").read_bytes()
+    (tmp_path / "000.tiff").write_bytes(b"old")
+    predict_part(detector, *dent, tmp_path)
+    assert read_map(tmp_path / "000.tiff").shape == SIZE
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+def test_predicting_changes_no_input(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path / "data")
+    before = {path: path.stat().st_mtime_ns for path in category.rglob("*")}
+    predict_folder(detector, category, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in category.rglob("*")} == before
+
+
+def test_overlays_span_what_separates_good_from_bad(detector: Detector, tiny_run: Runs) -> None:
+    assert detector.threshold is not None
+    assert picture_scale(detector) == pytest.approx(min(2 * detector.threshold.value, 1.0))
+    without = load(tiny_run())
+    without.threshold = None
+    assert picture_scale(without) == 1.0
+
+
+@given(st.lists(st.text("ab_/", min_size=1, max_size=4), unique=True, max_size=12))
+def test_output_names_are_unique_files_of_one_folder(ids: list[str]) -> None:
+    names = output_names([Part(name, "test", "unknown", None, None) for name in ids])
+    assert set(names) == set(ids) and len(set(names.values())) == len(ids)
+    assert not any("/" in name for name in names.values())
