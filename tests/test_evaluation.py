@@ -147,10 +147,7 @@ def test_scores_tell_neighbouring_floats_apart(tiny_run: Runs, tiny_data: Path, 
         rgb = np.asarray(Image.open(row["path"]))
         points = tifffile.imread(row["path"].replace("/rgb/", "/xyz/").replace(".png", ".tiff"))
         assert float(row["score"]) == pytest.approx(detector.predict(rgb, points).score, rel=1e-5)
-        assert np.format_float_positional(np.float32(row["score"]), unique=True) in (
-            row["score"],
-            f"{float(row['score']):.8f}",
-        )
+        assert f"{np.float32(row['score']):.9g}" == row["score"]  # nine digits hold every float32
 
 
 # ------------------------------------------------------------------------------------ odd test sets
@@ -221,7 +218,7 @@ def test_the_category_trained_on_is_taken_where_there_are_several(tiny_run: Runs
 def test_no_test_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
     category = copy_category(tiny_data, tmp_path)
     shutil.rmtree(category / "test")
-    with pytest.raises(DataError, match="moulded_cover: expected test parts, found none in 6 parts"):
+    with pytest.raises(DataError, match="moulded_cover: expected test parts, found only 6 of other splits"):
         evaluate(load(tiny_run()), category, tmp_path / "out")
 
 
