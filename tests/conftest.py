@@ -8,7 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import make_tiny_data, train_tiny
+
+torch.set_num_threads(1)  # sums in the same order on any machine and in every process of a test
 
 PROJECT = Path(__file__).resolve().parent.parent
 

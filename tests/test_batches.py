@@ -19,8 +19,6 @@ from das3d.preparation import PreparedScan, Window
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
 
-torch.set_num_threads(1)  # the same figures and time on any machine
-
 SIDE = 32
 
 

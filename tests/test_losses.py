@@ -13,8 +13,6 @@ from torch import Tensor
 
 from das3d.losses import depth_loss, focal_loss, rgb_loss, ssim
 
-torch.set_num_threads(1)  # the same figures and time on any machine
-
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))

@@ -20,8 +20,6 @@ from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, DepthFeatures, Output, RepairNet
 from das3d.settings import PRESETS, Settings, make_settings
 
-torch.set_num_threads(1)  # the same figures and time on any machine
-
 MODALITIES = ("rgb+depth", "rgb", "depth")
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from das3d.noise import LATTICE, grid, hash_uniform, perlin
 
-torch.set_num_threads(1)  # the same figures and time on any machine
-
 
 def fields(count: int, periods: float, side: int, *, angle: float = 0.0, first_seed: int = 0) -> Tensor:
     each = torch.full((count,), float(periods))

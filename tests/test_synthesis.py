@@ -37,8 +37,6 @@ from das3d.synthesis import (
     ternary_mask,
 )
 
-torch.set_num_threads(1)  # the same figures and time on any machine
-
 PAPER = make_settings("paper").synthesis
 Pairs = tuple[Tensor, Tensor, Tensor]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
 from das3d.scan import RGB, Camera, Depth, Mask, camera_from_points, metres_per
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
 
 Size = tuple[int, int]  # height, width
 
@@ -77,7 +74,7 @@ def rgb_size(path: Path) -> Size:
     Raises:
         DataError: the header shows that `read_rgb` would fail.
     """
-    return _image_header(path, RGB_SUFFIXES, "an RGB image")[0]
+    return _image_header(path, RGB_SUFFIXES, "an RGB image")
 
 
 def mask_size(path: Path) -> Size:
@@ -86,7 +83,7 @@ def mask_size(path: Path) -> Size:
     Raises:
         DataError: the header shows that `read_mask` would fail.
     """
-    return _image_header(path, MASK_SUFFIXES, "a ground truth image")[0]
+    return _image_header(path, MASK_SUFFIXES, "a ground truth image")
 
 
 def read_rgb(path: Path) -> RGB:
@@ -113,53 +110,57 @@ def read_mask(path: Path) -> Mask:
     return marked if marked.ndim == 2 else np.asarray(marked.any(axis=2))
 
 
-def _image_header(path: Path, suffixes: Set[str], what: str) -> tuple[Size, int]:
-    # Size and bits a channel.
+def _image_header(path: Path, suffixes: Set[str], what: str) -> Size:
     _expect_suffix(path, suffixes, what)
     with _reading(path, what):
         if path.suffix.lower() in TIFF_SUFFIXES:
-            with open_tiff(path) as tiff:
-                shape, dtype, photometric = tiff_shape(tiff), tiff.dtype, tiff.keyframe.photometric
-            if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16, np.bool_):
-                found = f"shape {shape} of {dtype}"
-                raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
-            if photometric == 0:
-                found = "TIFF photometric 0 (white is zero), which programs read in two ways"
-                raise DataError(f"{path}: expected {what} in which black is zero, found {found}")
-            if dtype == np.uint16 and photometric not in (1, 2):  # black is zero, RGB
-                raise DataError(f"{path}: expected 16-bit grey or RGB, found TIFF photometric {photometric}")
-            return _sane_size(path, shape), 16 if dtype == np.uint16 else 8
+            return _sane_size(path, _tiff_picture(path, what))
         with open_picture(path) as image:
-            return _sane_size(path, (image.height, image.width)), _bits(path, image, what)
+            if image.mode not in PICTURE_MODES and image.format != "PNG":
+                found = f"pixels of type {image.mode}"
+                raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
+            return _sane_size(path, (image.height, image.width))
+
+
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow
+
+
+def _tiff_picture(path: Path, what: str) -> tuple[int, ...]:
+    # Shape of a TIFF image that has one meaning only.
+    with open_tiff(path) as tiff:
+        shape, dtype, page = tiff_shape(tiff), tiff.dtype, tiff.keyframe
+        bits, photometric, jpeg = page.bitspersample, page.photometric, page.compression == 7
+    if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16, np.bool_) or bits not in (1, 8, 16):
+        found = f"shape {shape} of {dtype}, {bits} bits"
+        raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
+    if photometric == 0:
+        found = "TIFF photometric 0 (white is zero), which programs read in two ways"
+        raise DataError(f"{path}: expected {what} in which black is zero, found {found}")
+    if photometric not in (1, 2) and not (photometric == 6 and jpeg):  # grey, RGB; YCbCr, which JPEG decodes to RGB
+        raise DataError(f"{path}: expected {what} in grey or RGB, found TIFF photometric {photometric}")
+    return shape
 
 
 def _read_image(path: Path, suffixes: Set[str], what: str) -> NDArray[Any]:
     # (H, W) or (H, W, 3), uint8 or uint16.
-    _, bits = _image_header(path, suffixes, what)
+    _image_header(path, suffixes, what)
     with _reading(path, what):
-        if bits == 16:
-            pixels = _sixteen_bits(path)
-            return pixels if pixels.ndim == 2 else pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            return _without_alpha(_arrays.tiff_array(path))
         with open_picture(path) as image:
+            if image.format == "PNG" and png_type(path)[0] == 16:
+                import imagecodecs  # Pillow would cut colours to 8 bits
+
+                return _without_alpha(imagecodecs.png_decode(path.read_bytes()))
             pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
             expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
             return pixels
 
 
-def _sixteen_bits(path: Path) -> NDArray[Any]:
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        return _arrays.tiff_array(path)
-    import imagecodecs  # Pillow would cut colours to 8 bits
-
-    return imagecodecs.png_decode(path.read_bytes())
-
-
-def _bits(path: Path, image: Picture, what: str) -> int:
-    if image.format == "PNG":
-        return 16 if png_type(path)[0] == 16 else 8
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found pixels of type {image.mode}")
-    return 8
+def _without_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
+    if pixels.dtype == np.bool_:
+        pixels = pixels * np.uint8(255)
+    return pixels if pixels.ndim == 2 else pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
 
 
 # --------------------------------------------------------------------------------------- depth
@@ -199,7 +200,8 @@ def read_depth(
     with _reading(path, "depth"):
         raw = np.asarray(_FORMATS[path.suffix.lower()][1](path)).reshape(shape)
     points = raw if raw.ndim == 3 else None
-    z = (raw if points is None else raw[..., 2]).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        z = (raw if points is None else raw[..., 2]).astype(np.float64)
     depth_format = depth_format or METRES
     missing = depth_format.missing
     with np.errstate(over="ignore"):

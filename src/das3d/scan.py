@@ -148,12 +148,16 @@ def metres_per(unit: str) -> float:
         raise DataError(f"depth unit: expected one of {', '.join(UNITS)}, found {unit!r}") from None
 
 
+STEEPEST = 100.0  # x/z that no lens sees: half a degree short of sideways
+
+
 def camera_from_points(points: NDArray[np.generic]) -> Camera | None:
     """Pinhole intrinsics of organised points (H, W, 3), by least squares of u on x/z and v on y/z; None if they fit none.
 
     The unit of the points cancels. Organised clouds that were rectified or orthographic give None.
     """
-    xyz = points.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        xyz = points.astype(np.float64)
     v, u = np.nonzero(np.isfinite(xyz).all(axis=2) & (xyz[..., 2] > 0))
     if u.size < 100:
         return None
@@ -161,8 +165,10 @@ def camera_from_points(points: NDArray[np.generic]) -> Camera | None:
     u, v = u[::step], v[::step]
     x, y, z = xyz[v, u].T
     fits = []
-    for pixel, slope in ((u, x / z), (v, y / z)):
-        if np.ptp(slope) < 1e-6:
+    for pixel, along in ((u, x), (v, y)):
+        with np.errstate(over="ignore"):
+            slope = along / z
+        if np.abs(slope).max() > STEEPEST or np.ptp(slope) < 1e-6:
             return None
         focal, centre = np.polyfit(slope, pixel, 1)
         if np.abs(focal * slope + centre - pixel).max() > 2.0:  # pixels
