@@ -23,13 +23,15 @@ import numpy as np
 import pytest
 import tifffile
 from builders import SIZE, declare, eyecandies, mvtec3d, own_data, own_kind, sample, write_member, write_pcd, write_ply
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
 from das3d.cli import app
 from das3d.datasets import find_categories, find_dataset, find_folder
 from das3d.errors import DataError, ModelError, SettingsError
-from das3d.files import read_depth, read_mask, read_rgb
+from das3d.files import DepthFormat, read_depth, read_mask, read_rgb
 from das3d.settings import make_settings
 
 PART = sample()
@@ -58,6 +60,16 @@ def bad(*lines: str, error: type[Exception] = DataError, late: bool = False) -> 
         CASES[build.__name__] = Bad(build, lines, error, late)
 
     return register
+
+
+def as_counts(path: Path) -> object:
+    return read_depth(path, DepthFormat(1e-4, missing=7), size=SIZE)
+
+
+def upright() -> Image.Exif:
+    exif = Image.Exif()
+    exif[274], exif[270] = 1, "a camera"
+    return exif
 
 
 def read_all(root: Path) -> None:
@@ -378,9 +390,20 @@ def mask_as_jpeg(root: Path) -> None:
     write_member(own_data(root) / "hole/mask/c.jpg", PART.mask)
 
 
-@bad(r"rgb/b\.tiff: expected an RGB image with 8 or 16 bits a channel, found shape \(12, 16, 3\) of float32$")
+@bad(r"rgb/b\.tiff: expected an RGB image with 8 or 16 bits a channel, found shape \(12, 16, 3\) of float32, 32 bits$")
 def rgb_in_floats(root: Path) -> None:
     write_member(in_place_of(root, "rgb/b.tiff"), PART.points)
+
+
+@bad(r"rgb/b\.tiff: expected an RGB image in grey or RGB, found TIFF photometric 5$")
+def tiff_in_printing_colours(root: Path) -> None:
+    Image.fromarray(PART.rgb).convert("CMYK").save(in_place_of(root, "rgb/b.tiff"))
+
+
+@bad(r"hole/mask/b\.tiff: expected a ground truth image in grey or RGB, found TIFF photometric 3$")
+def tiff_with_palette(root: Path) -> None:
+    (own_data(root) / "hole/mask/b.png").unlink()
+    Image.fromarray(PART.rgb).quantize(4).save(root / "hole/mask/b.tiff")
 
 
 @bad(r"rgb/b\.tiff: expected one image in the file, found 2$")
@@ -839,6 +862,55 @@ def test_single_files_are_refused_by_name(tmp_path: Path) -> None:
         read_depth(tmp_path / "d.exr")
     with pytest.raises(DataError, match=r"picture: expected an RGB image as one of .*, found no suffix$"):
         read_rgb(tmp_path / "picture")
+
+
+FORMATS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "a.png": (lambda path: write_member(path, PART.rgb), read_rgb),
+    "deep.png": (lambda path: write_member(path, PART.rgb.astype(np.uint16) * 257), read_rgb),
+    "a.jpg": (lambda path: Image.fromarray(PART.rgb).save(path, exif=upright()), read_rgb),
+    "a.bmp": (lambda path: write_member(path, PART.rgb), read_rgb),
+    "a.tif": (lambda path: tifffile.imwrite(path, PART.rgb, photometric="rgb", compression="lzw"), read_rgb),
+    "m.png": (lambda path: Image.fromarray(PART.mask).save(path), read_mask),
+    "d.png": (lambda path: write_member(path, PART.counts), as_counts),
+    "d.tiff": (lambda path: write_member(path, PART.points), as_counts),
+    "d.npy": (lambda path: write_member(path, PART.points), as_counts),
+    "d.npz": (lambda path: write_member(path, PART.depth), as_counts),
+    "d.ply": (lambda path: write_ply(path, PART.points), as_counts),
+    "ascii.ply": (lambda path: write_ply(path, PART.points, "ascii"), as_counts),
+    "d.pcd": (lambda path: write_pcd(path, PART.points), as_counts),
+    "ascii.pcd": (lambda path: write_pcd(path, PART.points, "ascii"), as_counts),
+    "packed.pcd": (lambda path: write_pcd(path, PART.points, "binary_compressed"), as_counts),
+}  # fmt: skip
+how_to_edit = st.sampled_from(["set", "cut", "insert", "end"])
+some_edits = st.lists(st.tuples(st.floats(0, 1), how_to_edit, st.binary(min_size=1, max_size=4)), min_size=1, max_size=4)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.sampled_from([400, 10**6]), some_edits)
+def test_any_damage_gives_a_member_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, name: str, head: int, edits: list[tuple[float, str, bytes]]
+) -> None:
+    write, read = FORMATS[name]
+    path = tmp_path_factory.mktemp("damaged") / name
+    write(path)
+    content = bytearray(path.read_bytes())
+    for where, how, new in edits:
+        # Half of the damage lies in the header.
+        place = int(where * min(len(content), head))
+        if how == "end":
+            del content[place:]
+        else:
+            content[place : place + {"set": len(new), "cut": 5 * len(new), "insert": 0}[how]] = b"" if how == "cut" else new
+    path.write_bytes(content)
+    message = ""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            read(path)
+        except DataError as error:
+            message = str(error)
+    assert not warned
+    assert not message or (message.startswith(f"{path}: expected ") and message.isprintable())
 
 
 TOLD_BY_TRAIN = (

@@ -65,17 +65,33 @@ def test_grey_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_alpha_is_dropped_and_changes_no_colour(tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_alpha_is_dropped_and_changes_no_colour(tmp_path: Path, name: str, kind: Any) -> None:
     scale = np.iinfo(kind).max // 255
     alpha = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 256
     image = (np.dstack([PART.rgb, alpha]) * scale).astype(kind)
-    np.testing.assert_array_equal(read_rgb(write_member(tmp_path / "a.png", image)), PART.rgb)
+    np.testing.assert_array_equal(read_rgb(write_member(tmp_path / name, image)), PART.rgb)
 
 
-def test_grey_with_alpha_becomes_three_equal_channels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_grey_with_alpha_becomes_three_equal_channels(tmp_path: Path, name: str) -> None:
     grey = PART.rgb[..., 0]
-    Image.fromarray(grey).convert("LA").save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), np.stack([grey] * 3, axis=-1))
+    Image.fromarray(grey).convert("LA").save(tmp_path / name)
+    np.testing.assert_array_equal(read_rgb(tmp_path / name), np.stack([grey] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_one_bit_becomes_black_and_white(tmp_path: Path, name: str) -> None:
+    Image.fromarray(PART.mask).save(tmp_path / name)
+    np.testing.assert_array_equal(read_rgb(tmp_path / name), np.repeat(PART.mask[..., None] * np.uint8(255), 3, axis=2))
+
+
+def test_jpeg_inside_tiff_comes_back_nearly(tmp_path: Path) -> None:
+    v, u = np.indices((32, 48), dtype=np.float64)
+    smooth = np.stack([4 * u, 7 * v, 255 - 3 * u], axis=-1).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.tif", compression="jpeg", quality=90)
+    rgb = read_rgb(tmp_path / "a.tif")
+    assert rgb.shape == smooth.shape and np.abs(rgb.astype(int) - smooth).mean() < 3
 
 
 def test_palette_becomes_its_colours(tmp_path: Path) -> None:

@@ -33,6 +33,16 @@ _SILENT = logging.NullHandler()  # tifffile logs what is wrong with a file, and 
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    # Decoders warn of what this package judges itself, or of what harms nobody. No more is silenced than that: threads that
+    # read at once may leave these filters behind.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing")
+        yield
+
+
+@contextmanager
 def open_picture(path: Path) -> Iterator[Picture]:
     """A file that Pillow decodes, not decoded yet.
 
@@ -42,8 +52,7 @@ def open_picture(path: Path) -> Iterator[Picture]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        with _quiet():  # Pillow warns of large images, where the limit is lower here
             image = Image.open(path)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
@@ -60,7 +69,9 @@ def expect_upright(path: Path, image: Picture) -> None:
     """Refuse an image with an orientation tag. A PNG may tell it behind the pixels, so ask again once they are read."""
     if image.format == "PNG" and "exif" not in image.info:
         return  # getexif() would decode the whole image in search of it
-    _check_orientation(path, image.getexif().get(ORIENTATION, 1))
+    with _quiet():  # Pillow warns of odd tags
+        orientation = image.getexif().get(ORIENTATION, 1)
+    _check_orientation(path, orientation)
 
 
 def _check_orientation(path: Path, orientation: int) -> None:
@@ -161,7 +172,8 @@ def npy_header(path: Path) -> Declared:
 
 def npy_array(path: Path) -> NDArray[Any]:
     """The array of an NPY file."""
-    return np.load(path, allow_pickle=False)
+    with _quiet():
+        return np.load(path, allow_pickle=False)
 
 
 def npz_header(path: Path) -> Declared:
@@ -172,14 +184,15 @@ def npz_header(path: Path) -> Declared:
 
 def npz_array(path: Path) -> NDArray[Any]:
     """The only array of an NPZ file, or the one called ``xyz`` or ``depth``."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with _quiet(), np.load(path, allow_pickle=False) as arrays:
         return arrays[_npz_key(path)]
 
 
 def _array_header(file: Any) -> Declared:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    with _quiet():  # NumPy warns of files from Python 2
+        shape, _, dtype = read(file)
     return shape, dtype
 
 
