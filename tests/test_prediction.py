@@ -20,7 +20,7 @@ from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.inspection import AHEAD, BATCH, output_names, picture_scale, read_map
+from das3d.inspection import AHEAD, BATCH, output_names, picture_scale, read_map, reading_of
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 
@@ -293,6 +293,17 @@ def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path
     assert (
         result.stderr.startswith(f"error: {depth}: expected depths of at most 100 m") and "--depth-unit mm" in result.stderr
     )
+
+
+def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
+    detector = load(tiny_run())
+    assert reading_of(detector, None, None) == {"rgb": True, "depth": True, "light": 4, "depth_format": DepthFormat(1.0)}
+    detector.training |= {"light": 0, "depth_format": {"scale": 0.001, "offset": 0.0, "missing": 65535}}
+    reading = reading_of(detector, None, None)
+    assert reading["light"] == 0 and reading["depth_format"] == DepthFormat(0.001, missing=65535)
+    told = reading_of(detector, 2, DepthFormat(0.01))
+    assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.01)
+    assert reading_of(load(tiny_run("depth")), None, None)["rgb"] is False
 
 
 # ------------------------------------------------------------------------------------ outputs

@@ -85,11 +85,12 @@ def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> It
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
     """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
-    known = detector.training.get("depth_format")
+    known, lit = detector.training.get("depth_format"), detector.training.get("light")
+    trained = DEFAULT_LIGHT if lit is None else lit
     return {
         "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
         "depth": detector.statistics.has_depth,
-        "light": light if light is not None else detector.training.get("light") or DEFAULT_LIGHT,
+        "light": trained if light is None else light,
         "depth_format": depth_format or (DepthFormat(**known) if known else None),
     }
 
