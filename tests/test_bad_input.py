@@ -552,6 +552,37 @@ def huge_clouds(root: Path) -> None:
     cloud.write_bytes(re.sub(rb"(WIDTH|HEIGHT) \d+", rb"\1 100000", cloud.read_bytes()))
 
 
+@bad(
+    r"rgb/b\.png: expected an RGB image, found a damaged or unknown file \(not a known image format\)$",
+    r"rgb/c\.tiff: expected an RGB image with 8 or 16 bits a channel, found shape \(12, 16, 40\) of uint8, 8 bits$",
+)
+def pictures_that_other_programs_would_have_to_read(root: Path) -> None:
+    Image.fromarray(PART.rgb).save(in_place_of(root, "rgb/b.png"), format="GIF")
+    fat = np.zeros((*SIZE, 40), np.uint8)
+    (root / "good/rgb/c.png").unlink()
+    tifffile.imwrite(root / "good/rgb/c.tiff", fat, photometric="minisblack", planarconfig="contig")
+
+
+@bad(r"depth/b\.npz: expected depth, found a damaged or unknown file \(EOF: reading array header")
+def npz_whose_header_unpacks_to_gigabytes(root: Path) -> None:
+    path = in_place_of(root, "depth/b.npz")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + bytes(10**6))
+
+
+@bad(r"depth/b\.ply: expected depth, .*\(10000000000 further elements declared in \d+ bytes\)$")
+def ply_of_endless_elements(root: Path) -> None:
+    cloud = write_ply(in_place_of(root, "depth/b.ply"), PART.points)
+    more = b"element face 10000000000\nproperty list uchar int vertex_indices\nend_header\n"
+    cloud.write_bytes(cloud.read_bytes().replace(b"end_header\n", more))
+
+
+@bad(r"depth/b\.pcd: expected depth, .*\(4000000012 bytes a point\)$")
+def pcd_of_fat_points(root: Path) -> None:
+    cloud = write_pcd(in_place_of(root, "depth/b.pcd"), PART.points, "binary_compressed", names=("x", "y", "z", "_"))
+    cloud.write_bytes(cloud.read_bytes().replace(b"COUNT 1 1 1 1", b"COUNT 1 1 1 1000000000"))
+
+
 @bad(r"depth/b\.npy: expected 1 to 80 million pixels, found 16 x 0 \(width x height\)$")
 def no_pixels(root: Path) -> None:
     in_place_of(root, "depth/b.npy", np.zeros((0, 16), np.float32))

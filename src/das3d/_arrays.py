@@ -6,6 +6,7 @@ decoders raise beside what only this level can tell.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
@@ -13,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ Declared = tuple[tuple[int, ...], np.dtype[Any]]  # shape and type of the number
 
 MOST_PIXELS = 80_000_000  # larger "images" are damaged headers, or made to fill the memory
 ORIENTATION = 274  # EXIF and TIFF tag; 1 is upright
+PICTURES = ("PNG", "JPEG", "BMP")  # Pillow's names; it knows many more, of which some start other programs
+ARRAY_HEADER = 1 << 16  # bytes; longer headers of NPY files are not headers
 
 _SILENT = logging.NullHandler()  # tifffile logs what is wrong with a file, and Python prints what no handler takes
 
@@ -53,7 +56,7 @@ def open_picture(path: Path) -> Iterator[Picture]:
 
     try:
         with _quiet():  # Pillow warns of large images, where the limit is lower here
-            image = Image.open(path)
+            image = Image.open(path, formats=PICTURES)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         found = f"{int(pixels[0]) // 10**6} million" if pixels else "more"
@@ -188,7 +191,8 @@ def npz_array(path: Path) -> NDArray[Any]:
         return arrays[_npz_key(path)]
 
 
-def _array_header(file: Any) -> Declared:
+def _array_header(file: IO[bytes]) -> Declared:
+    file = io.BytesIO(file.read(ARRAY_HEADER))  # a header that declares gigabytes must not be read, let alone unpacked
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with _quiet():  # NumPy warns of files from Python 2

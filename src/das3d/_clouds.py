@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from das3d._arrays import Declared
 
 HEADER_LIMIT = 1 << 16  # bytes; longer headers are not headers
+MOST_RECORD = 4096  # bytes a point; memory is taken for all fields, whatever they are called
 COLUMNS = ("num_cols", "width", "cols")  # what writers call the grid in comments and obj_info lines
 ROWS = ("num_rows", "height", "rows")
 
@@ -48,6 +49,9 @@ def ply_header(path: Path) -> Declared:
                 counts[element] = int(words[2])
             elif words[:1] == ["property"] and element == "vertex":
                 types[words[-1]] = words[1]
+    others = sum(count for name, count in counts.items() if name not in ("vertex", "range_grid"))
+    if others > path.stat().st_size:  # memory is taken for what is declared; a grid is judged by its size
+        raise ValueError(f"{others} further elements declared in {path.stat().st_size} bytes")
     missing = [axis for axis in "xyz" if axis not in types]
     if "vertex" not in counts or missing:
         raise ValueError(f"no vertices with x, y and z (missing: {', '.join(missing) or 'vertices'})")
@@ -142,6 +146,8 @@ def _pcd(path: Path) -> _Pcd:
     )
     if missing := [axis for axis in XYZ if names.count(axis) != 1]:
         raise ValueError(f"no single field {', '.join(missing)}")
+    if (record := sum(dtype.itemsize * count for _, dtype, count in fields)) > MOST_RECORD:
+        raise ValueError(f"{record} bytes a point")
     width, height = int(known["WIDTH"][0]), int(known["HEIGHT"][0])
     shape = (height, width, 3) if height > 1 else (width * height, 3)
     return _Pcd(fields, shape, known["DATA"][0], start)

@@ -130,7 +130,8 @@ def _tiff_picture(path: Path, what: str) -> tuple[int, ...]:
     with open_tiff(path) as tiff:
         shape, dtype, page = tiff_shape(tiff), tiff.dtype, tiff.keyframe
         bits, photometric, jpeg = page.bitspersample, page.photometric, page.compression == 7
-    if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16, np.bool_) or bits not in (1, 8, 16):
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) > 3 or channels > 4 or dtype not in (np.uint8, np.uint16, np.bool_) or bits not in (1, 8, 16):
         found = f"shape {shape} of {dtype}, {bits} bits"
         raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
     if photometric == 0:
