@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from scenes import Scene, see
 
 from das3d.batches import GoodParts
-from das3d.detector import MODEL_FILE, Detector, choose_device, load, part_scores
+from das3d.detector import MODEL_FILE, Detector, load
+from das3d.engines import batch_of
 from das3d.errors import DataError, ModelError
 from das3d.network import DAS3DNet
 from das3d.preparation import measure, prepare
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import threshold_from
+from das3d.torch_engine import TorchEngine, choose_device, part_scores
 
 MODALITIES = ["rgb+depth", "rgb", "depth"]
 TINY = [
@@ -52,7 +54,7 @@ def detector(modality: str = "rgb+depth", *changes: str, scenes: list[Scene] | N
         network.discriminator.head.weight /= logits.std()
     # As training leaves it: weights in channels-last order.
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = Detector(chosen, statistics, network)
+    found = Detector(chosen, statistics, TorchEngine(network, chosen.score))
     found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3)
     found.training = {"category": "cover", "parts": 2, "minutes": 0.5}
     return found
@@ -234,7 +236,7 @@ def test_networks_that_see_rgb_only_take_depth_where_training_had_it_and_else_do
         with_depth.predict(scene.rgb, name="part 7")
     chosen = with_depth.settings
     scans = [see(seed=seed).scan().without(depth=True) for seed in (1, 2)]
-    without = Detector(chosen, measure(scans, chosen.preparation), with_depth.network)
+    without = Detector(chosen, measure(scans, chosen.preparation), with_depth.engine)
     prediction = without.predict(scene.rgb)
     assert prediction.map.shape == (150, 180) and prediction.map.any()
     assert without.predict(scene.rgb, scene.depth).score == prediction.score
@@ -343,17 +345,18 @@ def test_the_map_is_that_of_the_network_put_back(both: Detector) -> None:
 def test_flips_average_the_maps_of_mirrored_parts() -> None:
     plain, flipping = detector(), detector("rgb+depth", "score.flips=true")
     scans = [prepare(see(seed=seed).scan(), plain.statistics, plain.settings.preparation) for seed in (3, 4)]
-    parts = GoodParts.from_scans(scans)
+    rgb, depth = batch_of(scans, rgb=True, depth=True)
+    assert rgb is not None and depth is not None
 
-    def mirrored(*axes: int) -> torch.Tensor:
-        turned = GoodParts(parts.rgb.flip(axes), parts.depth.flip(axes), parts.foreground.flip(axes))
-        return plain.maps(turned).flip([axis - 1 for axis in axes])
+    def maps(by: Detector, *axes: int) -> np.ndarray:
+        # Of parts mirrored along rows (2) or columns (3), turned back.
+        turned = by.engine.run(np.flip(rgb, axes).copy(), np.flip(depth, axes).copy()).map
+        return np.flip(turned, [axis - 1 for axis in axes])
 
-    expected = torch.stack([mirrored(), mirrored(2), mirrored(3), mirrored(2, 3)]).mean(dim=0)
-    assert torch.allclose(flipping.maps(parts), expected, atol=1e-6)
-    assert not torch.allclose(plain.maps(parts), expected, atol=1e-4)
-    turned = GoodParts(parts.rgb.flip(3), parts.depth.flip(3), parts.foreground.flip(3))
-    assert torch.allclose(flipping.maps(turned).flip(2), flipping.maps(parts), atol=1e-6), "mirrored parts score the same"
+    expected = np.mean([maps(plain), maps(plain, 2), maps(plain, 3), maps(plain, 2, 3)], axis=0)
+    assert np.allclose(maps(flipping), expected, atol=1e-6)
+    assert not np.allclose(maps(plain), expected, atol=1e-4)
+    assert np.allclose(maps(flipping, 3), maps(flipping), atol=1e-6), "mirrored parts score the same"
 
 
 # ------------------------------------------------------------------------------------------- score
@@ -381,7 +384,7 @@ def test_the_score_is_the_highest_mean_of_a_window(side: int, window: int, seed:
 def test_the_score_of_a_part_is_that_of_its_prepared_map(both: Detector) -> None:
     scan = see(seed=6).scan()
     prepared = prepare(scan, both.statistics, both.settings.preparation)
-    image = both.maps(GoodParts.from_scans([prepared]))[0].numpy()
+    image = both.run([prepared]).map[0]
     means = np.lib.stride_tricks.sliding_window_view(image, (5, 5)).mean(axis=(2, 3))
     score = next(both.predict_scans([scan])).score
     assert score >= means.max() - 1e-6
@@ -418,4 +421,4 @@ def test_a_model_is_not_loaded_onto_a_device_that_is_not_there(both: Detector, t
     both.save(tmp_path / MODEL_FILE)
     with pytest.raises(ModelError, match="device: expected auto, cpu or a device of this machine, found 'cuda:99'"):
         load(tmp_path, "cuda:99")
-    assert load(tmp_path, "cpu").device == torch.device("cpu")
+    assert load(tmp_path, "cpu").engine.describe() == "PyTorch, fp32, CPU"

@@ -253,5 +253,5 @@ def test_report_goes_beside_the_model_and_to_standard_output(tiny_run: Runs, tin
     assert shown["I-AUROC"] == f"{metrics['i_auroc']:.4f}" and shown["AU-PRO@0.01"] == f"{metrics['aupro_01']:.4f}"
     assert shown["I-AUROC dent"] == f"{metrics['per_defect']['dent']:.4f}"
     assert shown["defective found at threshold"] == f"{metrics['detected']:.1%}"
-    assert lines[-1] == f"written to {run / 'evaluation'}"
+    assert lines[-1] == f"written to {run / 'evaluation'}; computed by PyTorch, fp32, CPU"
     assert result.stderr == ""

@@ -78,7 +78,7 @@ def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_pa
     lines = result.stdout.splitlines()
     assert lines[0] == f"000  score {expected.score:.4f}  {row['verdict']}"
     assert detector.threshold is not None and lines[1].endswith(f"of 1 defective; {detector.threshold.describe()}")
-    assert lines[2] == f"scores.csv, maps and overlays in {tmp_path}"
+    assert lines[2] == f"scores.csv, maps and overlays in {tmp_path}; computed by PyTorch, fp32, CPU"
 
 
 @pytest.mark.parametrize("modality", ["rgb", "depth"])

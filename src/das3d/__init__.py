@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from das3d.datasets import Dataset, Part, find_categories, find_dataset
     from das3d.demo import make_demo
     from das3d.detector import Detector, Prediction, load
-    from das3d.errors import Das3dError, DataError, ModelError, SettingsError
+    from das3d.errors import Das3dError, DataError, MissingPackageError, ModelError, SettingsError
     from das3d.evaluation import evaluate
     from das3d.files import DepthFormat
     from das3d.run import train
@@ -30,25 +30,49 @@ if TYPE_CHECKING:
     from das3d.synthesis import Recipe, draw_recipe, synthesise
 
 _HOMES = {
-    "Camera": "scan", "DataError": "errors", "Das3dError": "errors", "Dataset": "datasets", "DepthFormat": "files",
-    "Detector": "detector", "ModelError": "errors", "Part": "datasets", "Prediction": "detector", "Recipe": "synthesis",
-    "Scan": "scan", "Settings": "settings", "SettingsError": "errors", "draw_recipe": "synthesis",
-    "evaluate": "evaluation", "find_categories": "datasets", "find_dataset": "datasets", "load": "detector",
-    "make_demo": "demo", "make_settings": "settings", "scan_from_arrays": "scan", "synthesise": "synthesis",
-    "train": "run",
+    "Camera": "scan", "Das3dError": "errors", "DataError": "errors", "Dataset": "datasets", "DepthFormat": "files",
+    "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors", "Part": "datasets",
+    "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings", "SettingsError": "errors",
+    "draw_recipe": "synthesis", "evaluate": "evaluation", "find_categories": "datasets", "find_dataset": "datasets",
+    "load": "detector", "make_demo": "demo", "make_settings": "settings", "scan_from_arrays": "scan",
+    "synthesise": "synthesis", "train": "run",
 }  # fmt: skip
 
 __all__ = [
-    "Camera", "Das3dError", "DataError", "Dataset", "DepthFormat", "Detector", "ModelError", "Part", "Prediction",
-    "Recipe", "Scan", "Settings", "SettingsError", "draw_recipe", "evaluate", "find_categories", "find_dataset", "load",
-    "make_demo", "make_settings", "scan_from_arrays", "synthesise", "train",
+    "Camera",
+    "Das3dError",
+    "DataError",
+    "Dataset",
+    "DepthFormat",
+    "Detector",
+    "MissingPackageError",
+    "ModelError",
+    "Part",
+    "Prediction",
+    "Recipe",
+    "Scan",
+    "Settings",
+    "SettingsError",
+    "draw_recipe",
+    "evaluate",
+    "find_categories",
+    "find_dataset",
+    "load",
+    "make_demo",
+    "make_settings",
+    "scan_from_arrays",
+    "synthesise",
+    "train",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'das3d' has no attribute {name!r}")
-    return getattr(import_module(f"das3d.{_HOMES[name]}"), name)
+    from das3d.errors import explained
+
+    with explained(f"das3d.{name}"):
+        return getattr(import_module(f"das3d.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import das3d
-from das3d.errors import Das3dError, SettingsError
+from das3d.errors import Das3dError, SettingsError, explained
 
 app = typer.Typer(
     name="das3d",
@@ -44,7 +44,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with explained(f"das3d {command.__name__.replace('_', '-')}"):
+                command(*args, **kwargs)
         except Das3dError as error:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
@@ -182,7 +183,7 @@ def predict(
         results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
     else:
         results = [predict_part(detector, rgb, depth, out, depth_format=depth_format)]
-    print_predictions(results, out, detector.threshold)
+    print_predictions(results, out, detector)
 
 
 @app.command(name="demo-data")
@@ -258,20 +259,20 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
         print(f"  {name:<{width}}  {value:>7}")
     for note in metrics["notes"]:
         print(f"note: {note}")
-    print(f"written to {folder}")
+    print(f"written to {folder}; computed by {metrics['engine']}")
 
 
-def print_predictions(results: list[Any], out: Path, threshold: Any) -> None:
+def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
         print(f"{result.part.id}  score {result.prediction.score:.4f}  {result.verdict}".rstrip())
     if len(shown) > 20:
         print(f"... and {len(shown) - 20} more")
-    if threshold is not None and shown:
+    if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
-        print(f"{defective} of {len(shown)} defective; {threshold.describe()}")
-    print(f"scores.csv, maps and overlays in {out}")
+        print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
+    print(f"scores.csv, maps and overlays in {out}; computed by {detector.engine.describe()}")
     if failed:
         lines = [result.error for result in failed[:10]]
         more = len(failed) - len(lines)

@@ -7,23 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 import das3d
-from das3d.batches import GoodParts
 from das3d.cache import write_atomically
-from das3d.errors import ModelError, SettingsError
-from das3d.network import DAS3DNet
+from das3d.engines import Engine, EngineOutput, batch_of
+from das3d.errors import ModelError, SettingsError, explained
 from das3d.preparation import PreparedScan, Statistics, prepare
 from das3d.scan import Scan, scan_from_arrays
-from das3d.settings import ScoreSettings, Settings, settings_from_dict
+from das3d.settings import Settings, settings_from_dict
 from das3d.threshold import Threshold
+
+if TYPE_CHECKING:
+    from das3d.network import DAS3DNet
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -48,25 +47,30 @@ class Prediction:
 
 @dataclass
 class Detector:
-    """Networks, the statistics they were trained with, and a threshold.
+    """A trained model on an engine, the statistics it was trained with, and a threshold.
 
     Attributes:
         settings: of the run that trained it.
         statistics: measured on its training parts, used unchanged on every scan.
-        network: in evaluation mode, on its device.
+        engine: computes the networks.
         threshold: None where no good parts were held out.
         training: facts for people: data, category, parts, iterations, minutes, machine.
     """
 
     settings: Settings
     statistics: Statistics
-    network: DAS3DNet
+    engine: Engine
     threshold: Threshold | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+    def network(self) -> DAS3DNet:
+        """The networks themselves, for those who train. Raises ModelError for an exported model, which has none."""
+        from das3d.torch_engine import TorchEngine
+
+        if not isinstance(self.engine, TorchEngine):
+            raise ModelError(f"expected a model as it was trained, found an exported one ({self.engine.describe()})")
+        return self.engine.network
 
     def predict(
         self,
@@ -97,22 +101,15 @@ class Detector:
 
     def predict_prepared(self, scans: Sequence[PreparedScan]) -> list[Prediction]:
         """Score one batch of prepared scans."""
-        maps = self.maps(GoodParts.from_scans(list(scans), self.device))
-        scores = part_scores(maps, self.settings.score).tolist()
+        output = self.run(scans)
         return [
             Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score))
-            for scan, score, image in zip(scans, scores, maps.cpu().numpy(), strict=True)
+            for scan, score, image in zip(scans, output.score.tolist(), output.map, strict=True)
         ]
 
-    def maps(self, parts: GoodParts) -> Tensor:
-        """Anomaly maps (B, S, S) float32 in (0, 1) of prepared parts on this device."""
-        rgb, depth = parts.rgb.float() / 255, parts.depth
-        flips: list[list[int]] = [[], [3], [2], [2, 3]] if self.settings.score.flips else [[]]
-        with torch.inference_mode():
-            return torch.stack([
-                self.network(rgb.flip(axes), depth.flip(axes)).logits.float().sigmoid().flip(axes)[:, 0]
-                for axes in flips
-            ]).mean(dim=0)  # fmt: skip
+    def run(self, scans: Sequence[PreparedScan]) -> EngineOutput:
+        """Maps, scores and repaired images of one batch of prepared scans, on the networks' own grid."""
+        return self.engine.run(*batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
 
     def verdict(self, score: float) -> bool | None:
         return None if self.threshold is None else self.threshold.is_defective(score)
@@ -121,7 +118,12 @@ class Detector:
         """Write weights, settings, statistics, threshold and version into one safetensors file."""
         from safetensors.torch import save
 
-        about = {
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        write_atomically(path, save(weights, metadata={"das3d": json.dumps(self.about())}))
+
+    def about(self) -> dict[str, Any]:
+        """All but the weights, as plain values; every model file carries it."""
+        return {
             "format": FORMAT,
             "version": das3d.__version__,
             "settings": self.settings.model_dump(mode="json"),
@@ -129,15 +131,6 @@ class Detector:
             "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "training": self.training,
         }
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        write_atomically(path, save(weights, metadata={"das3d": json.dumps(about)}))
-
-
-def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
-    """Scores (B,) of maps (B, S, S): the maximum of the mean-filtered map."""
-    if settings.window > 1:
-        maps = F.avg_pool2d(maps[:, None], settings.window, stride=1, padding=settings.window // 2, count_include_pad=False)
-    return maps.flatten(1).amax(dim=1)
 
 
 def load(path: Path | str, device: str = "auto") -> Detector:
@@ -149,53 +142,49 @@ def load(path: Path | str, device: str = "auto") -> Detector:
 
     Raises:
         ModelError: there is no model there, or not one that this version can read.
+        MissingPackageError: the library that computes this kind of model is not installed.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         hint = "; it has no finished training" if path.is_dir() else ""
         raise ModelError(f"{path}: expected a run folder with {MODEL_FILE}, or a model file, found none{hint}")
+    facts = _facts(file, _about_in(file))
+    with explained(f"{file}: a model as it was trained", hint="; or export it where it was trained (das3d export)"):
+        from das3d.torch_engine import TorchEngine
+
+        return Detector(engine=TorchEngine.open(file, facts["settings"], device), **facts)
+
+
+def _about_in(file: Path) -> Any:
+    # What `Detector.about` gave when the file was written. Nothing but NumPy is needed to read it.
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="np") as opened:
             about = json.loads((opened.metadata() or {}).get("das3d", "null"))
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file}: expected a das3d model as safetensors, found {error}") from None
+    return about
+
+
+def _facts(file: Path, about: Any) -> dict[str, Any]:
+    # The fields of a Detector but for its engine.
     if not isinstance(about, dict) or "format" not in about:
-        raise ModelError(f"{file}: expected a das3d model, found a safetensors file of something else")
+        raise ModelError(f"{file}: expected a das3d model, found a {file.suffix[1:]} file of something else")
     if about["format"] != FORMAT:
         raise ModelError(
             f"{file}: expected model format {FORMAT}, found {about['format']} (written by das3d {about.get('version')})"
         )
     try:
-        settings = settings_from_dict(about["settings"], source="settings")
-        statistics = Statistics.from_dict(about["statistics"])
-        threshold = None if about["threshold"] is None else Threshold(**about["threshold"])
-        training = dict(about["training"])
+        return {
+            "settings": settings_from_dict(about["settings"], source="settings"),
+            "statistics": Statistics.from_dict(about["statistics"]),
+            "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
+            "training": dict(about["training"]),
+        }
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         reason = "; ".join(str(error).splitlines())
         raise ModelError(
             f"{file}: expected what this version writes beside the weights, found a problem: {reason}"
         ) from None
-    network = DAS3DNet.from_settings(settings)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(f"{file}: weights do not fit the settings beside them: {str(error).splitlines()[0]}") from None
-    network = network.eval().to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(settings, statistics, network, threshold, training)
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device that a user's word means. Raises ModelError where there is none such."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]  # PyTorch goes on for pages
-        raise ModelError(f"device: expected auto, cpu or a device of this machine, found {device!r} ({reason})") from None
-    return chosen

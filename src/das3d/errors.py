@@ -6,7 +6,18 @@ problem) and no traceback, so the text itself must name the file, what was expec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+# Packages that not everybody needs, and the extra of das3d that installs each.
+EXTRAS = {
+    "lightning": "train",
+    "onnx": "export",
+    "onnxruntime": "runtime",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "torch": "train",
+}
 
 
 class Das3dError(Exception):
@@ -31,6 +42,30 @@ class SettingsError(Das3dError):
 
 class ModelError(Das3dError):
     """A run folder or model file cannot be used."""
+
+
+class MissingPackageError(Das3dError, ImportError):
+    """What was asked for needs a package that is not installed."""
+
+
+@contextmanager
+def explained(what: str, hint: str = "") -> Iterator[None]:
+    """Name the command that installs it where an import in this block misses a package of `EXTRAS`.
+
+    Example:
+        with explained("das3d train"):
+            from das3d.run import train
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        command = f'pip install "das3d[{EXTRAS[package]}]"'
+        raise MissingPackageError(
+            f"{what} needs {package}, which is not installed; install it by {command}{hint}"
+        ) from None
 
 
 def one_line(text: object, most: int = 120) -> str:

@@ -78,6 +78,7 @@ def evaluate(
         "threshold": None if detector.threshold is None else detector.threshold.to_dict(),
         "false_alarms": _share(results, defective=False),
         "detected": _share(results, defective=True),
+        "engine": detector.engine.describe(),
         "training": detector.training,
         "das3d": das3d.__version__,
     }

@@ -22,13 +22,14 @@ from das3d.batches import GoodParts
 from das3d.cache import write_atomically
 from das3d.console import progress, say
 from das3d.datasets import DepthFormat, find_dataset
-from das3d.detector import MODEL_FILE, Detector, choose_device
+from das3d.detector import MODEL_FILE, Detector
 from das3d.errors import ModelError
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.preparation import PreparedScan
 from das3d.prepared import PreparedData, prepare_dataset
 from das3d.settings import Settings, make_settings, settings_to_toml
 from das3d.threshold import threshold_from
+from das3d.torch_engine import TorchEngine, choose_device
 
 SETTINGS_FILE = "settings.toml"
 FACTS_FILE = "training.json"
@@ -96,7 +97,7 @@ def train(
     if fabric.is_global_zero:
         say(_summary(dataset, prepared, fabric))
     state = training.fit(GoodParts.from_scans(prepared.train), settings, out, fabric=fabric, budget=budget, resume=resume)
-    detector = Detector(settings, prepared.statistics, state.average)
+    detector = Detector(settings, prepared.statistics, TorchEngine(state.average, settings.score))
     detector.training = facts | {
         "iterations": state.iteration,
         "batch": settings.training.batch,

@@ -1,0 +1,101 @@
+"""PyTorch as an engine, and the module that every export is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from das3d.engines import Engine, EngineOutput, Floats
+from das3d.errors import ModelError
+from das3d.network import DAS3DNet
+from das3d.settings import ScoreSettings, Settings
+
+
+class Scorer(nn.Module):
+    """From prepared parts to maps and scores: normalisation of RGB, networks, mirrored copies, mean filter and maximum."""
+
+    def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
+        super().__init__()
+        self.network, self.settings = network, settings
+
+    def forward(self, rgb: Tensor | None, depth: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Map, score, repaired RGB and repaired depth, as in `EngineOutput`, of RGB as uint8 and normalised depth."""
+        rgb = None if rgb is None else rgb.float() / 255
+        output = self.network(rgb, depth)
+        maps = output.logits.float().sigmoid()
+        if self.settings.flips:
+            flipped = [maps]
+            for axes in ([3], [2], [2, 3]):
+                turned = [None if member is None else member.flip(axes) for member in (rgb, depth)]
+                flipped.append(self.network(*turned).logits.float().sigmoid().flip(axes))
+            maps = torch.stack(flipped).mean(dim=0)
+        maps = maps[:, 0]  # (B, S, S)
+        return maps, part_scores(maps, self.settings), output.rgb, None if output.depth is None else output.depth[:, 0]
+
+
+def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
+    """Scores (B,) of maps (B, S, S): the maximum of the mean-filtered map."""
+    if settings.window > 1:
+        maps = F.avg_pool2d(maps[:, None], settings.window, stride=1, padding=settings.window // 2, count_include_pad=False)
+    return maps.flatten(1).amax(dim=1)
+
+
+class TorchEngine(Engine):
+    """A network in evaluation mode on its device.
+
+    Attributes:
+        network: what training trains.
+    """
+
+    name = "PyTorch"
+    precision = "fp32"
+
+    def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
+        self.network = network
+        self.scorer = Scorer(network, settings)
+        self.torch_device = next(network.parameters()).device
+        cuda = self.torch_device.type == "cuda"
+        self.device = torch.cuda.get_device_name(self.torch_device) if cuda else self.torch_device.type.upper()
+
+    @classmethod
+    def open(cls, file: Path, settings: Settings, device: str = "auto") -> TorchEngine:
+        """The engine of a safetensors model file. Raises ModelError where the weights are of other settings."""
+        from safetensors.torch import load_file
+
+        network = DAS3DNet.from_settings(settings)
+        try:
+            network.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{file}: weights do not fit the settings beside them: {reason}") from None
+        network = network.eval().to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, settings.score)
+
+    def run(self, rgb: NDArray[np.uint8] | None, depth: Floats | None) -> EngineOutput:
+        """See `Engine.run`."""
+        members = [None if array is None else torch.from_numpy(array).to(self.torch_device) for array in (rgb, depth)]
+        with torch.inference_mode():
+            maps, scores, *repaired = self.scorer(*members)
+        return EngineOutput(
+            maps.cpu().numpy(),
+            scores.cpu().numpy(),
+            *(None if images is None else images.float().cpu().numpy() for images in repaired),
+        )
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device that a user's word means. Raises ModelError where there is none such."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]  # PyTorch goes on for pages
+        raise ModelError(f"device: expected auto, cpu or a device of this machine, found {device!r} ({reason})") from None
+    return chosen
