@@ -110,6 +110,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out, by its settings.")] = False,
     light: Light = None,
     depth_unit: DepthUnit = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Write to an experiment tracker as well: tensorboard or mlflow; repeatable.")
+    ] = None,
 ) -> None:
     """Train a detector on good parts."""
     seconds = None if budget is None else parse_duration(budget)
@@ -134,6 +137,7 @@ def train(
     run(
         data, out, category=category, settings=chosen if told else None, device=device, processes=processes,
         budget=seconds, resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
+        track=track or (),
     )  # fmt: skip
 
 
@@ -156,6 +160,8 @@ def evaluate(
     detector = load(run, device)
     folder = out or (run if run.is_dir() else run.parent) / "evaluation"
     metrics = score(detector, data, folder, category=category, light=light, depth_format=depth_format)
+    if out is None and run.is_dir():
+        record_metrics(run, detector, metrics)
     print_metrics(metrics, folder)
 
 
@@ -260,6 +266,18 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
     for note in metrics["notes"]:
         print(f"note: {note}")
     print(f"written to {folder}; computed by {metrics['engine']}")
+
+
+def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
+    """Add figures to the experiment trackers of the run; a machine without their packages has its figures all the same."""
+    from das3d.console import warn
+    from das3d.tracking import record
+
+    names = [*FIGURES, "per_defect", "false_alarms", "detected", "n_good", "n_defective"]
+    try:
+        record(run, detector.settings, {name: metrics[name] for name in names}, detector.training.get("iterations", 0))
+    except Das3dError as error:
+        warn(str(error))
 
 
 def print_predictions(results: list[Any], out: Path, detector: Any) -> None:

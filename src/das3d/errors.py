@@ -11,11 +11,15 @@ from contextlib import contextmanager
 
 # Packages that not everybody needs, and the extra of das3d that installs each.
 EXTRAS = {
+    "alembic": "tracking",
     "lightning": "train",
+    "mlflow": "tracking",
     "onnx": "export",
     "onnxruntime": "runtime",
     "onnxscript": "export",
     "openvino": "openvino",
+    "sqlalchemy": "tracking",
+    "tensorboard": "tracking",
     "torch": "train",
 }
 
@@ -62,10 +66,13 @@ def explained(what: str, hint: str = "") -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        command = f'pip install "das3d[{EXTRAS[package]}]"'
-        raise MissingPackageError(
-            f"{what} needs {package}, which is not installed; install it by {command}{hint}"
-        ) from None
+        raise missing(what, package, hint) from None
+
+
+def missing(what: str, package: str, hint: str = "") -> MissingPackageError:
+    """The error that a package of `EXTRAS` is missing."""
+    command = f'pip install "das3d[{EXTRAS[package]}]"'
+    return MissingPackageError(f"{what} needs {package}, which is not installed; install it by {command}{hint}")
 
 
 def one_line(text: object, most: int = 120) -> str:

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from das3d.prepared import PreparedData, prepare_dataset
 from das3d.settings import Settings, make_settings, settings_to_toml
 from das3d.threshold import threshold_from
 from das3d.torch_engine import TorchEngine, choose_device
+from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
 SETTINGS_FILE = "settings.toml"
 FACTS_FILE = "training.json"
@@ -47,6 +49,7 @@ def train(
     resume: bool = False,
     light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
+    track: Sequence[str] = (),
 ) -> Detector:
     """Train a detector on the good parts of a data set.
 
@@ -61,11 +64,15 @@ def train(
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
         light: which of the six images of an Eyecandies part is its RGB.
         depth_format: how numbers in the depth files become metres, where the data does not say.
+        track: experiment trackers, "tensorboard" and "mlflow"; a resumed run goes on in those that it had.
 
     Raises:
         DataError: something is wrong with the data; every problem is named.
         ModelError: `out` holds another run, or its checkpoint does not fit.
+        SettingsError: the server of a tracker does not answer.
+        MissingPackageError: the package of a tracker is not installed.
     """
+    check_trackers(track)
     out = Path(out)
     _check_out(out, resume)
     settings = _settings_for(out, settings, resume)
@@ -96,7 +103,9 @@ def train(
     fabric.launch()
     if fabric.is_global_zero:
         say(_summary(dataset, prepared, fabric))
-    state = training.fit(GoodParts.from_scans(prepared.train), settings, out, fabric=fabric, budget=budget, resume=resume)
+    with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
+        parts = GoodParts.from_scans(prepared.train)
+        state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
     detector = Detector(settings, prepared.statistics, TorchEngine(state.average, settings.score))
     detector.training = facts | {
         "iterations": state.iteration,
@@ -112,6 +121,8 @@ def train(
     if fabric.is_global_zero:
         detector.save(out / MODEL_FILE)
         _write_facts(out, detector.training)
+        threshold = None if detector.threshold is None else detector.threshold.to_dict()
+        record(out, settings, detector.training | {"threshold": threshold}, state.iteration)
         say(training.describe(state) + f" -> {out / MODEL_FILE}")
         if detector.threshold:
             say(detector.threshold.describe())

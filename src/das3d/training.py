@@ -27,6 +27,7 @@ from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, Output
 from das3d.settings import Settings, TrainingSettings
 from das3d.textures import load_textures
+from das3d.tracking import Tracking
 
 LOG_EVERY = 20  # iterations
 COLUMNS = (
@@ -39,6 +40,8 @@ COLUMNS = (
     "samples_per_second",
     "seconds",
 )
+
+TRACKED = ("loss_rgb", "loss_depth", "loss_discriminator", "learning_rate", "samples_per_second")
 
 
 @dataclass
@@ -61,6 +64,7 @@ def fit(
     fabric: Fabric,
     budget: float | None = None,
     resume: bool = False,
+    tracking: Tracking | None = None,
 ) -> State:
     """Train on good parts and return the final state; `average` in it holds the weights to keep.
 
@@ -71,16 +75,22 @@ def fit(
         fabric: launched; knows device, precision and the processes that share the work.
         budget: seconds that training may take; the number of iterations is fitted to it. None: as set.
         resume: go on from the checkpoint in `out`, if there is one.
+        tracking: experiment trackers that are told what is logged.
     """
     training = settings.training
+    tracking = tracking or Tracking()
     parts = parts.to(fabric.device)
     textures = load_textures(settings.synthesis, parts)
     state = start(settings, fabric, total=0 if budget else training.iterations)
-    log = LossLog(out / "losses.csv", training.batch)
+    log = LossLog(out / "losses.csv", training.batch, tracking)
     if resume and (out / "checkpoint.pt").is_file():
-        log.resume(state.iteration, load_checkpoint(out / "checkpoint.pt", state, settings, fabric))
-    elif fabric.is_global_zero:
+        unlogged = load_checkpoint(out / "checkpoint.pt", state, settings, fabric)
+        log.resume(state.iteration, unlogged)
+    first = state.iteration
+    tracking.begin(first)
+    if fabric.is_global_zero and first == 0:
         save_pairs(out / "pictures" / "training_pairs.png", parts, settings, textures)
+        tracking.picture(out / "pictures" / "training_pairs.png", 0)
     begun, saved = time.monotonic() - state.seconds, time.monotonic()
     pacer = Pacer(budget or 0.0, state)
 
@@ -105,12 +115,12 @@ def fit(
             if time.monotonic() - saved > training.checkpoint_minutes * 60 and state.total:
                 save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
                 if fabric.is_global_zero:
-                    save_repairs(out / "pictures" / f"repair_{state.iteration:06d}.png", batch, output)
+                    tracking.picture(save_repairs(out / "pictures", state.iteration, batch, output), state.iteration)
                 saved = time.monotonic()
     log.flush(state)
     save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
-    if fabric.is_global_zero:
-        save_repairs(out / "pictures" / f"repair_{state.iteration:06d}.png", batch, output) if log.rows else None
+    if fabric.is_global_zero and state.iteration > first:
+        tracking.picture(save_repairs(out / "pictures", state.iteration, batch, output), state.iteration)
     return state
 
 
@@ -197,8 +207,8 @@ class LossLog:
     Losses stay on the device until a row is due, so that logging never makes the device wait.
     """
 
-    def __init__(self, path: Path, batch: int) -> None:
-        self.path, self.batch = path, batch
+    def __init__(self, path: Path, batch: int, tracking: Tracking) -> None:
+        self.path, self.batch, self.tracking = path, batch, tracking
         self.rows: list[dict[str, Any]] = []
         self.kept: list[Tensor] = []
         self.rate = 0.0
@@ -235,6 +245,7 @@ class LossLog:
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path, text.getvalue().encode())
+        self.tracking.scalars({name: float(self.rows[-1][name]) for name in TRACKED}, state.iteration)
 
     def resume(self, iteration: int, kept: list[Tensor]) -> None:
         """Keep the rows up to the checkpoint and the losses since the last; what was logged after it will be again."""
@@ -303,8 +314,9 @@ def save_pairs(path: Path, parts: GoodParts, settings: Settings, textures: Tenso
     pictures.save_picture(path, pictures.sheet(rows))
 
 
-def save_repairs(path: Path, batch: Batch, output: Output) -> None:
-    """A sheet of what the networks made of the last batch."""
+def save_repairs(folder: Path, iteration: int, batch: Batch, output: Output) -> Path:
+    """A sheet of what the networks made of the last batch; returns its file."""
+    path = folder / f"repair_{iteration:06d}.png"
     rows = []
     if output.rgb is not None:
         rows += [("harmed RGB", as_pictures(batch.harmed.rgb)), ("repaired", as_pictures(output.rgb))]
@@ -316,6 +328,7 @@ def save_repairs(path: Path, batch: Batch, output: Output) -> None:
     found = output.logits.detach().float().sigmoid()[:, 0].cpu().numpy()
     rows += [("mask", as_pictures(batch.harmed.mask)), ("found", [pictures.heat(image) for image in found[:8]])]
     pictures.save_picture(path, pictures.sheet(rows))
+    return path
 
 
 def as_pictures(images: Tensor) -> list[pictures.Image]:

@@ -1,0 +1,217 @@
+"""Trackers: they hold what losses.csv holds, a resumed run goes on in them, and none of them can stop a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_training import cpu, rows_of, tiny_parts, tiny_settings
+from tiny import das3d, train_tiny
+
+from das3d import tracking
+from das3d.errors import SettingsError
+from das3d.settings import make_settings
+from das3d.tracking import Tracking, check_trackers, flatten, open_tracking, record
+from das3d.training import fit
+
+LOSSES = ("loss_rgb", "loss_depth", "loss_discriminator")
+needs_tensorboard = pytest.mark.usefixtures("tensorboard")
+needs_mlflow = pytest.mark.usefixtures("mlflow")
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the trackers import
+
+
+@pytest.fixture
+def tensorboard() -> None:
+    pytest.importorskip("tensorboard", reason="the extra `tracking` is not installed")
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in tracking.PACKAGES["mlflow"]:
+        pytest.importorskip(package, reason="the extra `tracking` is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
+
+
+class Notes:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def begin(self, iteration: int) -> None:
+        self.told.append(("begin", iteration))
+
+    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
+        self.told.append(("scalars", iteration, dict(values)))
+
+    def picture(self, file: Path, iteration: int) -> None:
+        assert file.is_file()
+        self.told.append(("picture", iteration, tracking.subject(file)))
+
+    def facts(self, values: Mapping[str, Any]) -> None:
+        self.told.append(("facts", dict(values)))
+
+    def close(self, failed: bool) -> None:
+        self.told.append(("close", failed))
+
+
+class Broken(Notes):
+    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
+        raise ConnectionError("no route to host\nand so on")
+
+
+def test_trackers_are_told_what_the_log_holds(tmp_path: Path) -> None:
+    notes = Notes()
+    with Tracking({"notes": notes}) as trackers:
+        fit(tiny_parts(), tiny_settings("training.iterations=45"), tmp_path, fabric=cpu(), tracking=trackers)
+        trackers.facts({"threshold": {"value": 0.5, "of": None}, "machine": "this one", "kinds": ["dent"]})
+    assert notes.told[:2] == [("begin", 0), ("picture", 0, "training_pairs")]
+    scalars = [(iteration, values) for kind, iteration, *values in notes.told[:-2] if kind == "scalars"]
+    rows = rows_of(tmp_path)
+    assert [iteration for iteration, _ in scalars] == [20, 40, 45] == [int(row["iteration"]) for row in rows]
+    for (_, (values,)), row in zip(scalars, rows, strict=True):
+        assert values == {name: float(row[name]) for name in (*LOSSES, "learning_rate", "samples_per_second")}
+    assert notes.told[-3] == ("picture", 45, "repair")
+    assert notes.told[-2] == ("facts", {"threshold.value": 0.5, "machine": "this one"})
+    assert notes.told[-1] == ("close", False)
+
+
+def test_tracker_that_fails_is_dropped_and_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trackers = Tracking({"broken": Broken(), "notes": Notes()})
+    state = fit(tiny_parts(), tiny_settings("training.iterations=45"), tmp_path, fabric=cpu(), tracking=trackers)
+    assert state.iteration == 45 and list(trackers.trackers) == ["notes"]
+    assert capsys.readouterr().err.count("warning: broken: no route to host and so on; going on without it\n") == 1
+
+
+def test_run_that_fails_is_closed_as_failed() -> None:
+    notes = Notes()
+    with pytest.raises(KeyboardInterrupt), Tracking({"notes": notes}):
+        raise KeyboardInterrupt
+    assert notes.told == [("close", True)]
+
+
+def test_no_tracker_leaves_no_trace(tmp_path: Path) -> None:
+    with open_tracking(tmp_path, (), make_settings()) as none:
+        none.begin(0)
+        none.facts({"a": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_package_and_unknown_tracker_are_told_before_anything_starts(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="--track: expected tensorboard or mlflow, found 'wandb'"):
+        check_trackers(["wandb"])
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    result = das3d("train", tiny_data, "--out", tmp_path / "run", "--track", "mlflow")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        'error: --track mlflow needs mlflow, which is not installed; install it by pip install "das3d[tracking]"\n'
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": "f", "g": [1], "h": False}) == {"a.b.c": 1, "e": "f", "h": False}
+
+
+# ------------------------------------------------------------------------------------ the real ones
+
+
+def crash_and_resume(folder: Path, names: list[str], patch: pytest.MonkeyPatch) -> None:
+    """12 iterations: a process that died at 9, with its last checkpoint at 5, and one that went on from there."""
+    patch.setattr("das3d.training.LOG_EVERY", 4)
+    settings = tiny_settings("training.iterations=12", "training.checkpoint_minutes=0.00001")
+    checkpoint = folder / "checkpoint.pt"
+
+    class Crash(Notes):
+        at_5 = b""
+
+        def picture(self, file: Path, iteration: int) -> None:
+            if iteration == 5:
+                self.at_5 = checkpoint.read_bytes()
+            if iteration == 9:
+                checkpoint.write_bytes(self.at_5)
+                raise SystemExit  # which is no Exception and so not taken for a failure of the tracker
+
+    with pytest.raises(SystemExit), open_tracking(folder, names, settings) as trackers:  # noqa: PT012
+        trackers.trackers["crash"] = Crash()
+        fit(tiny_parts(), settings, folder, fabric=cpu(), tracking=trackers)
+    with open_tracking(folder, (), settings) as trackers:
+        fit(tiny_parts(), settings, folder, fabric=cpu(), resume=True, tracking=trackers)
+    record(folder, settings, {"i_auroc": 0.875, "machine": "this one"}, 12)
+
+
+def test_log_is_whole_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash_and_resume(tmp_path, [], monkeypatch)
+    assert [row["iteration"] for row in rows_of(tmp_path)] == ["4", "8", "12"]
+
+
+@quiet
+@needs_tensorboard
+def test_tensorboard_holds_each_step_once_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    crash_and_resume(tmp_path, ["tensorboard"], monkeypatch)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = rows_of(tmp_path)
+    for name in LOSSES:
+        found = [(event.step, event.value) for event in events.Scalars(name.replace("_", "/", 1))]
+        assert found == [(int(row["iteration"]), pytest.approx(float(row[name]))) for row in rows]
+    assert [event.value for event in events.Scalars("final/i_auroc")] == [0.875]
+    tags = events.Tags()
+    assert set(tags["images"]) == {"training_pairs", "repair"}
+    assert {"settings/text_summary", "final/text_summary"} <= set(tags["tensors"])
+
+
+@quiet
+@needs_mlflow
+def test_mlflow_goes_on_in_the_same_run_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    folder = tmp_path / "gland"
+    crash_and_resume(folder, ["mlflow"], monkeypatch)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("das3d")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "gland" and run.info.status == "FINISHED"
+    assert json.loads((folder / tracking.FILE).read_text())["mlflow"]["run"] == run.info.run_id
+    for name in LOSSES:
+        history = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+        assert history == [(int(row["iteration"]), float(row[name])) for row in rows_of(folder)]
+    assert run.data.params["training.iterations"] == "12" and run.data.metrics["i_auroc"] == 0.875
+    assert run.data.tags["machine"] == "this one"
+    pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
+    assert {"pictures/training_pairs.png", "pictures/repair_000012.png"} <= pictures
+
+
+@quiet
+@needs_mlflow
+def test_server_that_does_not_answer_is_told_before_training(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    result = das3d("train", tiny_data, "--out", tmp_path / "run", "--preset", "demo", "--track", "mlflow")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: --track mlflow: expected http://127.0.0.1:9 to answer, found ")
+    assert not (tmp_path / "run" / "losses.csv").exists()
+
+
+@quiet
+@needs_tensorboard
+def test_evaluation_adds_its_figures_to_the_run(tiny_data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train_tiny(tiny_data, tmp_path / "run", "rgb+depth", "--track", "tensorboard")
+    assert das3d("evaluate", run, "--data", tiny_data).exit_code == 0
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    for name in ("i_auroc", "aupro_30", "per_defect.dent"):
+        value = metrics["per_defect"]["dent"] if "." in name else metrics[name]
+        assert [event.value for event in events.Scalars(f"final/{name}")] == [pytest.approx(value)]
+    assert events.Scalars("final/threshold.value")[0].value == pytest.approx(metrics["threshold"]["value"])
