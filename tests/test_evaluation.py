@@ -90,7 +90,7 @@ def test_metrics_hold_the_figures_and_what_they_rest_on(
 
 def test_scores_name_every_test_part(evaluated: Callable[[str], Path], tiny_data: Path) -> None:
     rows = scores_of(evaluated("rgb+depth"))
-    assert list(rows[0]) == ["id", "path", "label", "defect", "score"]
+    assert list(rows[0]) == ["id", "path", "label", "defect", "score", "false_alarm_probability"]
     folders = sorted(path for path in (tiny_data / CATEGORY / "test").iterdir())
     expected = [
         (f"test/{kind.name}/{rgb.stem}", str(rgb), "0" if kind.name == "good" else "1", kind.name)

@@ -66,7 +66,7 @@ def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_pa
     result = das3d("predict", tiny_run(), "--rgb", rgb, "--depth", depth, "--out", tmp_path, "--device", "cpu")
     assert (result.exit_code, result.stderr) == (0, "")
     (row,) = scores_of(tmp_path)
-    assert list(row) == ["id", "path", "label", "defect", "score", "verdict", "error"]
+    assert list(row) == ["id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error"]
     assert (row["id"], row["path"], row["label"], row["defect"], row["error"]) == ("000", str(rgb), "", "", "")
 
     expected = detector.predict(np.asarray(Image.open(rgb)), tifffile.imread(depth))
@@ -76,7 +76,9 @@ def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_pa
     assert found.shape == SIZE and found.dtype == np.float32 and np.array_equal(found, expected.map)
     assert np.asarray(Image.open(tmp_path / "000.png")).shape == (*SIZE, 3)
     lines = result.stdout.splitlines()
-    assert lines[0] == f"000  score {expected.score:.4f}  {row['verdict']}"
+    chance = expected.false_alarm_probability
+    assert chance is not None and float(row["false_alarm_probability"]) == pytest.approx(chance, rel=1e-5)
+    assert lines[0] == f"000  score {expected.score:.4f}  false-alarm probability {chance:.1%}  {row['verdict']}"
     assert detector.threshold is not None and lines[1].endswith(f"of 1 defective; {detector.threshold.describe()}")
     assert lines[2] == f"scores.csv, maps and overlays in {tmp_path}; computed by PyTorch, fp32, CPU"
 

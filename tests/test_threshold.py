@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from das3d.threshold import Threshold, threshold_from
+from das3d.threshold import Threshold, parts_to_be_sure, threshold_from
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 RATES = st.sampled_from(
@@ -93,12 +94,25 @@ def test_no_scores_no_threshold() -> None:
 def test_description_says_what_can_be_expected() -> None:
     enough = threshold_from([i / 100 for i in range(19)], 0.05)
     assert enough is not None
-    assert enough.describe() == "threshold 0.1800 from 19 held-out good parts: at most 5.0% false alarms expected"
+    assert enough.describe() == (
+        "threshold 0.1800 from 19 held-out good parts: 5.0% false alarms expected, at most 14.6% with 95% confidence"
+    )
+    assert enough.explain() == [enough.describe()]
     few = threshold_from([0.1, 0.2, 0.3], 0.05)
     assert few is not None
     assert few.describe() == (
-        "threshold 0.3000 from 3 held-out good parts: at most 25.0% false alarms expected "
-        "(5.0% was asked for, which takes 19 parts)"
+        "threshold 0.3000 from 3 held-out good parts: 25.0% false alarms expected, at most 63.2% with 95% confidence "
+        "(5% was asked for, which takes 19 parts)"
+    )
+    assert few.explain()[1] == (
+        "5% was asked for, but 3 parts cannot show it: that takes 19 held-out good parts, and 59 to be 95% sure; "
+        "das3d calibrate --merge adds parts"
+    )
+    told = threshold_from([0.1, 0.2, 0.3], 0.25, {"spots": [0.2, 0.4], "cuts": [0.9, 0.8]})
+    assert told is not None
+    assert told.explain()[1] == (
+        "at this threshold 75% of 4 synthetic defects on those parts are found (spots 50%, cuts 100%); real defects may be "
+        "easier or harder"
     )
 
 
@@ -113,7 +127,87 @@ def test_the_number_of_parts_that_it_names_suffices_and_no_smaller_does(rate: fl
     assert fewer is None or fewer.false_alarm_rate > rate
 
 
+@given(scores=SCORES, rate=RATES, score=st.floats(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_a_part_is_defective_exactly_where_its_false_alarm_probability_is_small(
+    scores: list[float], rate: str, score: float
+) -> None:
+    found = threshold_from(scores, float(rate))
+    assert found is not None
+    for s in (score, found.value, *scores[:3]):
+        chance = found.false_alarm_probability(s)
+        assert chance == (1 + sum(held >= s for held in scores)) / (1 + len(scores))
+        assert found.is_defective(s) == (chance <= found.false_alarm_rate)
+
+
+def test_false_alarm_probabilities_are_never_too_small() -> None:
+    # Under exchangeability P(p <= a) <= a, for every a that n parts can tell: counted over sets of held-out parts.
+    rng, count = np.random.default_rng(1), 0
+    small = np.zeros(9)
+    for scores in rng.gamma(1.5, size=(4000, 10)).round(1):  # ties too
+        threshold = threshold_from(scores[:9].tolist(), 0.1)
+        assert threshold is not None
+        chance = threshold.false_alarm_probability(float(scores[9]))
+        small += [chance <= (k + 1) / 10 for k in range(9)]
+        count += 1
+    allowed = np.arange(1, 10) / 10
+    assert (small / count <= allowed + 4 * np.sqrt(allowed * (1 - allowed) / count)).all()
+
+
+@pytest.mark.parametrize(("parts", "rate"), [(3, 0.05), (23, 0.05), (23, 0.2), (200, 0.05), (300, 0.01)])
+def test_bound_holds_in_95_of_100_calibrations(parts: int, rate: float) -> None:
+    rng, runs = np.random.default_rng(parts), 4000
+    kept = 0
+    for scores in rng.random((runs, parts)):  # uniform scores: the true rate above a threshold t is 1 - t
+        threshold = threshold_from(scores.tolist(), rate)
+        assert threshold is not None
+        kept += 1 - threshold.value <= threshold.bound
+    assert kept / runs == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / runs))
+
+
+@pytest.mark.parametrize("alarms", [0, 1, 2, 5])
+def test_bound_is_the_clopper_pearson_bound(alarms: int) -> None:
+    parts = 40
+    threshold = Threshold(0.5, 0.01, (alarms + 1) / (parts + 1), parts)
+    foreign = binomtest(alarms, parts).proportion_ci(0.90, "exact").high  # two-sided 90 %: each side 5 %
+    assert threshold.bound == pytest.approx(foreign, rel=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001])
+def test_parts_to_be_sure_suffice_and_no_smaller_number_does(rate: float) -> None:
+    needed = parts_to_be_sure(rate)
+    assert Threshold(0.5, rate, 1 / (needed + 1), needed).bound <= rate * (1 + 1e-9)
+    assert Threshold(0.5, rate, 1 / needed, needed - 1).bound > rate
+
+
+def test_surprise_is_the_share_of_further_sets_with_so_many_alarms() -> None:
+    rng, runs, parts, further = np.random.default_rng(3), 4000, 12, 8
+    threshold = threshold_from([i / parts for i in range(parts)], 0.2)
+    assert threshold is not None
+    above = round(threshold.false_alarm_rate * (parts + 1))
+    values = np.sort(rng.random((runs, parts)), axis=1)[:, -above]
+    alarms = (rng.random((runs, further)) > values[:, None]).sum(axis=1)
+    for count in (0, 1, 3, 6):
+        expected = float((alarms >= count).mean())
+        assert threshold.surprise(count, further) == pytest.approx(expected, abs=0.04)
+    assert threshold.surprise(0, further) == 1
+
+
+def test_detection_is_the_share_of_synthetic_defects_above() -> None:
+    threshold = threshold_from([0.1, 0.2, 0.3], 0.3, {"spots": [0.3, 0.31, 0.9, 0.0], "cuts": [0.5], "shifts": []})
+    assert threshold is not None
+    assert threshold.detection == {"spots": 0.5, "cuts": 1.0} and threshold.detected == pytest.approx(0.6)
+    bare = threshold_from([0.1, 0.2, 0.3], 0.3)
+    assert bare is not None and bare.detection == {} and bare.detected is None
+    assert json.loads(json.dumps(threshold.summary()))["synthetic_detection_by_kind"] == {"spots": 0.5, "cuts": 1.0}
+
+
+def test_thresholds_of_before_scores_were_kept_give_no_probability() -> None:
+    old = Threshold(0.5, 0.05, 0.05, 19)
+    assert old.false_alarm_probability(0.7) is None and old.is_defective(0.7) and old.detected is None
+
+
 def test_threshold_survives_json() -> None:
-    threshold = threshold_from([0.123456789, 0.2, 1 / 3], 0.1)
+    threshold = threshold_from([0.123456789, 0.2, 1 / 3], 0.1, {"spots": [0.1, 2 / 3]})
     assert threshold is not None
     assert Threshold(**json.loads(json.dumps(threshold.to_dict()))) == threshold

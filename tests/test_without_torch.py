@@ -11,7 +11,18 @@ import pytest
 
 # None in sys.modules makes an import fail as if the package were not there.
 BLOCK = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; "
-TRAINING = ("batches", "losses", "network", "noise", "run", "synthesis", "textures", "torch_engine", "training")
+TRAINING = (
+    "batches",
+    "calibration",
+    "losses",
+    "network",
+    "noise",
+    "run",
+    "synthesis",
+    "textures",
+    "torch_engine",
+    "training",
+)
 
 
 def python(script: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from das3d.calibration import calibrate
     from das3d.datasets import Dataset, Part, find_categories, find_dataset
     from das3d.demo import make_demo
     from das3d.detector import Detector, Prediction, load
@@ -33,9 +34,9 @@ _HOMES = {
     "Camera": "scan", "Das3dError": "errors", "DataError": "errors", "Dataset": "datasets", "DepthFormat": "files",
     "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors", "Part": "datasets",
     "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings", "SettingsError": "errors",
-    "draw_recipe": "synthesis", "evaluate": "evaluation", "find_categories": "datasets", "find_dataset": "datasets",
-    "load": "detector", "make_demo": "demo", "make_settings": "settings", "scan_from_arrays": "scan",
-    "synthesise": "synthesis", "train": "run",
+    "calibrate": "calibration", "draw_recipe": "synthesis", "evaluate": "evaluation", "find_categories": "datasets",
+    "find_dataset": "datasets", "load": "detector", "make_demo": "demo", "make_settings": "settings",
+    "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
 }  # fmt: skip
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Scan",
     "Settings",
     "SettingsError",
+    "calibrate",
     "draw_recipe",
     "evaluate",
     "find_categories",

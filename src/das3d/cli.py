@@ -70,6 +70,9 @@ Light = Annotated[
 DepthUnit = Annotated[
     str | None, typer.Option(help="Unit of the depth files: m, cm, mm, um, or metres per count such as 0.0001.")
 ]
+MaxFalseAlarm = Annotated[
+    str | None, typer.Option(help="Share of good parts that may be called defective, such as 1% or 0.01.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
@@ -104,6 +107,7 @@ def train(
         Path | None, typer.Option(help="Folder of texture pictures, such as DTD; without it textures are generated.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, synthesis and augmentation.")] = None,
+    max_false_alarm: MaxFalseAlarm = None,
     device: Device = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Devices, or CPU processes, that share each batch.")] = 1,
     budget: Annotated[str | None, typer.Option(help="Time for training, such as 20m, 1h or 90s.")] = None,
@@ -124,6 +128,8 @@ def train(
     changes = list(change or [])
     if textures is not None:
         changes += ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(textures))}"]
+    if max_false_alarm is not None:
+        changes.append(f"score.max_false_alarm={parse_share(max_false_alarm)}")
     told = preset is not None or modality is not None or seed is not None or settings is not None or bool(changes)
     chosen = make_settings(
         "fast" if preset is None else preset.value,
@@ -192,6 +198,40 @@ def predict(
     print_predictions(results, out, detector)
 
 
+@app.command()
+@reported
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Good parts; without them the rate is changed by the scores in the model.")
+    ] = None,
+    max_false_alarm: MaxFalseAlarm = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Keep the scores in the model and add the new ones.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Model file to write; the model itself by default.")] = None,
+    category: Category = None,
+    device: Device = "auto",
+    light: Light = None,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
+    if data is None and (max_false_alarm is None or merge):
+        raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE, or both; --merge needs --data")
+    rate = None if max_false_alarm is None else parse_share(max_false_alarm)
+    depth_format = parse_depth_unit(depth_unit)
+    from das3d.calibration import calibrate as calibrated
+    from das3d.detector import load, model_file
+
+    detector, target = load(run, device), out or model_file(run)
+    after = calibrated(
+        detector, data, max_false_alarm=rate, merge=merge, category=category, light=light, depth_format=depth_format
+    )
+    after.save(target)
+    if detector.threshold is not None:
+        print(f"before: {detector.threshold.describe()}")
+    print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
+    print(f"written to {target}; the weights are the same")
+
+
 @app.command(name="demo-data")
 @reported
 def demo_data(
@@ -224,6 +264,17 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds < 1e9:
         raise SettingsError(f"--budget: expected a time such as 90s, 20m or 1h, found {text!r}")
     return seconds
+
+
+def parse_share(text: str) -> float:
+    """The share in '1%' or '0.01'. Raises SettingsError."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1
+    if not 0 < share < 1:
+        raise SettingsError(f"--max-false-alarm: expected a share such as 1% or 0.01, found {text!r}")
+    return share
 
 
 def parse_depth_unit(text: str | None) -> Any:
@@ -263,6 +314,12 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value:>7}")
+    if metrics["threshold"]:
+        known = metrics["threshold"]
+        print(
+            f"  (expected false alarms {known['false_alarm_rate']:.1%}, at most {known['false_alarm_bound']:.1%} with "
+            f"{known['confidence']:.0%} confidence; {known['parts']} held-out parts)"
+        )
     for note in metrics["notes"]:
         print(f"note: {note}")
     print(f"written to {folder}; computed by {metrics['engine']}")
@@ -284,7 +341,10 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
-        print(f"{result.part.id}  score {result.prediction.score:.4f}  {result.verdict}".rstrip())
+        chance = result.prediction.false_alarm_probability
+        probability = "" if chance is None else f"false-alarm probability {chance:.1%}"
+        words = [result.part.id, f"score {result.prediction.score:.4f}", probability, result.verdict]
+        print("  ".join(word for word in words if word))
     if len(shown) > 20:
         print(f"... and {len(shown) - 20} more")
     if detector.threshold is not None and shown:

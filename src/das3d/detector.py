@@ -37,12 +37,15 @@ class Prediction:
         score: anomaly score of the part, 0 to 1; higher is more likely defective.
         map: (H, W) float32 anomaly map on the pixel grid of the scan, 0 to 1.
         defective: the verdict; None where the model carries no threshold.
+        false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
+            where the model keeps no held-out scores.
     """
 
     name: str
     score: float
     map: NDArray[np.float32]
     defective: bool | None
+    false_alarm_probability: float | None = None
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Detector:
         engine: computes the networks.
         threshold: None where no good parts were held out.
         training: facts for people: data, category, parts, iterations, minutes, machine.
+        fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
     """
 
     settings: Settings
@@ -62,6 +66,7 @@ class Detector:
     engine: Engine
     threshold: Threshold | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def network(self) -> DAS3DNet:
@@ -102,8 +107,9 @@ class Detector:
     def predict_prepared(self, scans: Sequence[PreparedScan]) -> list[Prediction]:
         """Score one batch of prepared scans."""
         output = self.run(scans)
+        chance = self.threshold.false_alarm_probability if self.threshold else lambda score: None
         return [
-            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score))
+            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score))
             for scan, score, image in zip(scans, output.score.tolist(), output.map, strict=True)
         ]
 
@@ -130,7 +136,13 @@ class Detector:
             "statistics": self.statistics.to_dict(),
             "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "training": self.training,
+            "fingerprints": self.fingerprints,
         }
+
+
+def model_file(path: Path) -> Path:
+    """The model file of a run folder, or the file itself."""
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def load(path: Path | str, device: str = "auto") -> Detector:
@@ -145,7 +157,7 @@ def load(path: Path | str, device: str = "auto") -> Detector:
         MissingPackageError: the library that computes this kind of model is not installed.
     """
     path = Path(path)
-    file = path / MODEL_FILE if path.is_dir() else path
+    file = model_file(path)
     if not file.is_file():
         hint = "; it has no finished training" if path.is_dir() else ""
         raise ModelError(f"{path}: expected a run folder with {MODEL_FILE}, or a model file, found none{hint}")
@@ -182,6 +194,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
             "statistics": Statistics.from_dict(about["statistics"]),
             "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
             "training": dict(about["training"]),
+            "fingerprints": dict(about.get("fingerprints", {})),
         }
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         reason = "; ".join(str(error).splitlines())

@@ -17,8 +17,10 @@ from das3d.datasets import DepthFormat, Part, find_categories, find_dataset
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import read_mask
-from das3d.inspection import inspect_parts, read_map, reading_of, write_scores
+from das3d.inspection import Inspected, inspect_parts, read_map, reading_of, write_scores
 from das3d.metrics import evaluate_maps
+
+UNLIKELY = 0.01  # more false alarms than that lets expect are told
 
 
 def evaluate(
@@ -75,13 +77,15 @@ def evaluate(
         "modality": settings.modality,
         "preset": settings.preset,
         "seed": settings.seed,
-        "threshold": None if detector.threshold is None else detector.threshold.to_dict(),
+        "threshold": None if detector.threshold is None else detector.threshold.summary(),
         "false_alarms": _share(results, defective=False),
         "detected": _share(results, defective=True),
         "engine": detector.engine.describe(),
+        "false_alarm_probabilities": _good_probabilities(results),
         "training": detector.training,
         "das3d": das3d.__version__,
     }
+    metrics["notes"] += _drift(results, detector)
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
 
@@ -92,6 +96,23 @@ def _share(results: Sequence[Any], *, defective: bool) -> float | None:
     if not verdicts or None in verdicts:
         return None
     return float(np.mean(verdicts))
+
+
+def _good_probabilities(results: Sequence[Inspected]) -> list[float] | None:
+    # Of the good parts, ascending. Where these are like the held-out ones, they spread evenly over 0 to 1.
+    found = [r.prediction.false_alarm_probability for r in results if r.prediction and not r.part.defective]
+    return sorted(chance for chance in found if chance is not None) or None
+
+
+def _drift(results: Sequence[Inspected], detector: Detector) -> list[str]:
+    # A line where the good parts raise more false alarms than chance explains.
+    verdicts = [bool(r.prediction.defective) for r in results if r.prediction and not r.part.defective]
+    if detector.threshold is None or (chance := detector.threshold.surprise(sum(verdicts), len(verdicts))) >= UNLIKELY:
+        return []
+    return [
+        f"{sum(verdicts)} of {len(verdicts)} good parts lie above the threshold, which parts like the held-out ones do "
+        f"with a probability of {chance:.2g}: good parts have changed; das3d calibrate sets the threshold by new ones"
+    ]
 
 
 class _Lazy(Sequence[NDArray[np.float32]]):

@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> It
                 map_file, overlay_file = folder / f"{names[part.id]}.tiff", folder / f"{names[part.id]}.png"
                 save_map(map_file, prediction.map)
                 save_picture(overlay_file, overlay(scan, prediction.map, high))
-                slim = Prediction(prediction.name, prediction.score, np.zeros((0, 0), np.float32), prediction.defective)
+                slim = replace(prediction, map=np.zeros((0, 0), np.float32))
                 yield Inspected(part, slim, "", map_file, overlay_file, scan.size)
 
 
@@ -128,24 +128,28 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
-    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score; verdict, error.
+    """``scores.csv``: id, path, label (1 defective, 0 good, empty unknown), defect kind, score and its false-alarm
+    probability; verdict, error.
 
     Scores have nine digits, which tell all float32 numbers apart: figures can be computed again from the file.
     """
-    columns = ["id", "path", "label", "defect", "score", *(["verdict", "error"] if verdicts else [])]
+    columns = ["id", "path", "label", "defect", "score", "false_alarm_probability"]
+    columns += ["verdict", "error"] if verdicts else []
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for result in results:
-        part = result.part
+        part, prediction = result.part, result.prediction
         known = part.defect != "unknown"
+        chance = None if prediction is None else prediction.false_alarm_probability
         writer.writerow(
             {
                 "id": part.id,
                 "path": str(part.rgb or part.depth),
                 "label": int(part.defective) if known else "",
                 "defect": part.defect if known else "",
-                "score": "" if result.prediction is None else f"{result.prediction.score:.9g}",
+                "score": "" if prediction is None else f"{prediction.score:.9g}",
+                "false_alarm_probability": "" if chance is None else f"{chance:.6g}",
                 "verdict": result.verdict,
                 "error": result.error,
             }

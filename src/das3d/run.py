@@ -21,15 +21,14 @@ import das3d
 from das3d import training
 from das3d.batches import GoodParts
 from das3d.cache import write_atomically
-from das3d.console import progress, say
+from das3d.calibration import calibrated, fingerprints_of
+from das3d.console import say
 from das3d.datasets import DepthFormat, find_dataset
 from das3d.detector import MODEL_FILE, Detector
 from das3d.errors import ModelError
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.preparation import PreparedScan
-from das3d.prepared import PreparedData, prepare_dataset
+from das3d.prepared import PreparedData, prepare_dataset, split_good
 from das3d.settings import Settings, make_settings, settings_to_toml
-from das3d.threshold import threshold_from
 from das3d.torch_engine import TorchEngine, choose_device
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
@@ -117,26 +116,18 @@ def train(
         "torch": torch.__version__,
         "das3d": das3d.__version__,
     }
-    detector.threshold = threshold_from(scores_of(detector, prepared.held_out), settings.score.max_false_alarm)
     if fabric.is_global_zero:
+        trained_on, held_out = split_good(dataset, settings)
+        detector.fingerprints = {"train": fingerprints_of(trained_on)}
+        detector = calibrated(detector, held_out, settings.score.max_false_alarm)
         detector.save(out / MODEL_FILE)
         _write_facts(out, detector.training)
         threshold = None if detector.threshold is None else detector.threshold.to_dict()
         record(out, settings, detector.training | {"threshold": threshold}, state.iteration)
         say(training.describe(state) + f" -> {out / MODEL_FILE}")
-        if detector.threshold:
-            say(detector.threshold.describe())
+        for line in detector.threshold.explain() if detector.threshold else ():
+            say(line)
     return detector
-
-
-def scores_of(detector: Detector, scans: list[PreparedScan], batch: int = 8) -> list[float]:
-    """Scores of prepared scans."""
-    scores: list[float] = []
-    with progress("scoring", len(scans)) as step:
-        for start in range(0, len(scans), batch):
-            scores += [prediction.score for prediction in detector.predict_prepared(scans[start : start + batch])]
-            step(len(scores))
-    return scores
 
 
 def precision_for(device: torch.device, settings: Settings) -> Any:

@@ -1,58 +1,170 @@
-"""The score above which a part is called defective, from good parts that training did not see."""
+"""The score above which a part is called defective, from good parts that training did not see, and how far to trust it.
+
+All of it is order statistics of held-out good scores (split conformal prediction; Vovk et al. 2005). They suppose one
+thing: that good parts to come are like the held-out ones. Nothing is supposed about how scores are distributed.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
+
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold by order statistics of held-out good scores (split conformal; Vovk et al. 2005).
+    """A threshold and the scores that it rests on.
 
     A further good part, exchangeable with the held-out ones, scores above `value` with probability at most
-    `false_alarm_rate`.
+    `false_alarm_rate`. That is the mean over all sets of so many held-out parts; for the one set at hand the rate may lie
+    higher, and `bound` says how much.
 
     Attributes:
         value: parts that score above it are called defective.
         requested: the false-alarm rate that was asked for.
         false_alarm_rate: the rate that `parts` held-out parts support; above `requested` where they are too few.
         parts: how many held-out good parts it rests on.
+        good_scores: of those parts, ascending; empty in models of before these were kept.
+        synthetic_scores: of the same parts with synthetic defects, for each kind of defect.
     """
 
     value: float
     requested: float
     false_alarm_rate: float
     parts: int
+    good_scores: tuple[float, ...] = ()
+    synthetic_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # As JSON gives them.
+        object.__setattr__(self, "good_scores", tuple(self.good_scores))
+        kinds = {kind: tuple(scores) for kind, scores in self.synthetic_scores.items()}
+        object.__setattr__(self, "synthetic_scores", kinds)
 
     def is_defective(self, score: float) -> bool:
         return score > self.value
 
+    def false_alarm_probability(self, score: float) -> float | None:
+        """The probability that a good part scores `score` or more, as far as the held-out ones can tell.
+
+        That is the conformal p-value, (1 + number of held-out scores of at least `score`) / (n + 1). It is never below
+        1 / (n + 1): what is rarer than that, n parts cannot tell. A part is defective exactly where it is at most
+        `false_alarm_rate`.
+
+        Returns:
+            None where the model keeps no held-out scores.
+        """
+        if not self.good_scores:
+            return None
+        as_high = len(self.good_scores) - bisect_left(self.good_scores, score)
+        return (1 + as_high) / (1 + len(self.good_scores))
+
+    @property
+    def bound(self) -> float:
+        """The false-alarm rate that the threshold keeps with 95 % confidence.
+
+        The rate above the k-th smallest of n independent scores is distributed as Beta(n + 1 - k, k), whatever the scores'
+        distribution, so this is that beta's quantile (the same number as the Clopper-Pearson bound for n - k alarms in n).
+        """
+        from scipy.special import betaincinv
+
+        above = self._parts_above
+        return float(betaincinv(above, self.parts + 1 - above, CONFIDENCE))
+
+    def surprise(self, alarms: int, parts: int) -> float:
+        """The probability of `alarms` or more among `parts` further good parts, if these are like the held-out ones.
+
+        A beta-binomial tail, as the rate itself is Beta-distributed. A value near 0 says that good parts have changed.
+        """
+        from scipy.stats import betabinom
+
+        above = self._parts_above
+        return float(betabinom(parts, above, self.parts + 1 - above).sf(alarms - 1))
+
+    @property
+    def _parts_above(self) -> int:
+        # n + 1 - k, where the threshold is the k-th smallest of n scores.
+        return round(self.false_alarm_rate * (self.parts + 1))
+
+    @property
+    def detection(self) -> dict[str, float]:
+        """The share of synthetic defects above the threshold, for each kind; empty where none were tried."""
+        return {
+            kind: float(np.mean([self.is_defective(score) for score in scores]))
+            for kind, scores in self.synthetic_scores.items()
+            if scores
+        }
+
+    @property
+    def detected(self) -> float | None:
+        """The share of all synthetic defects above the threshold; None where none were tried."""
+        scores = [score for kind in self.synthetic_scores.values() for score in kind]
+        return float(np.mean([self.is_defective(score) for score in scores])) if scores else None
+
     def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values; `Threshold(**values)` makes it again."""
         return asdict(self)
+
+    def summary(self) -> dict[str, Any]:
+        """What reports show: the threshold and what may be expected of it, without the scores of synthetic defects."""
+        return {
+            "value": self.value,
+            "requested": self.requested,
+            "false_alarm_rate": self.false_alarm_rate,
+            "false_alarm_bound": self.bound,
+            "confidence": CONFIDENCE,
+            "parts": self.parts,
+            "good_scores": list(self.good_scores),
+            "synthetic_detection": self.detected,
+            "synthetic_detection_by_kind": self.detection,
+        }
 
     def describe(self) -> str:
         """One line for people."""
-        text = (
-            f"threshold {self.value:.4f} from {self.parts} held-out good parts: at most "
-            f"{self.false_alarm_rate:.1%} false alarms expected"
+        if self.false_alarm_rate <= self.requested:
+            return self._promise()
+        return f"{self._promise()} ({percent(self.requested)} was asked for, which takes {parts_for(self.requested)} parts)"
+
+    def _promise(self) -> str:
+        return (
+            f"threshold {self.value:.4f} from {counted(self.parts, 'held-out good part')}: {self.false_alarm_rate:.1%} "
+            f"false alarms expected, at most {self.bound:.1%} with {CONFIDENCE:.0%} confidence"
         )
+
+    def explain(self) -> list[str]:
+        """All that is known, in lines for people: after training and calibration."""
+        lines = [self._promise()]
+        enough, sure = parts_for(self.requested), parts_to_be_sure(self.requested)
         if self.false_alarm_rate > self.requested:
-            needed = math.ceil(1 / self.requested - 1e-9) - 1
-            text += f" ({self.requested:.1%} was asked for, which takes {needed} parts)"
-        return text
+            lines.append(
+                f"{percent(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
+                f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
+            )
+        if self.detected is not None:
+            kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.detection.items())
+            number = sum(len(scores) for scores in self.synthetic_scores.values())
+            lines.append(
+                f"at this threshold {self.detected:.0%} of {number} synthetic defects on those parts are found ({kinds}); "
+                "real defects may be easier or harder"
+            )
+        return lines
 
 
-def threshold_from(scores: Sequence[float], false_alarm_rate: float) -> Threshold | None:
+def threshold_from(
+    scores: Sequence[float], false_alarm_rate: float, synthetic: Mapping[str, Sequence[float]] | None = None
+) -> Threshold | None:
     """The smallest score that keeps false alarms at the rate asked for, or the best that so few parts allow.
 
     Args:
         scores: of held-out good parts.
         false_alarm_rate: in (0, 1).
+        synthetic: scores of the same parts with synthetic defects, for each kind, to tell what will be found.
 
     Returns:
         None without scores.
@@ -62,6 +174,27 @@ def threshold_from(scores: Sequence[float], false_alarm_rate: float) -> Threshol
         return None
     # Above the k-th smallest of n scores lies a further good score with probability at most 1 - k / (n + 1).
     rank = min(max(math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9), 1), count)
-    value = float(np.sort(np.asarray(scores, dtype=np.float64))[rank - 1])
+    ascending = tuple(float(score) for score in np.sort(np.asarray(scores, dtype=np.float64)))
+    kinds = {kind: tuple(float(score) for score in found) for kind, found in (synthetic or {}).items()}
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
-    return Threshold(value, false_alarm_rate, (count + 1 - rank) / (count + 1), count)
+    rate = (count + 1 - rank) / (count + 1)
+    return Threshold(ascending[rank - 1], false_alarm_rate, rate, count, ascending, kinds)
+
+
+def parts_for(false_alarm_rate: float) -> int:
+    """How many held-out good parts it takes to expect no more than this rate."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def parts_to_be_sure(false_alarm_rate: float) -> int:
+    """How many held-out good parts it takes until the highest of their scores bounds the rate with 95 % confidence."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_alarm_rate) - 1e-9)
+
+
+def percent(rate: float) -> str:
+    """5%, 0.1%, 12.5%."""
+    return f"{100 * rate:.4g}%"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

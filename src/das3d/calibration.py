@@ -1,0 +1,194 @@
+"""Calibration: the threshold from good parts that training did not see, and what it will find of synthetic defects.
+
+    detector = calibrate(load("runs/gland"), "good_parts_of_today", max_false_alarm=0.01)
+    detector.save("runs/gland/model.safetensors")
+
+Training ends with `calibrated`; `calibrate` does it again, from files, with other parts or for another rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from das3d.batches import GoodParts
+from das3d.console import progress, say
+from das3d.datasets import DepthFormat, Part, find_categories, find_folder
+from das3d.detector import Detector
+from das3d.errors import DataError, ModelError
+from das3d.inspection import reading_of
+from das3d.layouts import SPLITS
+from das3d.parts import UNKNOWN
+from das3d.preparation import PreparedScan
+from das3d.prepared import prepare_part
+from das3d.settings import Settings
+from das3d.synthesis import FAMILIES, draw_recipe, synthesise
+from das3d.threshold import counted, threshold_from
+
+SYNTHETIC = 40  # synthetic defects of each kind, about
+MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
+SMALLEST = 9  # pixels; what synthesis changed less than that is no defect
+SEED = 20_000_003  # of synthetic defects; the same parts are harmed in the same way every time
+
+
+def calibrate(
+    detector: Detector,
+    data: Path | str | None = None,
+    *,
+    max_false_alarm: float | None = None,
+    merge: bool = False,
+    category: str | None = None,
+    light: int | None = None,
+    depth_format: DepthFormat | None = None,
+) -> Detector:
+    """A detector with the same weights and a new threshold.
+
+    Args:
+        detector: a trained one; it is not changed.
+        data: good parts, as a plain folder or a data set in any layout. Parts that the model was trained on are left out,
+            and so are test parts. None: the held-out scores that the model keeps are used again, for another rate.
+        max_false_alarm: the share of good parts that may be called defective; as it was where None.
+        merge: add the new scores to those that the model keeps; otherwise they take their place.
+        category: which one, where `data` holds several; the one trained on where None and it is there.
+        light, depth_format: as for `train`; where None, as in training.
+
+    Raises:
+        DataError: parts are labelled defective by the data set that they belong to, cannot be read or prepared, or none
+            is left.
+        ModelError: old scores are needed and the model keeps none.
+    """
+    rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
+    known = detector.threshold
+    if (data is None or merge) and (known is None or not known.good_scores):
+        raise ModelError("calibrate: expected a model with held-out scores, found one without; give new good parts alone")
+    if data is None:
+        assert known is not None
+        return replace(detector, threshold=threshold_from(known.good_scores, rate, known.synthetic_scores))
+    parts = _good_parts(detector, Path(data), category, merge, reading_of(detector, light, depth_format))
+    fresh = calibrated(detector, parts, rate)
+    if not merge:
+        return fresh
+    assert known is not None and fresh.threshold is not None
+    added = fresh.threshold
+    kinds = {**dict.fromkeys(known.synthetic_scores, ()), **dict.fromkeys(added.synthetic_scores, ())}
+    synthetic = {kind: [*known.synthetic_scores.get(kind, ()), *added.synthetic_scores.get(kind, ())] for kind in kinds}
+    held_out = [*detector.fingerprints.get("held_out", []), *fresh.fingerprints["held_out"]]
+    return replace(
+        detector,
+        threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic),
+        fingerprints={**detector.fingerprints, "held_out": held_out},
+    )
+
+
+def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
+    """The detector with a threshold from these good parts, which training must not have seen."""
+    good: list[float] = []
+    synthetic: dict[str, list[float]] = {}
+    copies = min(max(math.ceil(SYNTHETIC / max(len(parts), 1)), 1), MOST_COPIES)
+    every = max(len(parts) // SYNTHETIC, 1)
+    with progress("calibrating", len(parts)) as step:
+        for index, part in enumerate(parts):
+            scan = prepare_part(part, detector.statistics, detector.settings.preparation)
+            good += _scores(detector, [scan])
+            for kind, defects in harmed(scan, detector.settings, index, copies if index % every == 0 else 0).items():
+                synthetic.setdefault(kind, []).extend(_scores(detector, defects))
+            step()
+    fingerprints = {**detector.fingerprints, "held_out": fingerprints_of(parts)}
+    return replace(detector, threshold=threshold_from(good, max_false_alarm, synthetic), fingerprints=fingerprints)
+
+
+def harmed(scan: PreparedScan, settings: Settings, number: int, copies: int) -> dict[str, list[PreparedScan]]:
+    """A good part with synthetic defects as in training, one each: `copies` of every kind that the settings make.
+
+    Args:
+        scan: of a good part.
+        settings: of the training. Textures are generated, whatever they say: pictures may be gone by now.
+        number: of the part; it chooses the random numbers.
+        copies: how many to try of each kind; those that left no visible mark are not returned.
+    """
+    found: dict[str, list[PreparedScan]] = {}
+    if not copies:
+        return found
+    good = GoodParts.from_scans([scan] * copies)
+    for place, kind in enumerate(FAMILIES):
+        if not getattr(settings.synthesis, kind):
+            continue
+        alone = settings.synthesis.model_copy(update={other: float(other == kind) for other in FAMILIES})
+        generator = torch.Generator().manual_seed(SEED + number * len(FAMILIES) + place)
+        recipe = draw_recipe(copies, alone, generator, rgb=settings.uses_rgb, depth=settings.uses_depth)
+        made = synthesise(good.rgb.float() / 255, good.depth, good.foreground, recipe, alone)
+        rgb = (made.rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        masks = made.mask[:, 0].numpy() > 0
+        found[kind] = [
+            replace(scan, rgb=colours, depth=depth, mask=mask)
+            for colours, depth, mask in zip(rgb, made.depth[:, 0].clamp(-0.5, 1.5).numpy(), masks, strict=True)
+            if np.count_nonzero(mask) >= SMALLEST
+        ]
+    return found
+
+
+def fingerprints_of(parts: Iterable[Part]) -> list[str]:
+    """What tells parts apart wherever they lie: a hash of each one's RGB file, or of its depth file where it has none."""
+    return [hashlib.blake2b(_file_of(part).read_bytes(), digest_size=8).hexdigest() for part in parts]
+
+
+def _scores(detector: Detector, scans: Sequence[PreparedScan]) -> list[float]:
+    return [prediction.score for prediction in detector.predict_prepared(scans)] if scans else []
+
+
+def _rate_of(detector: Detector) -> float:
+    return detector.settings.score.max_false_alarm if detector.threshold is None else detector.threshold.requested
+
+
+def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: dict[str, Any]) -> list[Part]:
+    # Good parts that the model has not seen; says which ones are left out.
+    chosen = category or detector.training.get("category")
+    folder = data / str(chosen) if chosen in find_categories(data) and (data / str(chosen)).is_dir() else data
+    found = find_folder(folder, **reading)
+    labels = _labels_around(folder, reading)
+    labelled = [labels.get(_file_of(part), part) for part in found]
+    if wrong := [part for part in labelled if part.defective and part.id not in {one.id for one in found}]:
+        expected = "expected good parts, found one that the data set around it labels"
+        lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
+        raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
+    kept = [part for part, label in zip(found, labelled, strict=True) if label.split != "test" or label.defect == UNKNOWN]
+    _say_left_out(len(found) - len(kept), "test part", "a threshold from test parts would spoil the test")
+    for seen, why in (("train", "the networks know them"), ("held_out", "the model keeps their scores")):
+        if seen == "train" or merge:
+            known = set(detector.fingerprints.get(seen, []))
+            fresh = [part for part, mark in zip(kept, fingerprints_of(kept), strict=True) if mark not in known]
+            _say_left_out(len(kept) - len(fresh), "training part" if seen == "train" else "held-out part", why)
+            kept = fresh
+    if not kept:
+        raise DataError(f"{folder}: expected good parts that the model has not seen, found none among {len(found)} parts")
+    return kept
+
+
+def _labels_around(folder: Path, reading: dict[str, Any]) -> dict[Path, Part]:
+    # A plain folder may belong to a data set that knows more of its parts than the folder tells: test/bent, for instance.
+    for around in folder.resolve().parents[:2]:
+        if around.name in SPLITS:  # not the whole data set
+            continue
+        with contextlib.suppress(DataError, OSError):
+            if find_categories(around) == [around.name]:
+                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
+    return {}
+
+
+def _file_of(part: Part) -> Path:
+    file = part.rgb or part.depth
+    assert file is not None
+    return file.resolve()
+
+
+def _say_left_out(number: int, what: str, why: str) -> None:
+    if number:
+        say(f"{counted(number, what)} left out: {why}")

@@ -1,0 +1,244 @@
+"""Calibration: which parts it takes, what it keeps, and what it says of synthetic defects."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import declare, own_kind
+from safetensors import safe_open
+from tiny import SIZE, das3d
+
+from das3d.calibration import SMALLEST, calibrate, calibrated, fingerprints_of, harmed
+from das3d.cli import parse_share
+from das3d.datasets import find_dataset
+from das3d.demo import CATEGORY, make_demo
+from das3d.detector import Detector, load
+from das3d.errors import DataError, ModelError, SettingsError
+from das3d.prepared import prepare_part
+from das3d.threshold import Threshold
+
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_run: Runs) -> Detector:
+    return load(tiny_run(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def new_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good parts that no model has seen, as a plain folder."""
+    root = make_demo(tmp_path_factory.mktemp("new"), train=7, validation=0, good=0, defective=0, size=SIZE, seed=5)
+    return root / CATEGORY / "train" / "good"
+
+
+def weights_hash(file: Path) -> str:
+    with safe_open(file, framework="np") as opened:
+        tensors = [opened.get_tensor(name).tobytes() for name in sorted(opened.keys())]
+    return hashlib.sha256(b"".join(tensors)).hexdigest()
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_command_sets_the_threshold_by_new_parts_and_keeps_the_weights(
+    tiny_run: Runs, new_parts: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+    file = run / "model.safetensors"
+    before, old = weights_hash(file), load(run).threshold
+    assert old is not None
+    result = das3d("calibrate", run, "--data", new_parts, "--max-false-alarm", "20%", "--device", "cpu")
+    assert (result.exit_code, result.stderr) == (0, "")
+    after = load(run, "cpu")
+    assert weights_hash(file) == before
+    assert after.threshold is not None
+    assert (after.threshold.parts, after.threshold.requested) == (7, 0.2)
+    scores = [prediction.score for prediction in after.predict_scans(part.read() for part in parts_in(new_parts))]
+    assert after.threshold.good_scores == pytest.approx(sorted(scores), rel=1e-5)
+    assert after.threshold.value == after.threshold.good_scores[6]  # the 7th of 7 keeps 1 in 8, the 6th 2 in 8
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"before: {old.describe()}" and lines[1:-1] == after.threshold.explain()
+    assert lines[-1] == f"written to {file}; the weights are the same"
+
+
+def parts_in(folder: Path) -> list:  # type: ignore[type-arg]
+    from das3d.datasets import DepthFormat, find_folder
+
+    return find_folder(folder, depth_format=DepthFormat(1.0))
+
+
+def test_another_rate_needs_no_parts(tiny_run: Runs, tmp_path: Path) -> None:
+    source = tiny_run() / "model.safetensors"
+    content, known = source.read_bytes(), load(source).threshold
+    out = tmp_path / "loose" / "model.safetensors"
+    result = das3d("calibrate", source, "--max-false-alarm", "0.5", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert source.read_bytes() == content, "--out leaves the model as it was"
+    found = load(out).threshold
+    assert known is not None and found is not None
+    assert found.good_scores == known.good_scores and found.synthetic_scores == known.synthetic_scores
+    assert (found.requested == 0.5 and found.value == min(known.value, *known.good_scores)) or found.parts == 2
+
+
+def test_command_wants_parts_or_a_rate(tiny_run: Runs, tmp_path: Path) -> None:
+    for options in ((), ("--merge",), ("--merge", "--max-false-alarm", "5%")):
+        result = das3d("calibrate", tiny_run(), *options)
+        assert result.exit_code == 2 and "--data GOODPARTS" in result.output
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_one_modality(tiny_run: Runs, new_parts: Path, modality: str) -> None:
+    found = calibrate(load(tiny_run(modality), "cpu"), new_parts).threshold
+    assert found is not None and found.parts == 7 and found.detected is not None
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.01", 0.01), ("12.5%", 0.125), ("99.9%", 0.999)])
+def test_shares(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1", "100%", "-1%", "nan", "five", "%", "1 in 100"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"--max-false-alarm: expected a share such as 1% or 0\.01, found"):
+        parse_share(text)
+
+
+def test_training_takes_the_rate(tiny_data: Path, tmp_path: Path) -> None:
+    from tiny import train_tiny
+
+    run = train_tiny(tiny_data, tmp_path / "run", "rgb", "--max-false-alarm", "40%", "--set", "training.iterations=1")
+    found = load(run)
+    assert found.settings.score.max_false_alarm == 0.4
+    assert found.threshold is not None and found.threshold.requested == 0.4
+
+
+# ------------------------------------------------------------------------------------ which parts
+
+
+def test_training_parts_and_test_parts_are_left_out(
+    detector: Detector, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = calibrate(detector, tiny_data)
+    said = capsys.readouterr().out
+    assert "4 training parts left out: the networks know them" in said
+    assert " test parts left out: a threshold from test parts would spoil the test" in said
+    assert found.threshold == detector.threshold and found.fingerprints == detector.fingerprints, (
+        "what is left is as before"
+    )
+
+
+def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(tiny_data / CATEGORY / "train" / "good", tmp_path / "parts"))
+    with pytest.raises(DataError, match="expected good parts that the model has not seen, found none among 4 parts"):
+        calibrate(detector, copied)
+
+
+def test_defective_parts_are_refused(detector: Detector, tiny_data: Path) -> None:
+    folder = tiny_data / CATEGORY / "test" / "dent"
+    with pytest.raises(
+        DataError, match=r"000\.png: expected good parts, found one that the data set around it labels 'dent'"
+    ):
+        calibrate(detector, folder)
+
+
+def test_good_test_parts_are_left_out_even_alone(detector: Detector, tiny_data: Path) -> None:
+    with pytest.raises(DataError, match="found none among 2 parts"):
+        calibrate(detector, tiny_data / CATEGORY / "test" / "good")
+
+
+def test_unreadable_parts_are_named(detector: Detector, new_parts: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(new_parts, tmp_path / "parts"))
+    (copied / "rgb" / "003.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"003\.png: expected an RGB image, found an empty file"):
+        calibrate(detector, copied)
+
+
+def test_own_parts_of_another_size_are_refused(detector: Detector, tmp_path: Path) -> None:
+    own_kind(tmp_path / "good", "abc")
+    declare(tmp_path)
+    with pytest.raises(DataError, match="pixels as in training, found"):
+        calibrate(detector, tmp_path / "good")
+
+
+# ------------------------------------------------------------------------------------ merging
+
+
+def test_merging_adds_and_never_counts_a_part_twice(
+    detector: Detector, new_parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert detector.threshold is not None
+    once = calibrate(detector, new_parts, merge=True, max_false_alarm=0.1)
+    assert once.threshold is not None and once.threshold.parts == 2 + 7
+    assert set(detector.threshold.good_scores) < set(once.threshold.good_scores)
+    for kind, scores in detector.threshold.synthetic_scores.items():
+        assert once.threshold.synthetic_scores[kind][: len(scores)] == scores
+    assert len(set(once.fingerprints["held_out"])) == 9
+    with pytest.raises(DataError, match="found none among 7 parts"):
+        calibrate(once, new_parts, merge=True)
+    assert "7 held-out parts left out: the model keeps their scores" in capsys.readouterr().out
+    replaced = calibrate(once, new_parts)
+    assert replaced.threshold is not None and replaced.threshold.parts == 7, "without merge they take the old ones' place"
+
+
+def test_models_of_before_scores_were_kept_need_parts(detector: Detector, new_parts: Path) -> None:
+    from dataclasses import replace
+
+    old = replace(detector, threshold=Threshold(0.5, 0.05, 1 / 3, 2), fingerprints={})
+    for data, merge in ((None, False), (new_parts, True)):
+        with pytest.raises(ModelError, match="expected a model with held-out scores, found one without"):
+            calibrate(old, data, max_false_alarm=0.1, merge=merge)
+    fresh = calibrate(old, new_parts).threshold
+    assert fresh is not None and fresh.parts == 7 and fresh.requested == 0.05
+
+
+# ------------------------------------------------------------------------------------ synthetic defects
+
+
+def test_synthetic_defects_are_the_same_every_time_and_of_one_kind_each(detector: Detector, tiny_data: Path) -> None:
+    part = find_dataset(tiny_data, CATEGORY).validation[0]
+    scan = prepare_part(part, detector.statistics, detector.settings.preparation)
+    one, other = (harmed(scan, detector.settings, 3, 4) for _ in range(2))
+    assert list(one) == ["blobs", "spots", "scratches", "shifts", "cuts"]
+    for kind, scans in one.items():
+        for made, again in zip(scans, other[kind], strict=True):
+            assert made.mask is not None and np.count_nonzero(made.mask) >= SMALLEST
+            assert np.array_equal(made.rgb, again.rgb) and np.array_equal(made.depth, again.depth)
+            changed = (made.rgb != scan.rgb).any(axis=2) | (np.abs(made.depth - scan.depth) > 1e-4)
+            assert changed.any(), kind
+            assert not (changed & ~scan.foreground).any(), "the background stays"
+    assert not np.array_equal(harmed(scan, detector.settings, 4, 4)["spots"][0].rgb, one["spots"][0].rgb)
+
+
+def test_only_kinds_that_training_makes_are_tried(detector: Detector, tiny_data: Path) -> None:
+    part = find_dataset(tiny_data, CATEGORY).validation[0]
+    scan = prepare_part(part, detector.statistics, detector.settings.preparation)
+    settings = detector.settings.model_copy(
+        update={"synthesis": detector.settings.synthesis.model_copy(update={"cuts": 0.0, "blobs": 0.0})}
+    )
+    assert list(harmed(scan, settings, 0, 2)) == ["spots", "scratches", "shifts"]
+
+
+def test_synthetic_scores_are_those_of_the_harmed_parts(detector: Detector, tiny_data: Path) -> None:
+    parts = find_dataset(tiny_data, CATEGORY).validation[:1]
+    found = calibrated(detector, parts, 0.5).threshold
+    assert found is not None
+    scan = prepare_part(parts[0], detector.statistics, detector.settings.preparation)
+    for kind, scans in harmed(scan, detector.settings, 0, 4).items():
+        scores = [detector.predict_prepared([made])[0].score for made in scans]
+        assert found.synthetic_scores.get(kind, ()) == pytest.approx(scores, rel=1e-4)
+
+
+def test_no_parts_no_threshold(detector: Detector) -> None:
+    assert calibrated(detector, [], 0.1).threshold is None
+
+
+def test_fingerprints_tell_parts_apart(tiny_data: Path) -> None:
+    dataset = find_dataset(tiny_data, CATEGORY)
+    marks = fingerprints_of(dataset.parts)
+    assert len(set(marks)) == len(dataset.parts) and marks == fingerprints_of(dataset.parts)
