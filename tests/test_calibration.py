@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tiny import SIZE, das3d
 from das3d.calibration import SMALLEST, calibrate, calibrated, fingerprints_of, harmed
 from das3d.cli import parse_share
 from das3d.datasets import find_dataset
-from das3d.demo import CATEGORY, make_demo
+from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.prepared import prepare_part
@@ -126,11 +127,19 @@ def test_training_parts_and_test_parts_are_left_out(
 ) -> None:
     found = calibrate(detector, tiny_data)
     said = capsys.readouterr().out
-    assert "4 training parts left out: the networks know them" in said
-    assert " test parts left out: a threshold from test parts would spoil the test" in said
+    assert "left out: 4 parts of the training: the networks know them\n" in said
+    assert f"left out: {2 + len(KINDS)} parts of the test: a threshold from test parts would spoil the test\n" in said
     assert found.threshold == detector.threshold and found.fingerprints == detector.fingerprints, (
         "what is left is as before"
     )
+
+
+def test_without_fingerprints_the_data_set_tells_what_was_trained_on(
+    detector: Detector, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = calibrate(replace(detector, fingerprints={}), tiny_data)
+    assert "left out: 4 parts of the training" in capsys.readouterr().out
+    assert found.threshold == detector.threshold
 
 
 def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
@@ -181,14 +190,12 @@ def test_merging_adds_and_never_counts_a_part_twice(
     assert len(set(once.fingerprints["held_out"])) == 9
     with pytest.raises(DataError, match="found none among 7 parts"):
         calibrate(once, new_parts, merge=True)
-    assert "7 held-out parts left out: the model keeps their scores" in capsys.readouterr().out
+    assert "left out: 7 parts held out before: the model keeps their scores\n" in capsys.readouterr().out
     replaced = calibrate(once, new_parts)
     assert replaced.threshold is not None and replaced.threshold.parts == 7, "without merge they take the old ones' place"
 
 
 def test_models_of_before_scores_were_kept_need_parts(detector: Detector, new_parts: Path) -> None:
-    from dataclasses import replace
-
     old = replace(detector, threshold=Threshold(0.5, 0.05, 1 / 3, 2), fingerprints={})
     for data, merge in ((None, False), (new_parts, True)):
         with pytest.raises(ModelError, match="expected a model with held-out scores, found one without"):

@@ -12,17 +12,8 @@ import pytest
 # None in sys.modules makes an import fail as if the package were not there.
 BLOCK = "import sys; sys.modules['torch'] = sys.modules['lightning'] = None; "
 TRAINING = (
-    "batches",
-    "calibration",
-    "losses",
-    "network",
-    "noise",
-    "run",
-    "synthesis",
-    "textures",
-    "torch_engine",
-    "training",
-)
+    "batches", "calibration", "losses", "network", "noise", "run", "synthesis", "textures", "torch_engine", "training",
+)  # fmt: skip
 
 
 def python(script: str) -> subprocess.CompletedProcess[str]:

@@ -159,14 +159,20 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         expected = "expected good parts, found one that the data set around it labels"
         lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
-    kept = [part for part, label in zip(found, labelled, strict=True) if label.split != "test" or label.defect == UNKNOWN]
-    _say_left_out(len(found) - len(kept), "test part", "a threshold from test parts would spoil the test")
-    for seen, why in (("train", "the networks know them"), ("held_out", "the model keeps their scores")):
-        if seen == "train" or merge:
-            known = set(detector.fingerprints.get(seen, []))
-            fresh = [part for part, mark in zip(kept, fingerprints_of(kept), strict=True) if mark not in known]
-            _say_left_out(len(kept) - len(fresh), "training part" if seen == "train" else "held-out part", why)
-            kept = fresh
+    trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
+
+    def why_not(part: Part, label: Part, mark: str) -> str:
+        if label.split == "test" and label.defect != UNKNOWN:
+            return "of the test: a threshold from test parts would spoil the test"
+        # Models of before fingerprints were kept rely on the data set's own word.
+        if mark in trained_on if trained_on else part.split == "train":
+            return "of the training: the networks know them"
+        return "held out before: the model keeps their scores" if merge and mark in held_out else ""
+
+    reasons = [why_not(*one) for one in zip(found, labelled, fingerprints_of(found), strict=True)]
+    for reason in dict.fromkeys(filter(None, reasons)):
+        say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
+    kept = [part for part, reason in zip(found, reasons, strict=True) if not reason]
     if not kept:
         raise DataError(f"{folder}: expected good parts that the model has not seen, found none among {len(found)} parts")
     return kept
@@ -187,8 +193,3 @@ def _file_of(part: Part) -> Path:
     file = part.rgb or part.depth
     assert file is not None
     return file.resolve()
-
-
-def _say_left_out(number: int, what: str, why: str) -> None:
-    if number:
-        say(f"{counted(number, what)} left out: {why}")
