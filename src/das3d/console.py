@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ class Step(Protocol):
 
     def __call__(self, done: int | None = None, total: int | None = None, note: str = "") -> None:
         """One further step, or `done` of `total` steps; `note` is shown behind."""
+
+
+def is_worker() -> bool:
+    """Whether this is one of several training processes and not the first, which speaks and writes for all."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
 
 
 def say(text: str = "") -> None:
@@ -37,7 +43,9 @@ def progress(what: str, total: int | None = None) -> Iterator[Step]:
             for part in parts:
                 step()
     """
-    if sys.stderr.isatty():
+    if is_worker():
+        yield _silent
+    elif sys.stderr.isatty():
         with _bar(what, total) as step:
             yield step
     else:
@@ -72,6 +80,10 @@ def _bar(what: str, total: int | None) -> Iterator[Step]:
                 bar.update(task, completed=done, note=note)
 
         yield step
+
+
+def _silent(done: int | None = None, total: int | None = None, note: str = "") -> None:
+    pass
 
 
 class _Lines:

@@ -22,10 +22,10 @@ from das3d import training
 from das3d.batches import GoodParts
 from das3d.cache import write_atomically
 from das3d.calibration import calibrated, fingerprints_of
-from das3d.console import say
+from das3d.console import is_worker, say
 from das3d.datasets import DepthFormat, find_dataset
 from das3d.detector import MODEL_FILE, Detector
-from das3d.errors import ModelError
+from das3d.errors import ModelError, SettingsError
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.prepared import PreparedData, prepare_dataset, split_good
 from das3d.settings import Settings, make_settings, settings_to_toml
@@ -58,7 +58,8 @@ def train(
         category: which one, where `data` holds several.
         settings: of the run; where None, those of the run that is resumed, or the `fast` preset.
         device: "auto", "cpu", "cuda", "mps".
-        processes: devices, or CPU processes, that share each batch.
+        processes: devices, or CPU processes, that share each batch, on every machine; torchrun tells how many machines
+            there are.
         budget: seconds for training; the number of iterations is fitted to it.
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
         light: which of the six images of an Eyecandies part is its RGB.
@@ -68,7 +69,7 @@ def train(
     Raises:
         DataError: something is wrong with the data; every problem is named.
         ModelError: `out` holds another run, or its checkpoint does not fit.
-        SettingsError: the server of a tracker does not answer.
+        SettingsError: the processes cannot share the batch equally, or the server of a tracker does not answer.
         MissingPackageError: the package of a tracker is not installed.
     """
     check_trackers(track)
@@ -76,6 +77,8 @@ def train(
     _check_out(out, resume)
     settings = _settings_for(out, settings, resume)
     target = choose_device(device)
+    nodes = _nodes()
+    _check_shares(settings, processes * nodes)
     dataset = find_dataset(
         Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
     )
@@ -94,9 +97,10 @@ def train(
     fabric = Fabric(
         accelerator=target.type,
         devices=[target.index] if target.index is not None else processes,
+        num_nodes=nodes,
         precision=_precision_of(out, resume) or precision_for(target, settings),
     )
-    if not _is_worker():
+    if not is_worker():
         write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
         _write_facts(out, facts | {"precision": str(fabric._precision.precision)})
     fabric.launch()
@@ -192,6 +196,19 @@ def _check_out(out: Path, resume: bool) -> None:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
 
 
+def _nodes() -> int:
+    # Only torchrun sets LOCAL_WORLD_SIZE; Fabric's own launcher, which starts the processes of one machine, does not.
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    return int(os.environ.get("WORLD_SIZE", local)) // int(local) if local else 1
+
+
+def _check_shares(settings: Settings, processes: int) -> None:
+    # The mean over shares is that of the batch only where the shares are equal.
+    batch = settings.training.batch
+    if batch % processes:
+        raise SettingsError(f"training.batch: expected a multiple of {processes}, the processes that share it, found {batch}")
+
+
 def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Settings:
     # What a run began with it must go on with, and its settings.toml must not come to say anything else.
     file = out / SETTINGS_FILE
@@ -235,12 +252,7 @@ def _facts_of(out: Path) -> dict[str, Any]:
 
 def _precision_of(out: Path, resume: bool) -> Any:
     # "auto" is measured once: a resumed run, and all processes of a run, go on with what the first one found.
-    return _facts_of(out).get("precision") if resume or _is_worker() else None
-
-
-def _is_worker() -> bool:
-    # One of several processes, started by the first.
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+    return _facts_of(out).get("precision") if resume or is_worker() else None
 
 
 def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:

@@ -19,6 +19,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from das3d import pictures
+from das3d._batch_norm import share_batch_norm
 from das3d.batches import Batch, GoodParts, make_batch
 from das3d.cache import write_atomically
 from das3d.console import duration, progress
@@ -82,7 +83,7 @@ def fit(
     parts = parts.to(fabric.device)
     textures = load_textures(settings.synthesis, parts)
     state = start(settings, fabric, total=0 if budget else training.iterations)
-    log = LossLog(out / "losses.csv", training.batch, tracking)
+    log = LossLog(out / "losses.csv", training.batch, tracking, writes=fabric.is_global_zero)
     if resume and (out / "checkpoint.pt").is_file():
         unlogged = load_checkpoint(out / "checkpoint.pt", state, settings, fabric)
         log.resume(state.iteration, unlogged)
@@ -108,7 +109,7 @@ def fit(
             state.iteration += 1
             state.seconds = time.monotonic() - begun
 
-            log.add(losses, rate, state)
+            log.add(fabric.all_reduce(losses.detach(), reduce_op="mean"), rate, state)  # over all processes' shares
             if budget and state.iteration % LOG_EVERY == 0:
                 state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
             step(state.iteration, state.total or None, log.note)
@@ -130,6 +131,8 @@ def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
     network = DAS3DNet.from_settings(settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = DAS3DNet.from_settings(settings)
     average.load_state_dict(network.state_dict())
+    if fabric.world_size > 1:
+        network = share_batch_norm(network, fabric.device)
     training = settings.training
     decay = training.weight_decay if training.optimizer == "adamw" else 0.0
     network.to(fabric.device)
@@ -168,7 +171,7 @@ def update_average(average: DAS3DNet, network: Any, decay: float, iteration: int
     decay = min(decay, (1 + iteration) / (10 + iteration))
     current = network.state_dict()
     for name, kept in average.state_dict().items():
-        now = current[name]
+        now = current[name].to(kept.dtype)
         if kept.dtype.is_floating_point:
             kept.lerp_(now, 1 - decay)
         else:
@@ -207,8 +210,8 @@ class LossLog:
     Losses stay on the device until a row is due, so that logging never makes the device wait.
     """
 
-    def __init__(self, path: Path, batch: int, tracking: Tracking) -> None:
-        self.path, self.batch, self.tracking = path, batch, tracking
+    def __init__(self, path: Path, batch: int, tracking: Tracking, *, writes: bool = True) -> None:
+        self.path, self.batch, self.tracking, self.writes = path, batch, tracking, writes
         self.rows: list[dict[str, Any]] = []
         self.kept: list[Tensor] = []
         self.rate = 0.0
@@ -240,6 +243,8 @@ class LossLog:
         )  # fmt: skip
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         self.note = f"loss {rgb + depth + discriminator:.3f}, {speed:.0f} samples/s"
+        if not self.writes:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
