@@ -15,7 +15,8 @@ from torch import Tensor, distributed, nn
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with every batch norm replaced by one that measures over all processes; weights keep their names."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # PyTorch's own, which knows no other device
+        # PyTorch's own, which knows no other device
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
             shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
@@ -50,7 +51,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of every process's `x`, through which gradients flow back to every process."""
-    return _Mean.apply(x)
+    return _Mean.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _Mean(torch.autograd.Function):

@@ -206,7 +206,9 @@ def _check_shares(settings: Settings, processes: int) -> None:
     # The mean over shares is that of the batch only where the shares are equal.
     batch = settings.training.batch
     if batch % processes:
-        raise SettingsError(f"training.batch: expected a multiple of {processes}, the processes that share it, found {batch}")
+        raise SettingsError(
+            f"training.batch: expected a multiple of {processes}, the processes that share it, found {batch}"
+        )
 
 
 def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Settings:

@@ -109,7 +109,7 @@ def fit(
             state.iteration += 1
             state.seconds = time.monotonic() - begun
 
-            log.add(fabric.all_reduce(losses.detach(), reduce_op="mean"), rate, state)  # over all processes' shares
+            log.add(mean_over_shares(fabric, losses.detach()), rate, state)
             if budget and state.iteration % LOG_EVERY == 0:
                 state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
             step(state.iteration, state.total or None, log.note)
@@ -194,6 +194,13 @@ class Pacer:
         self.marks = [*self.marks[-10:], (state.iteration, state.seconds)]
         done, seconds = state.iteration - self.marks[0][0], state.seconds - self.marks[0][1]
         return max(math.ceil((self.budget - state.seconds) * done / max(seconds, 1e-9)), 0)
+
+
+def mean_over_shares(fabric: Fabric, losses: Tensor) -> Tensor:
+    """Losses of the whole batch from those of every process's share."""
+    mean = fabric.all_reduce(losses, reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return mean
 
 
 def agreed(fabric: Fabric, value: float) -> float:
