@@ -19,8 +19,9 @@ demo: $(VENV)/installed
 	$(BIN)/das3d demo-data $(DEMO)/data
 	$(BIN)/das3d train $(DEMO)/data --preset demo --out $(DEMO)/run
 	$(BIN)/das3d evaluate $(DEMO)/run --data $(DEMO)/data
+	$(BIN)/das3d report $(DEMO)/run
 	$(BIN)/das3d predict $(DEMO)/run --data $(DEMO)/data/moulded_cover/test/dent --out $(DEMO)/predictions
-	@echo "training pairs and repairs: $(DEMO)/run/pictures   heat maps of the test parts: $(DEMO)/run/evaluation/maps"
+	@echo "training pairs and repairs: $(DEMO)/run/pictures   all test parts, in a browser: $(DEMO)/run/report.html"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import das3d
-from das3d.errors import Das3dError, SettingsError, explained
+from das3d.errors import Das3dError, ModelError, SettingsError, explained
 
 app = typer.Typer(
     name="das3d",
@@ -169,6 +169,28 @@ def evaluate(
     if out is None and run.is_dir():
         record_metrics(run, detector, metrics)
     print_metrics(metrics, folder)
+
+
+@app.command()
+@reported
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path | None, typer.Option(help="Where the evaluated scans are now, if they have moved.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; RUN/report.html by default.")] = None,
+    parts: Annotated[int, typer.Option(min=1, help="Show no more parts than this, the worst mistakes first.")] = 200,
+    device: Device = "auto",
+) -> None:
+    """Show a run in one HTML file: figures, curves and every part, also in 3D. It opens from disk, without a network."""
+    if not run.is_dir():
+        raise ModelError(f"{run}: expected a run folder, found {'a file' if run.exists() else 'nothing'}")
+    from das3d.detector import load
+    from das3d.report import make_report
+
+    file = out or run / "report.html"
+    shown = make_report(load(run, device), run, file, data=data, most=parts)
+    print(f"{file}: {shown} parts, {file.stat().st_size / 1e6:.1f} MB")
+    if not shown:
+        print(f"nothing has been evaluated yet; das3d evaluate {run} --data DATA gives the figures")
 
 
 @app.command()

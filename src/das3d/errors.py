@@ -12,6 +12,7 @@ from contextlib import contextmanager
 # Packages that not everybody needs, and the extra of das3d that installs each.
 EXTRAS = {
     "alembic": "tracking",
+    "jinja2": "report",
     "lightning": "train",
     "mlflow": "tracking",
     "onnx": "export",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
@@ -51,7 +52,8 @@ def evaluate(
     settings = detector.settings
     if category is None and detector.training.get("category") in find_categories(data):
         category = detector.training["category"]
-    dataset = find_dataset(Path(data), category, needs="test", **reading_of(detector, light, depth_format))
+    reading = reading_of(detector, light, depth_format)
+    dataset = find_dataset(Path(data), category, needs="test", **reading)
     results = list(inspect_parts(detector, dataset.test, out / "maps"))
     if problems := [result.error for result in results if result.error]:
         raise DataError(problems)
@@ -59,8 +61,8 @@ def evaluate(
     with progress("metrics") as step:
         metrics: dict[str, Any] = dict(
             evaluate_maps(
-                _Lazy([result.map_file for result in results if result.map_file]),
-                _Masks([result.part for result in results]),
+                LazyMaps([result.map_file for result in results if result.map_file]),
+                LazyMasks([result.part for result in results]),
                 [int(result.part.defective) for result in results],
                 [result.prediction.score for result in results if result.prediction],
                 [result.part.defect for result in results],
@@ -74,6 +76,8 @@ def evaluate(
         "data": str(dataset.root),
         "layout": dataset.layout,
         "category": dataset.category,
+        "light": reading["light"],
+        "depth_format": None if reading["depth_format"] is None else asdict(reading["depth_format"]),
         "modality": settings.modality,
         "preset": settings.preset,
         "seed": settings.seed,
@@ -115,7 +119,7 @@ def _drift(results: Sequence[Inspected], detector: Detector) -> list[str]:
     ]
 
 
-class _Lazy(Sequence[NDArray[np.float32]]):
+class LazyMaps(Sequence[NDArray[np.float32]]):
     """Maps read from their files when they are needed, so that memory does not grow with the number of parts."""
 
     def __init__(self, files: list[Path]) -> None:
@@ -127,12 +131,12 @@ class _Lazy(Sequence[NDArray[np.float32]]):
     @overload
     def __getitem__(self, index: int) -> NDArray[np.float32]: ...
     @overload
-    def __getitem__(self, index: slice) -> _Lazy: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | _Lazy:
-        return _Lazy(self.files[index]) if isinstance(index, slice) else read_map(self.files[index])
+    def __getitem__(self, index: slice) -> LazyMaps: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | LazyMaps:
+        return LazyMaps(self.files[index]) if isinstance(index, slice) else read_map(self.files[index])
 
 
-class _Masks(Sequence[Any]):
+class LazyMasks(Sequence[Any]):
     """Ground truth read when it is needed; None for good parts and where nobody has marked the defect."""
 
     def __init__(self, parts: list[Part]) -> None:
@@ -143,6 +147,6 @@ class _Masks(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return _Masks(self.parts[index])
+            return LazyMasks(self.parts[index])
         masks = [read_mask(file) for file in self.parts[index].masks]
         return np.logical_or.reduce(masks) if masks else None

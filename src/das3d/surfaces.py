@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from das3d.errors import DataError
 from das3d.pictures import Image
-from das3d.preparation import Plane, Window, plane_depth
+from das3d.preparation import Plane, Statistics, Window, fit_background, plane_depth
 from das3d.scan import RGB, Depth, Scan
 
 MODULES = {"three": "vendor/three.min.js", "das3d/viewer": "viewer.js"}  # by the names under which they are imported
@@ -109,6 +109,14 @@ def surface_of(
         )
         heat = None if heat is None else _blocks(heat, step, 0).max(axis=2)  # the smallest finding stays visible
     return Surface(depth, None if pitch is None else pitch * step, rgb, heat)
+
+
+def background_of(scan: Scan, statistics: Statistics) -> Plane | None:
+    """The plane that a part lies on, as `prepare` finds it; None where the training scans showed none."""
+    if statistics.background == "none" or scan.depth is None or scan.valid is None:
+        return None
+    fit = fit_background(scan.depth, scan.valid)
+    return statistics.plane if fit is None else fit.plane
 
 
 def import_map(base: str | None = None) -> str:

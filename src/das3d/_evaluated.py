@@ -1,0 +1,154 @@
+"""What `evaluate` wrote about a run, read back: figures, scores with verdicts, maps, and the parts they belong to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from das3d.datasets import DepthFormat, find_categories, find_dataset
+from das3d.detector import Detector
+from das3d.errors import DataError
+from das3d.evaluation import LazyMasks
+from das3d.inspection import output_names, read_map, reading_of
+from das3d.parts import Part
+
+# What the verdict on a part was, worst first.
+MISSED, FALSE_ALARM, FOUND, PASSED = "missed", "false alarm", "found", "passed"
+
+
+@dataclass
+class Row:
+    """One part in ``scores.csv``.
+
+    Attributes:
+        id, defect, score: as they stand there.
+        defective: whether it is known to have a defect.
+        outcome: of the verdict, "" where the model has no threshold.
+        false_alarm_probability: of its score, where the model knows.
+    """
+
+    id: str
+    defect: str
+    score: float
+    defective: bool
+    outcome: str
+    false_alarm_probability: float | None
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` wrote.
+
+    Attributes:
+        folder: where.
+        metrics: of ``metrics.json``.
+        rows: of ``scores.csv``, worst mistakes first: misses from the lowest score up, false alarms from the highest down,
+            then the rest from the highest score down.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def threshold(self) -> float | None:
+        return self.metrics["threshold"]["value"] if self.metrics["threshold"] else None
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """Figures and scores that `evaluate` wrote; None where it has not been run.
+
+    Raises:
+        DataError: a file is missing or is not what `evaluate` writes.
+    """
+    if not (folder / "metrics.json").is_file():
+        return None
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        limit = metrics["threshold"]["value"] if metrics["threshold"] else None
+        with (folder / "scores.csv").open(newline="") as file:
+            rows = [row_of(values, limit) for values in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}: expected what das3d evaluate writes, found a problem: {error!r}; run it again"
+        ) from None
+    order = (MISSED, FALSE_ALARM)
+    rows.sort(key=lambda row: (
+        order.index(row.outcome) if row.outcome in order else len(order),
+        row.score if row.outcome == MISSED else -row.score,
+    ))  # fmt: skip
+    return Evaluation(folder, metrics, rows)
+
+
+def row_of(values: Mapping[str, str], limit: float | None) -> Row:
+    """A line of ``scores.csv``, with the verdict by the threshold `limit`."""
+    defective, score = values["label"] == "1", float(values["score"])
+    outcome = ""
+    if limit is not None:
+        outcome = (FOUND if score > limit else MISSED) if defective else (FALSE_ALARM if score > limit else PASSED)
+    chance = values.get("false_alarm_probability")
+    return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None)
+
+
+def find_parts(detector: Detector, evaluation: Evaluation, data: Path | None) -> dict[str, Part]:
+    """The evaluated parts on disk, by id.
+
+    Raises:
+        DataError: the data is not where it was, or some of the parts are not in it.
+    """
+    root = data or Path(evaluation.metrics["data"])
+    if not root.is_dir():
+        raise DataError(f"{root}: expected the scans that were evaluated, found no folder; name it with --data")
+    metrics = evaluation.metrics
+    category = metrics["category"] if metrics["category"] in find_categories(root) else None
+    depth_format = DepthFormat(**metrics["depth_format"]) if metrics.get("depth_format") else None
+    reading = reading_of(detector, metrics.get("light"), depth_format)
+    dataset = find_dataset(root, category, needs="test", **reading)
+    parts = {part.id: part for part in dataset.test}
+    lost = [row.id for row in evaluation.rows if row.id not in parts]
+    if lost:
+        raise DataError(
+            f"{root}: expected the {len(evaluation.rows)} parts of {evaluation.folder / 'scores.csv'}, "
+            f"found {len(lost)} missing, such as {lost[0]}"
+        )
+    return parts
+
+
+def map_files(evaluation: Evaluation, parts: Mapping[str, Part]) -> dict[str, Path]:
+    """The map of each part, as `evaluate` named it."""
+    names = output_names(list(parts.values()))
+    files = {row.id: evaluation.folder / "maps" / f"{names[row.id]}.tiff" for row in evaluation.rows}
+    if lost := [file for file in files.values() if not file.is_file()]:
+        raise DataError(f"{lost[0]}: expected the map of a part, found none; run das3d evaluate again")
+    return files
+
+
+def known_masks(parts: Sequence[Part], files: Mapping[str, Path]) -> Sequence[Any]:
+    """Ground truth of parts, read when it is needed; False everywhere on good ones."""
+
+    class Known(LazyMasks):
+        def __getitem__(self, index: Any) -> Any:
+            mask = super().__getitem__(index)
+            return np.zeros(read_map(files[self.parts[index].id]).shape, bool) if mask is None else mask
+
+    return Known(list(parts))
+
+
+def stale(detector: Detector, evaluation: Evaluation) -> Iterator[str]:
+    """Lines on what has changed since the evaluation."""
+    now = detector.threshold.value if detector.threshold else None
+    if evaluation.metrics.get("training") != detector.training:
+        yield "The model has been trained again since this evaluation; run das3d evaluate again."
+    elif now != evaluation.threshold:
+        yield f"The threshold is {figure(now)} now and was {figure(evaluation.threshold)} here; run das3d evaluate again."
+
+
+def figure(value: float | None) -> str:
+    """A score or a figure for people."""
+    return "-" if value is None else f"{value:.3f}"
