@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import das3d
-from das3d.errors import Das3dError, ModelError, SettingsError, explained
+from das3d.errors import Das3dError, DataError, ModelError, SettingsError, explained
 
 app = typer.Typer(
     name="das3d",
@@ -254,6 +255,44 @@ def calibrate(
     print(f"written to {target}; the weights are the same")
 
 
+@app.command()
+@reported
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Run folders or model files, each as PATH or NAME=PATH.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for maps, scans and the database.")] = Path("inspections"),
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all of this machine's addresses.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    database: Annotated[
+        str | None,
+        typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with a key that every request must show; or set DAS3D_API_KEY.")
+    ] = None,
+    keep_scans: Annotated[bool, typer.Option(help="Keep uploaded files, to look at past parts again.")] = True,
+    queue: Annotated[int, typer.Option(min=1, help="Inspections under way at once; further ones get 429.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Parts computed together.")] = 8,
+    max_upload: Annotated[float, typer.Option(min=0.001, help="MiB of one request.")] = 64,
+    max_pixels: Annotated[float, typer.Option(min=0.001, max=80, help="Million pixels of one scan.")] = 16,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="For an upload, and for an inspection after it.")] = 30,
+    device: Device = "auto",
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Inspect parts over HTTP, with a page for people at /."""
+    depth_format = parse_depth_unit(depth_unit)
+    key = read_key(api_key_file)
+    from das3d.service import Limits
+    from das3d.service import serve as run
+
+    limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
+    run(
+        models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
+        depth_format=depth_format,
+    )  # fmt: skip
+
+
 @app.command(name="demo-data")
 @reported
 def demo_data(
@@ -299,24 +338,28 @@ def parse_share(text: str) -> float:
     return share
 
 
+def read_key(file: Path | None) -> str | None:
+    """The API key in a file, or in the environment; None where there is neither. It is not shown in any message."""
+    key = os.environ.get("DAS3D_API_KEY") if file is None else file.read_text(encoding="utf-8", errors="replace")
+    if key is None:
+        return None
+    key = key.strip()
+    if not (len(key) >= 8 and key.isascii() and key.isprintable()):
+        where = "DAS3D_API_KEY" if file is None else str(file)
+        raise SettingsError(f"{where}: expected an API key of 8 or more ASCII characters, found something else")
+    return key
+
+
 def parse_depth_unit(text: str | None) -> Any:
     """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError."""
     if text is None:
         return None
     from das3d.files import DepthFormat
-    from das3d.scan import UNITS
 
-    if text in UNITS:
-        return DepthFormat.from_unit(text)
     try:
-        scale = float(text)
-    except ValueError:
-        scale = -1
-    if not 0 < scale < 1000:
-        raise SettingsError(
-            f"--depth-unit: expected one of {', '.join(UNITS)}, or metres per count such as 0.0001, found {text!r}"
-        )
-    return DepthFormat(scale=scale)
+        return DepthFormat.parse(text)
+    except DataError as error:
+        raise SettingsError(f"--depth-unit: {error}") from None
 
 
 FIGURES = {

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 # Packages that not everybody needs, and the extra of das3d that installs each.
 EXTRAS = {
     "alembic": "tracking",
+    "fastapi": "serve",
     "jinja2": "report",
     "lightning": "train",
     "mlflow": "tracking",
@@ -19,9 +20,13 @@ EXTRAS = {
     "onnxruntime": "runtime",
     "onnxscript": "export",
     "openvino": "openvino",
+    "prometheus_client": "serve",
+    "psycopg": "postgres",
     "sqlalchemy": "tracking",
+    "starlette": "serve",
     "tensorboard": "tracking",
     "torch": "train",
+    "uvicorn": "serve",
 }
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
-from das3d.scan import RGB, Camera, Depth, Mask, camera_from_points, metres_per
+from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per
 
 Size = tuple[int, int]  # height, width
 
@@ -60,6 +60,24 @@ class DepthFormat:
     def from_unit(cls, unit: str) -> DepthFormat:
         """The format of files in a unit of length: "m", "cm", "mm" or "um"."""
         return cls(scale=metres_per(unit))
+
+    @classmethod
+    def parse(cls, text: str) -> DepthFormat:
+        """The format that a user writes as a unit ("mm") or as metres per count ("0.0001").
+
+        Raises:
+            DataError: it is neither.
+        """
+        if text in UNITS:
+            return cls.from_unit(text)
+        try:
+            scale = float(text)
+        except ValueError:
+            scale = -1
+        if not 0 < scale < 1000:
+            found = f"found {one_line(text)!r}"
+            raise DataError(f"expected one of {', '.join(UNITS)}, or metres per count such as 0.0001, {found}")
+        return cls(scale=scale)
 
 
 METRES = DepthFormat(1.0)

@@ -17,8 +17,9 @@
  *   colour         "heat", "rgb" or "depth" at the start (the first of them that there is)
  *   toolbar        whether to show buttons for colour, relief and view (true)
  *   label          what a screen reader calls the picture
- * It returns { colours, colour(name), relief(factor), reset(), resize(), dispose(), canvas }. `colours` lists the modes that
- * there are, `relief` exaggerates heights, `resize` is only needed where ResizeObserver misses a change.
+ * It returns { colours, colour(name), high(value), relief(factor), reset(), resize(), dispose(), canvas }. `colours` lists the
+ * modes that there are, `high` changes the option of that name, `relief` exaggerates heights, `resize` is only needed where
+ * ResizeObserver misses a change.
  *
  * Nothing is invented: two points are joined only where the step between them is less than 80 degrees steep and no point is
  * missing; points that nothing joins are drawn as points. Drag turns, wheel or pinch zooms, right drag or two fingers move;
@@ -36,7 +37,7 @@ const STEEPEST = Math.tan((80 * Math.PI) / 180); // of a step that is joined
 const RELIEFS = [1, 2, 4];
 const NAMES = { heat: "Heat", rgb: "RGB", depth: "Depth" };
 // Turbo (A. Mikhailov, 2019) and viridis at equal steps; between them colours are mixed.
-const TURBO = (
+export const TURBO = (
   "30123b 4145ab 4675ed 39a2fc 1bcfd4 24eca6 61fc6c a4fc3b d1e834 f3c63a fe9b2d f36315 d93806 b11901 7a0402"
 ).split(" ");
 const VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725".split(" ");
@@ -74,8 +75,8 @@ export function createViewer(element, options) {
     const textContent = "The 3D view needs WebGL, which this browser does not offer.";
     root.append(Object.assign(document.createElement("p"), { textContent }));
     const nothing = () => {};
-    const dispose = () => host.remove();
-    return { colours: [], colour: nothing, relief: nothing, reset: nothing, resize: nothing, dispose, canvas: null };
+    const dispose = () => host.remove(), blind = { colours: [], canvas: null, dispose };
+    return { ...blind, colour: nothing, high: nothing, relief: nothing, reset: nothing, resize: nothing };
   }
   renderer.outputColorSpace = SRGBColorSpace;
   const canvas = renderer.domElement;
@@ -95,7 +96,7 @@ export function createViewer(element, options) {
   controls.zoomSpeed = 1.5;
   controls.minDistance = 0.2;
   controls.maxDistance = 8;
-  let pending = 0;
+  let pending = 0, shown = "";
   const draw = () => {
     pending ||= requestAnimationFrame(() => {
       pending = 0;
@@ -114,9 +115,14 @@ export function createViewer(element, options) {
       if (!view.colours.includes(name)) {
         throw new RangeError(`colour: expected one of ${view.colours.join(", ")}, found ${name}`);
       }
+      shown = name;
       surface.paint(colours(grid, surface, name));
       press(bar, "colour", name);
       draw();
+    },
+    high(value) {
+      grid.high = value;
+      view.colour(shown);
     },
     relief(factor) {
       surface.mesh.scale.z = surface.loose.scale.z = factor;

@@ -1,0 +1,213 @@
+"""The service as an ASGI application: what each address does."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import das3d
+from das3d._service_answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
+from das3d._service_gate import Gate, Limits
+from das3d._service_views import map_file, overlay_png, view
+from das3d._service_work import ServedModel, Service
+from das3d.errors import one_line
+from das3d.inspections import Inspections, Verdict
+from das3d.surfaces import import_map, read_asset
+
+log = logging.getLogger("das3d.service")
+
+
+def make_app(
+    models: Sequence[ServedModel],
+    inspections: Inspections,
+    limits: Limits = Limits(),
+    key: str | None = None,
+    *,
+    keep_scans: bool = True,
+) -> FastAPI:
+    """The application. It takes `inspections` over and closes them when it stops.
+
+    Args:
+        models: at least one.
+        inspections: where verdicts are recorded.
+        limits: what it takes on.
+        key: that every request must show, None for a service open to whoever reaches it.
+        keep_scans: whether uploads are kept beside the maps.
+    """
+    service = Service(models, inspections, limits, keep_scans=keep_scans)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="das3d", version=das3d.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Finds defects in products from RGB + 3D scans. Every verdict is recorded before it is answered.",
+    )  # fmt: skip
+    app.state.service = service
+    app.add_middleware(Gate, key=key, limits=limits, metrics=service.metrics)
+    _add_inspections(app, service)
+    _add_operation(app, service)
+    _add_page(app)
+    _add_problems(app)
+    return app
+
+
+WRONG: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "The API key is missing or wrong."},
+    404: {"model": Problem, "description": "There is no such thing."},
+}
+WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
+    400: {"model": Problem, "description": "The form cannot be read."},
+    408: {"model": Problem, "description": "The upload took too long."},
+    413: {"model": Problem, "description": "Too many bytes or pixels."},
+    415: {"model": Problem, "description": "A file is of no known kind."},
+    422: {"model": Problem, "description": "A file or field is not what it should be."},
+    429: {"model": Problem, "description": "The service is full; Retry-After says when to come again."},
+    503: {"model": Problem, "description": "The service is stopping, its database is away, or it took too long."},
+}
+
+
+def _add_inspections(app: FastAPI, service: Service) -> None:
+    @app.get("/models", responses=WRONG, tags=["inspections"])
+    def list_models() -> list[ModelAnswer]:
+        """The models of this service."""
+        return [model.describe() for model in service.models.values()]
+
+    @app.post("/inspections", status_code=201, responses=WRONG_UPLOAD, tags=["inspections"])
+    async def inspect_part(
+        rgb: Annotated[UploadFile | None, File(description="PNG, JPEG, TIFF or BMP.")] = None,
+        depth: Annotated[
+            UploadFile | None, File(description="16-bit PNG, TIFF, NPY or NPZ (depth or points), organised PLY or PCD.")
+        ] = None,
+        model: Annotated[str | None, Form(description="Its name; where there are several.", examples=["gland"])] = None,
+        part: Annotated[
+            str | None, Form(description="What the part is called; by default as its file.", examples=["000123"])
+        ] = None,
+        depth_unit: Annotated[
+            str | None,
+            Form(description="m, cm, mm, um, or metres per count; by default as in training.", examples=["mm", "0.0001"]),
+        ] = None,
+    ) -> InspectionAnswer:
+        """Inspect one part. The verdict is recorded before this answers."""
+        return answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
+
+    @app.get("/inspections", responses=WRONG, tags=["inspections"])
+    def list_inspections(
+        model: Annotated[str | None, Query(description="Only by this model.")] = None,
+        verdict: Annotated[Verdict | None, Query(description="Only these.")] = None,
+        part: Annotated[str | None, Query(max_length=200, description="Only parts whose name begins so.")] = None,
+        since: Annotated[datetime | None, Query(description="From this moment on; UTC where it has no zone.")] = None,
+        until: Annotated[datetime | None, Query(description="Before this moment.")] = None,
+        min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
+        max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
+        before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only smaller ids: the next page.")] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> InspectionPage:
+        """Past inspections, newest first."""
+        filters = {
+            "model": model, "verdict": verdict, "part": part, "since": _utc(since), "until": _utc(until),
+            "min_score": min_score, "max_score": max_score,
+        }  # fmt: skip
+        rows = service.inspections.page(before=before, limit=limit + 1, **filters)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        total = service.inspections.count(**filters)
+        return InspectionPage(items=[answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
+
+    @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
+    def get_inspection(id: int) -> InspectionAnswer:
+        """One past inspection."""
+        return answer(service.find(id))
+
+    @app.get(
+        "/inspections/{id}/map.tiff", responses=WRONG | {200: {"content": {"image/tiff": {}}}}, tags=["inspections"],
+        response_class=FileResponse,
+    )  # fmt: skip
+    def get_map(id: int) -> FileResponse:
+        """The anomaly map: (height, width) float32, 0 to 1."""
+        return FileResponse(map_file(service.inspections, service.find(id)), media_type="image/tiff")
+
+    @app.get(
+        "/inspections/{id}/overlay.png", responses=WRONG | {200: {"content": {"image/png": {}}}}, tags=["inspections"],
+        response_class=Response,
+    )  # fmt: skip
+    def get_overlay(id: int) -> Response:
+        """The anomaly map as heat over the scan."""
+        inspection = service.find(id)
+        return Response(overlay_png(service.inspections, inspection, service.scale(inspection)), media_type="image/png")
+
+    @app.get("/inspections/{id}/view", include_in_schema=False)
+    def get_view(id: int) -> dict[str, Any]:
+        inspection = service.find(id)
+        return view(service.inspections, inspection) | {"scale": service.scale(inspection)}
+
+
+def _add_operation(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, str]:
+        """Whether the process lives. Restart it where this does not answer."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
+    def readyz() -> dict[str, str]:
+        """Whether it can inspect: models are loaded and the database answers. Send it no parts where this is not 200."""
+        if not service.batches.alive:
+            raise HTTPException(503, "the thread that computes has ended")
+        service.inspections.check()
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["operation"], responses=WRONG, response_class=Response)
+    def get_metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI) -> None:
+    assets = Path(das3d.__file__).parent / "assets"
+    imports = import_map("/assets")
+    page = read_asset("page/index.html").decode().replace("IMPORT_MAP", imports)
+    allowed = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'self' 'sha256-{allowed}'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    app.mount("/assets", StaticFiles(directory=assets), name="assets")
+
+    @app.get("/", include_in_schema=False)
+    async def get_page() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+
+def _add_problems(app: FastAPI) -> None:
+    # Whatever is wrong, the answer is JSON with one line in `detail`.
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"][1:])
+        found = one_line(repr(first.get("input")))
+        return JSONResponse({"detail": f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"}, 422)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("database: %s", one_line(getattr(error, "orig", None) or error, 500))
+        return JSONResponse({"detail": "the database does not answer; try again"}, 503, {"Retry-After": "5"})
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

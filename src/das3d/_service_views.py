@@ -1,0 +1,103 @@
+"""What people look at: an inspection that is kept on disk, as a picture or as data for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from numpy.typing import NDArray
+
+from das3d.errors import DataError
+from das3d.files import DepthFormat
+from das3d.inspection import read_map
+from das3d.inspections import Inspection, Inspections
+from das3d.parts import UNKNOWN, Part
+from das3d.pictures import depth_picture, overlay
+from das3d.preparation import Window, bounding_box, fit_background
+from das3d.scan import Scan
+from das3d.surfaces import data_uri, surface_of
+
+
+def map_file(inspections: Inspections, inspection: Inspection) -> Path:
+    """The file of the anomaly map.
+
+    Raises:
+        HTTPException: 404 where somebody has removed it.
+    """
+    path = inspections.file(inspection.map)
+    if not path.is_file():
+        raise _gone(inspection)
+    return path
+
+
+def scan_of(inspections: Inspections, inspection: Inspection) -> Scan:
+    """The scan as it was inspected; a black picture where scans are not kept.
+
+    Raises:
+        HTTPException: 404 where somebody has removed a file.
+    """
+    rgb, depth = (None if name is None else inspections.file(name) for name in (inspection.rgb, inspection.depth))
+    if rgb is None and depth is None:
+        return Scan(inspection.part, rgb=np.zeros((inspection.height, inspection.width, 3), np.uint8))
+    known = inspection.depth_scale
+    depth_format = None
+    if known is not None:
+        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+    try:
+        return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format).read()
+    except DataError as error:
+        raise _gone(inspection) from error
+
+
+def overlay_png(inspections: Inspections, inspection: Inspection, high: float) -> bytes:
+    """The map as heat over the whole scan, strongest at `high`."""
+    anomaly = read_map(map_file(inspections, inspection))
+    return _png(overlay(scan_of(inspections, inspection), anomaly, high))
+
+
+def view(inspections: Inspections, inspection: Inspection) -> dict[str, Any]:
+    """Data for the page: the square of the frame in which the model looked, as a picture, as heat and in 3D.
+
+    Heat has square roots of the map, as 0 to 255 in a grey PNG and as 0 to 1 in the surface, so that small values, among
+    which thresholds often lie, keep their steps.
+    """
+    anomaly = read_map(map_file(inspections, inspection))
+    scan = scan_of(inspections, inspection)
+    window = window_of(anomaly)
+    picture = scan.rgb if scan.rgb is not None else depth_picture(scan)
+    roots = np.sqrt(np.clip(anomaly, 0, 1))
+    heat = window.cut(np.round(roots * 255).astype(np.uint8))
+    surface = None
+    if scan.depth is not None and scan.valid is not None:
+        fit = fit_background(scan.depth, scan.valid)
+        surface = surface_of(scan, roots, window=window, plane=fit.plane if fit else None)
+    return {
+        "window": {"left": window.left, "top": window.top, "side": window.side},
+        "picture": data_uri(window.cut(picture), quality=88),
+        "heat": "data:image/png;base64," + base64.b64encode(_png(heat)).decode(),
+        "surface": None if surface is None else surface.to_json(),
+    }
+
+
+def window_of(anomaly: NDArray[np.float32]) -> Window:
+    """The smallest square around what is not zero in a map, which is where the model looked; at worst the whole frame."""
+    seen = anomaly > 0
+    top, bottom, left, right = bounding_box(seen) if seen.any() else (0, anomaly.shape[0], 0, anomaly.shape[1])
+    side = max(bottom - top, right - left)
+    return Window(top - (side - bottom + top) // 2, left - (side - right + left) // 2, side, anomaly.shape)
+
+
+def _gone(inspection: Inspection) -> HTTPException:
+    return HTTPException(404, f"the files of inspection {inspection.id} are no longer where they were put")
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()

@@ -1,0 +1,208 @@
+"""What the service does with a part: take it in, score it, record it. No address is known here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, UploadFile
+
+import das3d
+from das3d._service_answers import ModelAnswer
+from das3d._service_batches import Batches
+from das3d._service_gate import Limits, Metrics
+from das3d._service_uploads import Upload, in_clients_words, read_upload, save_upload
+from das3d.detector import Detector, Prediction
+from das3d.errors import DataError, one_line
+from das3d.files import DepthFormat, Size
+from das3d.inspection import picture_scale, reading_of, save_map
+from das3d.inspections import Inspection, Inspections, Verdict
+from das3d.preparation import PreparedScan, prepare
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A detector under a name.
+
+    Attributes:
+        name: by which requests choose it.
+        hash: SHA-256 of its file.
+        detector: the model itself.
+        depth_format: how depth is read where a request does not say; None takes floats as metres and refuses integers.
+    """
+
+    name: str
+    hash: str
+    detector: Detector
+    depth_format: DepthFormat | None
+
+    @property
+    def engine(self) -> str:
+        return self.detector.engine.describe()
+
+    def describe(self) -> ModelAnswer:
+        statistics, threshold = self.detector.statistics, self.detector.threshold
+        return ModelAnswer(
+            name=self.name,
+            hash=self.hash,
+            engine=self.engine,
+            members=[*(["rgb"] if statistics.has_rgb else []), *(["depth"] if statistics.has_depth else [])],
+            depth_unit=None if self.depth_format is None else f"{self.depth_format.scale:g}",
+            frame=statistics.frame,
+            threshold=None if threshold is None else threshold.value,
+            scale=picture_scale(self.detector),
+            about="no threshold" if threshold is None else threshold.describe(),
+        )
+
+
+class Service:
+    """What the addresses share.
+
+    Args:
+        models: by their names.
+        inspections: where verdicts are recorded; closed with the service.
+        limits: what it takes on.
+        keep_scans: whether uploads are kept beside the maps.
+    """
+
+    def __init__(
+        self, models: Sequence[ServedModel], inspections: Inspections, limits: Limits, *, keep_scans: bool
+    ) -> None:
+        self.models = {model.name: model for model in models}
+        self.inspections, self.limits, self.metrics = inspections, limits, Metrics()
+        self.keep_scans = keep_scans
+        self.batches = Batches(limits.batch, self.metrics.batch.observe)
+        self._readers = ThreadPoolExecutor(limits.readers, "das3d reader")
+        self._writers = ThreadPoolExecutor(4, "das3d writer")
+
+    async def inspect(
+        self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
+    ) -> Inspection:
+        """Read, score and record one part, in this order; when this returns, the verdict is in the database."""
+        depth_format = _depth_format(unit) or served.depth_format
+        at, begun = datetime.now(UTC), time.perf_counter()
+        folder = await self._in(self._writers, self.inspections.new_folder)
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                with self.metrics.stage_seconds.labels("read").time():
+                    upload, scan, size = await self._in(
+                        self._readers, _take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth
+                    )
+                with self.metrics.stage_seconds.labels("compute").time():
+                    prediction = await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+            seconds = time.perf_counter() - begun
+            row = _row(served, upload, size, depth_format, prediction, at, seconds)
+            with self.metrics.stage_seconds.labels("record").time():
+                await self._in(self._writers, self._record, folder, row, prediction)
+        except TimeoutError:
+            detail = f"this inspection took longer than {self.limits.seconds:g} s; try again"
+            raise HTTPException(503, detail, {"Retry-After": "5"}) from None
+        finally:
+            await self._in(self._writers, self.inspections.forget, folder)
+        self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
+        self.metrics.scores.labels(served.name).observe(row.score)
+        return row
+
+    def choose(self, name: str | None) -> ServedModel:
+        """The model of this name; without a name the only one."""
+        if not name and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        known = ", ".join(self.models)
+        if not name:
+            raise HTTPException(422, f"expected a model in the field model, one of {known}, found none")
+        if name not in self.models:
+            raise HTTPException(404, f"expected a model of this service, one of {known}, found {one_line(name)!r}")
+        return self.models[name]
+
+    def find(self, id: int) -> Inspection:
+        """The inspection with this id, or 404."""
+        inspection = self.inspections.get(id)
+        if inspection is None:
+            raise HTTPException(404, f"expected an inspection, found none with id {id}")
+        return inspection
+
+    def scale(self, inspection: Inspection) -> float:
+        """The map's value that is painted in full red."""
+        served = self.models.get(inspection.model)
+        return 1.0 if served is None else picture_scale(served.detector)
+
+    def close(self) -> None:
+        """Finish what was taken in, then let everything go."""
+        self._readers.shutdown()
+        self.batches.close()
+        self._writers.shutdown()
+        self.inspections.close()
+
+    def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:
+        save_map(folder / row.map, prediction.map)
+        if not self.keep_scans:
+            for name in filter(None, (row.rgb, row.depth)):
+                (folder / name).unlink()
+            row.rgb = row.depth = None
+        self.inspections.record(folder, row)
+
+    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args))
+
+
+def _take_in(
+    folder: Path,
+    detector: Detector,
+    depth_format: DepthFormat | None,
+    most_pixels: int,
+    part: str | None,
+    rgb: UploadFile | None,
+    depth: UploadFile | None,
+) -> tuple[Upload, PreparedScan, Size]:
+    # The scan itself is let go here: what waits to be computed is small, whatever was sent.
+    upload = save_upload(folder, part, rgb, depth)
+    scan = read_upload(upload, depth_format, most_pixels)
+    try:
+        return upload, prepare(scan, detector.statistics, detector.settings.preparation), scan.size
+    except DataError as error:
+        raise HTTPException(422, in_clients_words(str(error), upload)) from error
+
+
+def _row(
+    served: ServedModel,
+    upload: Upload,
+    size: Size,
+    depth_format: DepthFormat | None,
+    prediction: Prediction,
+    at: datetime,
+    seconds: float,
+) -> Inspection:
+    threshold = served.detector.threshold
+    verdicts: dict[bool | None, Verdict | None] = {None: None, True: "defective", False: "good"}
+    return Inspection(
+        at=at, part=upload.part, model=served.name, model_hash=served.hash, engine=served.engine,
+        version=das3d.__version__, score=prediction.score, threshold=None if threshold is None else threshold.value,
+        verdict=verdicts[prediction.defective], false_alarm_probability=prediction.false_alarm_probability, regions=[],
+        height=size[0], width=size[1], seconds=round(seconds, 4), map="map.tiff",
+        rgb=upload.rgb and upload.rgb.name, depth=upload.depth and upload.depth.name,
+        depth_scale=depth_format and depth_format.scale, depth_offset=depth_format and depth_format.offset,
+        depth_missing=depth_format and depth_format.missing,
+    )  # fmt: skip
+
+
+def _depth_format(unit: str | None) -> DepthFormat | None:
+    if not unit:
+        return None
+    try:
+        return DepthFormat.parse(unit)
+    except DataError as error:
+        raise HTTPException(422, f"depth_unit: {error}") from None
+
+
+def served_model(name: str, hash: str, detector: Detector, depth_format: DepthFormat | None = None) -> ServedModel:
+    """A detector as the service holds it: depth is read as that of its training parts where nobody says else."""
+    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"])

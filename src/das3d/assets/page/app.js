@@ -1,0 +1,324 @@
+/** The page: takes parts in, shows one of them, and lists those of the past. */
+import { createViewer, unpack } from "das3d/viewer";
+import { ask, download, get, inspect } from "./api.js";
+import { HeatMap, gradient } from "./heatmap.js";
+import { chosen, dropped, pairs } from "./pairs.js";
+
+const AT_ONCE = 3; // uploads
+const PAGE = 50; // inspections
+const REFRESH = 4000; // milliseconds
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  models: new Map(), // by name
+  moved: new Map(), // thresholds that the user has moved, by the model's name
+  items: [], // inspections, newest first
+  next: null, // where the next page begins
+  shown: null, // the inspection in sight
+  loading: 0, // which request for a view is the last
+};
+const heatmap = new HeatMap($("heatmap"));
+let solid = null;
+
+// ------------------------------------------------------------------------------------------- verdicts
+
+const modelOf = (item) => state.models.get(item.model);
+const limitOf = (item) => state.moved.get(item.model) ?? item.threshold;
+const verdictOf = (item) => (limitOf(item) == null ? null : item.score > limitOf(item) ? "defective" : "good");
+/** The heat in full red: twice the threshold, as in das3d's overlays. */
+const highOf = (item) => (limitOf(item) == null ? 1 : Math.min(Math.max(2 * limitOf(item), 0.02), 1));
+const digits = (value) => value.toFixed(value < 0.1 ? 4 : 3);
+
+function chip(verdict) {
+  return Object.assign(document.createElement("span"), {
+    className: `chip ${verdict || "none"}`, textContent: verdict || "no threshold",
+  });
+}
+
+// ------------------------------------------------------------------------------------------- one part
+
+async function show(item, { scroll = false } = {}) {
+  state.shown = item;
+  const turn = ++state.loading;
+  history.replaceState(null, "", `#${item.id}`);
+  $("nothing").hidden = true;
+  $("shown").hidden = false;
+  describe(item);
+  markList();
+  if (scroll && matchMedia("(max-width: 899px)").matches) $("part").scrollIntoView({ behavior: "smooth" });
+  try {
+    const view = await get(`/inspections/${item.id}/view`);
+    if (turn !== state.loading) return;
+    await heatmap.load(view, item.regions, view.window);
+    const surface = view.surface && (await unpack(view.surface));
+    if (turn !== state.loading) return;
+    showSolid(surface, item);
+    judge();
+  } catch (error) {
+    if (turn !== state.loading) return;
+    $("changed").textContent = error.message;
+    showSolid(null, item);
+  }
+}
+
+function showSolid(surface, item) {
+  solid?.dispose();
+  solid = null;
+  $("solid").replaceChildren();
+  if (!surface) {
+    const textContent = "This inspection keeps no depth.";
+    $("solid").append(Object.assign(document.createElement("p"), { className: "quiet", textContent }));
+    return;
+  }
+  surface.heat = surface.heat?.map((root) => root * root);
+  solid = createViewer($("solid"), { ...surface, high: highOf(item), label: `${item.part} in 3D` });
+}
+
+function describe(item) {
+  $("name").textContent = item.part;
+  const dl = $("facts").querySelector("dl");
+  dl.replaceChildren();
+  const facts = {
+    Inspection: `${item.id}, ${new Date(item.at).toLocaleString()}`,
+    Model: `${item.model}, ${item.model_hash.slice(0, 12)}`,
+    Engine: item.engine,
+    Size: `${item.width} x ${item.height} pixels`,
+    Took: `${item.seconds.toFixed(2)} s`,
+    Threshold: item.threshold == null ? "none" : `${digits(item.threshold)} when inspected`,
+    About: modelOf(item)?.about ?? "this model is no longer served",
+  };
+  if (item.false_alarm_probability != null) {
+    facts["As high by chance"] = `${(100 * item.false_alarm_probability).toFixed(1)} % of good parts`;
+  }
+  for (const [name, text] of Object.entries(facts)) {
+    dl.append(
+      Object.assign(document.createElement("dt"), { textContent: name }),
+      Object.assign(document.createElement("dd"), { textContent: text }),
+    );
+  }
+  judge();
+}
+
+/** All that depends on the threshold. */
+function judge() {
+  const item = state.shown;
+  if (!item) return;
+  const limit = limitOf(item), verdict = verdictOf(item);
+  $("verdict").className = verdict || "none";
+  $("verdict").textContent = verdict || "no threshold";
+  $("score").textContent = `score ${digits(item.score)}`;
+  $("changed").textContent = verdict === item.verdict || !item.verdict ? "" : `recorded as ${item.verdict}`;
+  $("high").textContent = digits(highOf(item));
+  heatmap.draw(highOf(item), Number($("opacity").value));
+  solid?.high(highOf(item));
+  drawAxis(item, limit);
+  drawList();
+}
+
+function drawAxis(item, limit) {
+  const alike = state.items.filter((other) => other.model === item.model);
+  if (!alike.includes(item)) alike.push(item);
+  const most = Math.min(1, 1.15 * Math.max(item.threshold ?? 0, limit ?? 0, ...alike.map((other) => other.score)));
+  const dot = (other) => {
+    const mark = document.createElement("i");
+    mark.style.left = `${(100 * other.score) / most}%`;
+    if (verdictOf(other) === "defective") mark.classList.add("bad");
+    if (other === item) mark.classList.add("now");
+    return mark;
+  };
+  $("dots").replaceChildren(...alike.filter((other) => other !== item).map(dot), dot(item));
+  $("threshold").max = most;
+  $("threshold").value = limit ?? most;
+  $("limit").textContent = limit == null ? "none" : digits(limit);
+  const bad = alike.filter((other) => verdictOf(other) === "defective").length;
+  const other = alike.filter((one) => one.verdict && verdictOf(one) !== one.verdict).length;
+  $("counts").textContent =
+    `${bad} of the ${alike.length} parts listed are defective` + (other ? `, ${other} otherwise than recorded.` : ".");
+  $("reset").hidden = !state.moved.has(item.model);
+}
+
+// ------------------------------------------------------------------------------------------- past parts
+
+function query(more = {}) {
+  const wanted = { limit: PAGE, part: $("search").value.trim(), verdict: $("filter").value, ...more };
+  return `/inspections?${new URLSearchParams(Object.entries(wanted).filter(([, value]) => value))}`;
+}
+
+/** The newest page; what is further down in the list stays where it reaches. */
+async function refresh() {
+  const page = await get(query());
+  const known = new Map(state.items.map((item) => [item.id, item]));
+  const newest = page.items.map((item) => known.get(item.id) || item);
+  const last = newest.at(-1)?.id ?? 0;
+  const rest = page.next === null ? [] : state.items.filter((item) => item.id < last);
+  const fresh = newest.filter((item) => !known.has(item.id));
+  state.items = [...newest, ...rest];
+  if (!rest.length) state.next = page.next;
+  $("total").textContent = page.total;
+  if (fresh.length || newest.length !== known.size) judge();
+  drawList();
+  return fresh;
+}
+
+async function restart() {
+  state.items = [];
+  state.next = null;
+  await refresh();
+}
+
+async function older() {
+  const page = await get(query({ before: state.next }));
+  state.items.push(...page.items);
+  state.next = page.next;
+  judge();
+  drawList();
+}
+
+function drawList() {
+  $("more").hidden = state.next === null;
+  $("list").replaceChildren(...state.items.map(entry));
+  markList();
+}
+
+function entry(item) {
+  const row = document.createElement("li"), button = document.createElement("button");
+  row.dataset.id = item.id;
+  button.type = "button";
+  button.append(
+    Object.assign(document.createElement("b"), { textContent: item.part, title: item.part }),
+    Object.assign(document.createElement("span"), { className: "score", textContent: digits(item.score) }),
+    chip(verdictOf(item)),
+    Object.assign(document.createElement("small"), { textContent: `${new Date(item.at).toLocaleString()} · ${item.model}` }),
+  );
+  button.addEventListener("click", () => {
+    $("follow").checked = false;
+    show(item, { scroll: true });
+  });
+  row.append(button);
+  return row;
+}
+
+function markList() {
+  for (const row of $("list").children) {
+    row.setAttribute("aria-current", String(Number(row.dataset.id) === state.shown?.id));
+  }
+}
+
+// ------------------------------------------------------------------------------------------- new parts
+
+const waiting = [];
+let sending = 0;
+
+async function take(entries) {
+  const { parts, problems } = await pairs(entries);
+  $("uploads").replaceChildren();
+  for (const problem of problems) note(problem, "failed");
+  for (const part of parts) waiting.push({ part, line: note(`${part.part}: waiting`) });
+  while (sending < AT_ONCE && waiting.length) send();
+}
+
+async function send() {
+  sending++;
+  const { part, line } = waiting.shift();
+  line.textContent = `${part.part}: being inspected`;
+  try {
+    const item = await inspect(part, $("model").value, $("unit").value);
+    line.remove();
+    if (!state.items.some((other) => other.id === item.id)) state.items.unshift(item);
+    state.items.sort((a, b) => b.id - a.id);
+    if ($("follow").checked || !state.shown) show(item);
+    await refresh();
+  } catch (error) {
+    line.textContent = `${part.part}: ${error.message}`;
+    line.className = "failed";
+  }
+  sending--;
+  if (waiting.length) send();
+}
+
+function note(textContent, className = "") {
+  const line = Object.assign(document.createElement("li"), { textContent, className });
+  $("uploads").append(line);
+  return line;
+}
+
+// ------------------------------------------------------------------------------------------- what the user does
+
+function listen() {
+  const drop = $("drop");
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", kind === "dragover");
+    });
+  }
+  document.addEventListener("drop", async (event) => take(await dropped(event.dataTransfer)));
+  for (const input of [$("files"), $("folder")]) {
+    input.addEventListener("change", () => {
+      const entries = chosen(input.files);
+      input.value = ""; // so that the same files can be chosen again
+      if (entries.length) take(entries);
+    });
+  }
+  $("threshold").addEventListener("input", () => {
+    state.moved.set(state.shown.model, Number($("threshold").value));
+    requestAnimationFrame(judge);
+  });
+  $("reset").addEventListener("click", () => {
+    state.moved.delete(state.shown.model);
+    judge();
+  });
+  $("opacity").addEventListener("input", () => heatmap.draw(highOf(state.shown), Number($("opacity").value)));
+  $("model").addEventListener("change", tellEngine);
+  $("filter").addEventListener("change", restart);
+  $("search").addEventListener("input", restart);
+  $("more").addEventListener("click", older);
+  const save = (what) => () => download(state.shown[what], `${state.shown.part.replaceAll("/", "_")}_${what}`);
+  $("save-map").addEventListener("click", save("map"));
+  $("save-overlay").addEventListener("click", save("overlay"));
+  addEventListener("hashchange", openLinked);
+}
+
+function tellEngine() {
+  $("engine").textContent = state.models.get($("model").value)?.engine ?? "";
+}
+
+/** The inspection that the address names, such as /#17. */
+async function openLinked() {
+  const id = Number(location.hash.slice(1));
+  if (!id || id === state.shown?.id) return false;
+  const item = state.items.find((other) => other.id === id) || (await get(`/inspections/${id}`).catch(() => null));
+  if (item) await show(item);
+  return Boolean(item);
+}
+
+async function watch() {
+  for (;;) {
+    await new Promise((done) => setTimeout(done, REFRESH));
+    if (document.hidden || sending) continue;
+    try {
+      const fresh = await refresh();
+      if (fresh.length && $("follow").checked) show(fresh[0]);
+    } catch {
+      // The service is away; it is asked again.
+    }
+  }
+}
+
+async function begin() {
+  $("legend").style.background = gradient();
+  listen();
+  const models = await (await ask("/models")).json();
+  for (const model of models) {
+    state.models.set(model.name, model);
+    $("model").append(new Option(model.name));
+  }
+  tellEngine();
+  await refresh();
+  if (!(await openLinked()) && state.items.length) await show(state.items[0]);
+  watch();
+}
+
+begin().catch((error) => {
+  $("nothing").textContent = error.message;
+});

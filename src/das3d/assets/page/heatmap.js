@@ -1,0 +1,57 @@
+/** A picture with heat over it, as das3d's overlays: the picture shows through unchanged up to a fifth of `high`. */
+import { TURBO } from "das3d/viewer";
+
+const COLOURS = table();
+
+export class HeatMap {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+  }
+
+  /** `picture` and `heat` are addresses of images; heat holds square roots of the map. */
+  async load({ picture, heat }, regions, window) {
+    const [under, over] = await Promise.all([decoded(picture), decoded(heat)]);
+    const { width, height } = under;
+    Object.assign(this.canvas, { width, height });
+    this.context.drawImage(over, 0, 0);
+    const grey = this.context.getImageData(0, 0, width, height).data;
+    this.values = Float32Array.from({ length: width * height }, (_, i) => (grey[4 * i] / 255) ** 2);
+    this.context.drawImage(under, 0, 0);
+    this.picture = this.context.getImageData(0, 0, width, height);
+    this.regions = regions;
+    this.window = window;
+  }
+
+  draw(high, opacity) {
+    if (!this.picture) return;
+    const out = new ImageData(new Uint8ClampedArray(this.picture.data), this.picture.width);
+    for (let i = 0; i < this.values.length; i++) {
+      const share = Math.min(this.values[i] / high, 1);
+      const weight = 0.75 * opacity * Math.min(Math.max((share - 0.2) * 2, 0), 1);
+      if (!weight) continue;
+      const colour = 3 * Math.round(255 * share);
+      for (let c = 0; c < 3; c++) out.data[4 * i + c] += weight * (COLOURS[colour + c] - out.data[4 * i + c]);
+    }
+    this.context.putImageData(out, 0, 0);
+  }
+}
+
+/** A CSS gradient of the colours. */
+export const gradient = () => `linear-gradient(90deg, ${TURBO.map((hex) => `#${hex}`).join(", ")})`;
+
+/** 256 colours, three numbers each. */
+function table() {
+  const stops = TURBO.map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  return Float32Array.from({ length: 768 }, (_, i) => {
+    const at = (Math.floor(i / 3) / 255) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
+    return stops[low][i % 3] + (at - low) * (stops[low + 1][i % 3] - stops[low][i % 3]);
+  });
+}
+
+async function decoded(source) {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  return image;
+}

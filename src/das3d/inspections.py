@@ -1,0 +1,291 @@
+"""What a service has inspected: one row a verdict in a database, and one folder a part on disk.
+
+    inspections = Inspections(Path("inspections"))            # SQLite beside the files, or any PostgreSQL by its URL
+    for inspection in inspections.page(verdict="defective"):  # newest first
+        print(inspection.at, inspection.part, inspection.score, inspections.file(inspection.map))
+
+A part's files come to lie in their place first and its row is committed last, so a row never points to a file that is not
+there, and what a crash leaves behind is at most an unnamed folder in `incoming`, which the next start sweeps away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Engine,
+    Integer,
+    Select,
+    String,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from sqlalchemy.types import TypeDecorator
+
+from das3d.errors import SettingsError, one_line
+
+SCHEMA = 1  # raised with every change of the tables
+DATABASE_FILE = "inspections.sqlite"
+Verdict = Literal["good", "defective"]
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC, aware of it in every database; SQLite itself knows no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The tables."""
+
+
+class Schema(Base):
+    """Which version of the tables a database holds."""
+
+    __tablename__ = "das3d_schema"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Inspection(Base):
+    """One verdict and all that explains it later.
+
+    Attributes:
+        id: grows with every inspection and is never given twice.
+        at: when the part was taken in, UTC.
+        part: what the client calls the part, such as its serial number.
+        model, model_hash: name in the service, and SHA-256 of the model file.
+        engine: what computed it.
+        version: of das3d.
+        score: 0 to 1; higher is more likely defective.
+        threshold: of the model then; None where it has none.
+        verdict: None where the model has no threshold.
+        false_alarm_probability: the probability that a good part scores as high; None where the model cannot tell.
+        regions: the places that the verdict rests on.
+        height, width: of the scan and its map, pixels.
+        seconds: from taking the part in to the verdict.
+        map: where the anomaly map lies (float32 TIFF), as all files below the service's folder.
+        rgb, depth: where the scan itself lies, None where it had no such member or is not kept.
+        depth_scale, depth_offset, depth_missing: how numbers in the depth file become metres (`DepthFormat`).
+    """
+
+    __tablename__ = "inspections"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy reads it)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    part: Mapped[str] = mapped_column(String(200), index=True)
+    model: Mapped[str] = mapped_column(String(200), index=True)
+    model_hash: Mapped[str] = mapped_column(String(64))
+    engine: Mapped[str] = mapped_column(String(200))
+    version: Mapped[str] = mapped_column(String(40))
+    score: Mapped[float]
+    threshold: Mapped[float | None]
+    verdict: Mapped[str | None] = mapped_column(String(20), index=True)
+    false_alarm_probability: Mapped[float | None]
+    regions: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    height: Mapped[int]
+    width: Mapped[int]
+    seconds: Mapped[float]
+    map: Mapped[str]
+    rgb: Mapped[str | None]
+    depth: Mapped[str | None]
+    depth_scale: Mapped[float | None]
+    depth_offset: Mapped[float | None]
+    depth_missing: Mapped[float | None]
+
+
+class Inspections:
+    """The database and the folder of a service. Safe to use from several threads, and by several services at once.
+
+    Args:
+        folder: where maps and scans are kept; made where it is not there.
+        url: of the database, such as "postgresql://user:password@host/name"; a SQLite file in `folder` by default.
+
+    Raises:
+        SettingsError: the database cannot be reached or has other tables than this version writes.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine = _connect(folder, url)
+        self.place = self._engine.url.render_as_string(hide_password=True)
+        self._session = sessionmaker(self._engine, expire_on_commit=False)
+        try:
+            self._prepare()
+        except (SQLAlchemyError, SettingsError) as error:
+            self._engine.dispose()
+            if isinstance(error, SettingsError):
+                raise
+            raise SettingsError(f"database {self.place}: expected one that can be used, found {_reason(error)}") from None
+        self._incoming = folder / "incoming" / uuid4().hex  # one for each service, so that none sweeps another's
+        self._incoming.mkdir(parents=True)
+
+    def _prepare(self) -> None:
+        Base.metadata.create_all(self._engine)
+        with self._session.begin() as session:
+            known = session.scalar(select(Schema.version))
+            if known is None:
+                session.add(Schema(version=SCHEMA))
+            elif known != SCHEMA:
+                raise SettingsError(f"database {self.place}: expected tables of version {SCHEMA}, found version {known}")
+
+    def new_folder(self) -> Path:
+        """A new folder for the files of one part, which `record` or `forget` will take away again."""
+        folder = self._incoming / uuid4().hex
+        folder.mkdir()
+        return folder
+
+    def forget(self, folder: Path) -> None:
+        """Remove a folder of `new_folder` and all that is in it."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def record(self, folder: Path, inspection: Inspection) -> Inspection:
+        """Keep an inspection: its folder goes to its place, its row is committed, and only then does this return.
+
+        Args:
+            folder: of `new_folder`, with the files whose names `inspection` has in `map`, `rgb` and `depth`.
+            inspection: all but its id.
+        """
+        day = self.folder / f"{inspection.at:%Y-%m-%d}"
+        day.mkdir(exist_ok=True)
+        place = day / folder.name
+        for name in os.listdir(folder):
+            _flush(folder / name)
+        os.replace(folder, place)
+        _flush(day)
+        where = place.relative_to(self.folder)
+        for member in ("map", "rgb", "depth"):
+            if name := getattr(inspection, member):
+                setattr(inspection, member, (where / name).as_posix())
+        try:
+            with self._session.begin() as session:
+                session.add(inspection)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        return inspection
+
+    def file(self, name: str) -> Path:
+        """Where a file of an inspection lies that `map`, `rgb` or `depth` names."""
+        return self.folder / name
+
+    def get(self, id: int) -> Inspection | None:
+        """The inspection with this id."""
+        if id >= 1 << 63:
+            return None
+        with self._session() as session:
+            return session.get(Inspection, id)
+
+    def page(self, *, before: int | None = None, limit: int = 50, **filters: Any) -> list[Inspection]:
+        """The newest inspections first.
+
+        Args:
+            before: only those with a smaller id, which is how to get the next page: pages do not shift while parts come in.
+            limit: how many at most.
+            filters: as for `count`.
+        """
+        query = _filtered(select(Inspection), filters).order_by(Inspection.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(Inspection.id < before)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def count(self, **filters: Any) -> int:
+        """How many inspections there are.
+
+        Args:
+            filters: any of `model`, `verdict`, `part` (its beginning), `since` and `until` (moments; `until` is excluded),
+                `min_score` and `max_score`.
+        """
+        with self._session() as session:
+            return session.scalar(_filtered(select(func.count(Inspection.id)), filters)) or 0
+
+    def check(self) -> None:
+        """Ask the database something. Raises what SQLAlchemy raises."""
+        with self._session() as session:
+            session.scalar(select(Schema.version))
+
+    def close(self) -> None:
+        """Let the database go, and sweep away what was never finished."""
+        self._engine.dispose()
+        shutil.rmtree(self._incoming, ignore_errors=True)
+
+
+_FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+    "model": lambda name: Inspection.model == name,
+    "verdict": lambda verdict: Inspection.verdict == verdict,
+    "part": lambda beginning: Inspection.part.startswith(beginning, autoescape=True),
+    "since": lambda moment: Inspection.at >= moment,
+    "until": lambda moment: Inspection.at < moment,
+    "min_score": lambda score: Inspection.score >= score,
+    "max_score": lambda score: Inspection.score <= score,
+}
+
+
+def _filtered(query: Select[Any], filters: dict[str, Any]) -> Select[Any]:
+    return query.where(*(_FILTERS[name](value) for name, value in filters.items() if value is not None))
+
+
+def _connect(folder: Path, url: str | None) -> Engine:
+    try:
+        parsed = make_url(url or f"sqlite:///{folder.absolute() / DATABASE_FILE}")
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise SettingsError(f"database: expected SQLite or PostgreSQL, found {parsed.get_backend_name()}")
+        engine = create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
+        raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"database: expected the driver {error.name}, found it not installed: pip install das3d[postgres]"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    # Readers never wait for the writer, and a commit is on the disk when it returns.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        connection.cursor().execute(f"PRAGMA {pragma}")
+
+
+def _flush(path: Path) -> None:
+    # To the disk itself, so that a power failure cannot take what a row points to.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return one_line(getattr(error, "orig", None) or error)

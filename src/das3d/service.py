@@ -1,0 +1,138 @@
+"""The inspection service: models behind HTTP, every verdict in a database, a page for people at `/`.
+
+    das3d serve gland=runs/gland --out inspections
+
+`open_models` and `make_app` give the same as an ASGI application for servers and tests of one's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from das3d._service_app import make_app
+from das3d._service_gate import Limits
+from das3d._service_work import ServedModel, served_model
+from das3d.console import say, warn
+from das3d.detector import Detector, load, model_file
+from das3d.errors import ModelError, SettingsError
+from das3d.files import DepthFormat
+from das3d.inspections import Inspections
+from das3d.preparation import PreparedScan, Window
+
+__all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    models: Sequence[str],
+    out: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    database: str | None = None,
+    key: str | None = None,
+    keep_scans: bool = True,
+    limits: Limits = Limits(),
+    device: str = "auto",
+    depth_format: DepthFormat | None = None,
+) -> None:
+    """Serve until told to stop (SIGINT, SIGTERM); what was taken in by then is finished, recorded and answered.
+
+    Args:
+        models: run folders or model files, each as PATH or NAME=PATH.
+        out: folder for maps, scans and, by default, the database.
+        host, port: where to listen; port 0 takes a free one.
+        database: URL of another database, such as "postgresql://user:password@host/name".
+        key: that every request must show.
+        keep_scans: whether uploaded files are kept beside the maps; without them past parts cannot be looked at again.
+        limits: what the service takes on.
+        device: of the models.
+        depth_format: how depth is read where a request does not say; None: as in training.
+
+    Raises:
+        ModelError: a model cannot be used, or two share a name.
+        SettingsError: the database or the address cannot be used.
+    """
+    served = open_models(models, device, depth_format)
+    for model in served:
+        warm_up(model.detector)
+        say(f"{model.name}: {model.engine}; {model.describe().about}")
+    with _listen(host, port) as listener:
+        inspections = Inspections(out, database)
+        kept = "maps and scans" if keep_scans else "maps"
+        say(f"{inspections.count()} inspections in {inspections.place}; {kept} in {out}")
+        if host not in LOOPBACK and key is None:
+            warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
+        app = make_app(served, inspections, limits, key, keep_scans=keep_scans)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
+            server_header=False,
+        )  # fmt: skip
+        at = f"[{host}]" if ":" in host else host
+        say(f"listening on http://{at}:{listener.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def open_models(models: Sequence[str], device: str = "auto", depth_format: DepthFormat | None = None) -> list[ServedModel]:
+    """Load models given as PATH or NAME=PATH; without a name, they are called by the category of their training parts.
+
+    Raises:
+        ModelError: one cannot be used, or two share a name.
+    """
+    served: dict[str, ServedModel] = {}
+    for word in models:
+        # An "=" in a folder is part of its path, unless what stands before it could be a name.
+        name, equals, place = word.partition("=")
+        path = Path(place if equals and "/" not in name else word)
+        detector = load(path, device)
+        called = name if equals and "/" not in name else str(detector.training.get("category") or path.stem)
+        if called in served:
+            raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
+        served[called] = served_model(called, model_hash(path), detector, depth_format)
+    return list(served.values())
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 of a model: of its file, or of the two files of an OpenVINO model one behind the other."""
+    file = model_file(path)
+    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    digest = hashlib.sha256()
+    for one in files:
+        with one.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def warm_up(detector: Detector) -> None:
+    """Compute once, so that the first part does not wait for what engines do at their first call."""
+    side = detector.settings.preparation.size
+    nothing = np.zeros((side, side), dtype=bool)
+    scan = PreparedScan(
+        "warm-up", np.zeros((side, side, 3), np.uint8), np.ones((side, side), np.float32), nothing, nothing, None,
+        Window(0, 0, side, (side, side)),
+    )  # fmt: skip
+    detector.predict_prepared([scan])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = None
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise SettingsError(
+            f"--host {host} --port {port}: expected an address that is free, found: {error.strerror or error}"
+        ) from None
+    return listener

@@ -1,0 +1,248 @@
+"""The service's page in a real browser: what a person does, and what he then sees."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tifffile
+import uvicorn
+from browser import CHROMIUM, FLAGS, needs_chromium
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from das3d.demo import CATEGORY
+from das3d.inspections import Inspections
+from das3d.service import make_app, open_models
+
+pytestmark = needs_chromium
+KEY = "an open secret"
+expect.set_options(timeout=30_000)  # milliseconds; machines that test are busy
+Files = tuple[Path, Path]
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_data: Path) -> list[Files]:
+    """RGB and points of four parts, good ones first."""
+    test = tiny_data / CATEGORY / "test"
+    rgb = sorted(test.glob("*/rgb/*"), key=lambda path: (path.parts[-3] != "good", path))
+    return [(path, path.parent.parent / "xyz" / f"{path.stem}.tiff") for path in rgb[:4]]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=[flag for flag in FLAGS if flag != "--headless"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def serve(tiny_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    @contextmanager
+    def running(key: str | None = None) -> Iterator[str]:
+        """The address of a service over the tiny model."""
+        app = make_app(open_models([str(tiny_run())]), Inspections(tmp_path), key=key)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return running
+
+
+@contextmanager
+def opened(browser: Browser, address: str, width: int = 1300, height: int = 900) -> Iterator[Page]:
+    """The page, with a watch on what it asks for and what goes wrong in it."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    foreign: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url) if not is_own(request.url, address) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    try:
+        page.goto(address)
+        yield page
+    finally:
+        context.close()
+    assert not foreign, "the page must work without a network"
+    assert not errors
+
+
+def is_own(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
+
+
+def drop(page: Page, files: Files) -> None:
+    """Drop two files onto the page."""
+    transfer = page.evaluate_handle(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [[path.name, list(path.read_bytes())] for path in files],
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+
+
+def pixels(page: Page, canvas: str) -> str:
+    return str(page.locator(canvas).evaluate("canvas => canvas.toDataURL()"))
+
+
+def pixels_after(page: Page, canvas: str, before: str) -> str:
+    """What the canvas shows once it shows something else."""
+    for _ in range(300):
+        if (now := pixels(page, canvas)) != before:
+            return now
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{canvas} does not change")
+
+
+def move(page: Page, threshold: float) -> None:
+    script = "(input, to) => { input.value = to; input.dispatchEvent(new Event('input')) }"
+    page.eval_on_selector("#threshold", script, threshold)
+
+
+def test_a_part_is_dropped_seen_turned_and_judged_anew(browser: Browser, serve: Serve, parts: list[Files]) -> None:
+    with serve() as address, opened(browser, address) as page:
+        expect(page.locator("#nothing")).to_contain_text("Nothing inspected yet")
+        drop(page, parts[0])
+        expect(page.locator("#list li")).to_have_count(1)
+        told = page.request.get(f"{address}/inspections/1").json()
+        expect(page.locator("#name")).to_have_text(told["part"])
+        expect(page.locator("#verdict")).to_have_text(told["verdict"])
+        expect(page.locator("#score")).to_contain_text(f"{told['score']:.3f}"[:4])
+
+        # The part in 3D, in each of its colours, and turned.
+        solid = "#solid canvas"
+        page.wait_for_selector(solid)
+        seen = [pixels(page, solid)]
+        for colour in ("rgb", "depth"):
+            page.locator(f"#solid button[data-colour={colour}]").click()
+            seen.append(pixels_after(page, solid, seen[-1]))
+        page.locator(solid).press("ArrowLeft")
+        seen.append(pixels_after(page, solid, seen[-1]))
+        assert len(set(seen)) == 4
+
+        # The threshold moves, and verdict, heat and list with it; what was recorded stays.
+        before = pixels(page, "#heatmap")
+        move(page, told["score"] / 2)
+        expect(page.locator("#verdict")).to_have_text("defective")
+        expect(page.locator("#list .chip")).to_have_text("defective")
+        if told["verdict"] == "good":
+            expect(page.locator("#changed")).to_have_text("recorded as good")
+        pixels_after(page, "#heatmap", before)
+        move(page, min(1, told["score"] * 1.1))
+        expect(page.locator("#verdict")).to_have_text("good")
+        page.click("#reset")
+        expect(page.locator("#verdict")).to_have_text(told["verdict"])
+        assert page.request.get(f"{address}/inspections/1").json() == told
+
+        page.locator("#opacity").press("Home")
+        with page.expect_download() as download:
+            page.click("#save-map")
+        assert tifffile.imread(download.value.path()).shape == (told["height"], told["width"])
+
+
+def test_folders_and_past_parts(browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path) -> None:
+    folder = tmp_path / "dropped"
+    for number, (rgb, xyz) in enumerate(parts):
+        for member, file in (("rgb", rgb), ("xyz", xyz)):
+            path = folder / "bin" / member / f"{number}{file.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.read_bytes())
+    (folder / "bin/rgb/9.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not a part")
+    with serve() as address, opened(browser, address) as page:
+        page.set_input_files("#folder", folder)
+        expect(page.locator("#list li")).to_have_count(4)
+        expect(page.locator("#uploads")).to_contain_text("9.png: expected an RGB image, found a damaged or unknown file")
+        names = page.locator("#list b").all_text_contents()
+        assert sorted(names) == [f"dropped/bin/{number}" for number in range(4)]
+
+        page.reload()
+        page.locator("#list button").nth(3).click()
+        expect(page.locator("#name")).to_have_text(names[3])
+        expect(page.locator("#list [aria-current=true] b")).to_have_text(names[3])
+        assert page.url.endswith("#1")
+        expect(page.locator("#solid canvas")).to_be_visible()
+        page.goto(f"{address}/#2")
+        expect(page.locator("#name")).to_have_text(names[2])
+        page.fill("#search", names[1])
+        expect(page.locator("#list li")).to_have_count(1)
+        page.fill("#search", "")
+        expect(page.locator("#list li")).to_have_count(4)
+        verdicts = [item["verdict"] for item in page.request.get(f"{address}/inspections").json()["items"]]
+        page.select_option("#filter", "defective")
+        expect(page.locator("#list li")).to_have_count(verdicts.count("defective"))
+
+
+def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> None:
+    cases = {
+        "a_rgb.png a_depth.png b_rgb.jpg b_depth.npy": "a:rgb,depth b:rgb,depth",
+        "bolt/rgb/1.png bolt/xyz/1.tiff bolt/gt/1.png": "bolt/1:rgb,depth",
+        "left.png right.ply": "left:rgb,depth",
+        "x.jpg y.jpg z.npy": "x:rgb y:rgb z:depth",
+        "deep.png plain.png": "plain:rgb,depth",
+        "a_rgb.png a_rgb.jpg": "a:rgb | a: two files for rgb, a_rgb.png and a_rgb.jpg",
+        "notes.txt": " | no RGB or depth files in what was dropped",
+    }
+    with serve() as address, opened(browser, address) as page:
+        told = page.evaluate(
+            """async (cases) => {
+                const { pairs } = await import("/assets/page/pairs.js");
+                const grey = new Uint8Array(26);
+                grey[24] = 16;
+                return Promise.all(cases.map(async (words) => {
+                    const entries = words.split(" ").map((path) => {
+                        const name = path.split("/").at(-1);
+                        return { path, file: new File([name === "deep.png" ? grey : new Uint8Array(26)], name) };
+                    });
+                    const { parts, problems } = await pairs(entries);
+                    const shown = parts.map((one) => `${one.part}:${["rgb", "depth"].filter((m) => one[m])}`).join(" ");
+                    return [shown, ...problems].join(" | ");
+                }));
+            }""",
+            list(cases),
+        )
+        assert dict(zip(cases, told, strict=True)) == cases
+
+
+def test_a_phone_shows_everything_below_each_other(browser: Browser, serve: Serve, parts: list[Files]) -> None:
+    with serve() as address, opened(browser, address, 360, 740) as page:
+        page.set_input_files("#files", list(parts[1]))
+        page.wait_for_selector("#solid canvas")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        tops = [page.locator(f"#{id}").bounding_box() for id in ("intake", "part", "heatmap", "solid", "past")]
+        assert all(box is not None for box in tops)
+        heights = [box["y"] for box in tops if box]
+        assert heights == sorted(heights)
+        small = page.evaluate(
+            "[...document.querySelectorAll('button, .button, select, input[type=search]')]"
+            ".filter((one) => one.offsetParent && one.getBoundingClientRect().height < 34).map((one) => one.outerHTML)"
+        )
+        assert not small, "too small for fingers"
+
+
+def test_the_page_asks_for_the_key(browser: Browser, serve: Serve, parts: list[Files]) -> None:
+    with serve(KEY) as address, opened(browser, address) as page:
+        page.fill("#key", "wrong one")
+        page.click("#ask button")
+        expect(page.locator("#ask")).to_be_visible()
+        page.fill("#key", KEY)
+        page.click("#ask button")
+        expect(page.locator("#ask")).not_to_be_visible()
+        page.set_input_files("#files", list(parts[0]))
+        page.wait_for_selector("#solid canvas")
+        expect(page.locator("#list li")).to_have_count(1)

@@ -1,0 +1,473 @@
+"""The service answers what the detector says, records it first, and turns away whatever else comes, with a reason."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+import tifffile
+import uvicorn
+from builders import write_member
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny import SIZE, das3d
+
+from das3d._service_answers import INSPECTION, InspectionAnswer
+from das3d.demo import CATEGORY
+from das3d.errors import ModelError, SettingsError
+from das3d.files import read_rgb
+from das3d.inspections import Inspections
+from das3d.service import Limits, ServedModel, make_app, open_models, serve
+
+KEY = "0123456789 a key"
+Start = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Callable[..., Path]) -> ServedModel:
+    return open_models([str(tiny_run())])[0]
+
+
+@pytest.fixture
+def start(model: ServedModel, tmp_path: Path) -> Iterator[Start]:
+    """Starts a service, in this process, over the tiny model."""
+    clients: list[TestClient] = []
+
+    def begin(models: list[ServedModel] | None = None, **options: Any) -> TestClient:
+        folder = tmp_path / f"inspections{len(clients)}"
+        app = make_app(models or [model], Inspections(folder), **options)
+        client = TestClient(app, raise_server_exceptions=False)
+        clients.append(client.__enter__())
+        return client
+
+    yield begin
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def part(tiny_data: Path) -> tuple[Path, Path]:
+    """RGB and points of a part."""
+    kind = tiny_data / CATEGORY / "test" / "good"
+    return sorted((kind / "rgb").iterdir())[0], sorted((kind / "xyz").iterdir())[0]
+
+
+def files_of(part: tuple[Path, Path]) -> dict[str, tuple[str, bytes]]:
+    return {"rgb": (part[0].name, part[0].read_bytes()), "depth": (part[1].name, part[1].read_bytes())}
+
+
+def service_of(client: TestClient) -> Any:
+    return client.app.state.service  # type: ignore[attr-defined]
+
+
+def refused(answer: httpx.Response, status: int, *words: str) -> None:
+    assert answer.status_code == status, answer.text
+    detail = answer.json()["detail"]
+    assert isinstance(detail, str) and "\n" not in detail and "incoming" not in detail
+    for word in words:
+        assert word in detail, detail
+
+
+# ------------------------------------------------------------------------------------------- verdicts
+
+
+def test_a_part_gets_the_detectors_verdict_and_all_of_it_is_kept(
+    start: Start, model: ServedModel, part: tuple[Path, Path]
+) -> None:
+    client = start()
+    expected = model.detector.predict(read_rgb(part[0]), tifffile.imread(part[1]))
+    answer = client.post("/inspections", files=files_of(part), data={"part": "A 17"})
+    assert answer.status_code == 201, answer.text
+    told = answer.json()
+    assert told["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert told["verdict"] == ("defective" if expected.defective else "good")
+    assert told["part"] == "A 17" and told["model"] == model.name and len(told["model_hash"]) == 64
+    assert (told["height"], told["width"]) == SIZE
+    assert client.get(f"/inspections/{told['id']}").json() == told
+    assert client.get("/inspections").json() == {"items": [told], "total": 1, "next": None}
+    anomaly = tifffile.imread(io.BytesIO(client.get(told["map"]).content))
+    np.testing.assert_allclose(anomaly, expected.map, atol=1e-6)
+    overlay = client.get(told["overlay"])
+    assert overlay.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(overlay.content)).size == SIZE[::-1]
+    kept = Inspections(service_of(client).inspections.folder)
+    (row,) = kept.page()
+    assert kept.file(row.rgb or "").read_bytes() == part[0].read_bytes(), "the upload itself is kept"
+    assert not list((kept.folder / "incoming").glob("*/*")), "nothing is left where uploads come in"
+    kept.close()
+
+
+def test_the_view_shows_where_the_model_looked(start: Start, part: tuple[Path, Path]) -> None:
+    client = start()
+    told = client.post("/inspections", files=files_of(part)).json()
+    view = client.get(f"/inspections/{told['id']}/view").json()
+    assert view["surface"]["width"] <= 160 and view["surface"]["heat"]
+    assert view["picture"].startswith("data:image/jpeg") and view["heat"].startswith("data:image/png")
+    assert 0 < view["window"]["side"] <= max(SIZE) and view["scale"] > 0
+
+
+def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(keep_scans=False)
+    told = client.post("/inspections", files=files_of(part)).json()
+    folder = service_of(client).inspections.folder
+    assert [path.name for path in folder.glob("*-*-*/*/*")] == ["map.tiff"]
+    assert client.get(told["overlay"]).status_code == 200
+    assert client.get(f"/inspections/{told['id']}/view").json()["surface"] is None
+
+
+def test_depth_in_counts_takes_its_unit_from_the_request(start: Start, part: tuple[Path, Path], tmp_path: Path) -> None:
+    client = start()
+    depth = np.rint(tifffile.imread(part[1])[..., 2] * 1e5).astype(np.uint16)
+    path = write_member(tmp_path / "depth.png", depth)
+    files = {"rgb": files_of(part)["rgb"], "depth": ("depth.png", path.read_bytes())}
+    exact = client.post("/inspections", files=files_of(part)).json()
+    told = client.post("/inspections", files=files, data={"depth_unit": "1e-5"}).json()
+    assert told["score"] == pytest.approx(exact["score"], abs=0.02)
+    assert client.get(f"/inspections/{told['id']}/view").json()["surface"], "read again by the same unit"
+    refused(client.post("/inspections", files=files, data={"depth_unit": "feet"}), 422, "depth_unit", "feet")
+
+
+def test_models_by_name(start: Start, model: ServedModel, part: tuple[Path, Path]) -> None:
+    client = start([model, replace(model, name="other")])
+    assert [one["name"] for one in client.get("/models").json()] == [model.name, "other"]
+    assert client.post("/inspections", files=files_of(part), data={"model": "other"}).json()["model"] == "other"
+    refused(client.post("/inspections", files=files_of(part)), 422, "one of", "other")
+    refused(client.post("/inspections", files=files_of(part), data={"model": "third"}), 404, "third")
+
+
+@pytest.mark.parametrize("member", ["rgb", "depth"])
+def test_models_of_one_member_need_no_other(
+    start: Start, tiny_run: Callable[..., Path], part: tuple[Path, Path], member: str
+) -> None:
+    client = start(open_models([f"one={tiny_run(member)}"]))
+    other = "depth" if member == "rgb" else "rgb"
+    both = client.post("/inspections", files=files_of(part))
+    assert both.status_code == 201, both.text
+    if member == "rgb":  # preparation takes the foreground from depth where training had it
+        refused(client.post("/inspections", files={other: files_of(part)[other]}), 422, "expected RGB")
+
+
+# ------------------------------------------------------------------------------------------- limits
+
+
+@contextmanager
+def held(service: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The detector computes only once the event is set."""
+    go = threading.Event()
+    detector = next(iter(service.models.values())).detector
+    compute = type(detector).predict_prepared
+
+    def slow(self: Any, scans: Any) -> Any:
+        assert go.wait(20)
+        return compute(self, scans)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(detector), "predict_prepared", slow)
+        yield go
+        go.set()
+
+
+def metric(client: TestClient, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_full_service_says_so_and_what_waits_is_computed_together(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(limits=Limits(queue=4, batch=8))
+    post = lambda _: client.post("/inspections", files=files_of(part))  # noqa: E731
+    with ThreadPoolExecutor(4) as pool, held(service_of(client), monkeypatch) as go:
+        first = pool.submit(post, 0)
+        wait_for(lambda: metric(client, "das3d_batch_parts_count") == 1)
+        others = [pool.submit(post, i) for i in range(3)]
+        wait_for(lambda: len(service_of(client).batches._waiting) == 3)
+        full = post(4)
+        refused(full, 429, "4 inspections are under way")
+        assert int(full.headers["retry-after"]) >= 1
+        go.set()
+        assert [answer.result().status_code for answer in (first, *others)] == [201] * 4
+    assert metric(client, "das3d_batch_parts_sum") == 4 and metric(client, "das3d_batch_parts_count") == 2
+    assert metric(client, "das3d_inspections_under_way") == 0
+    assert metric(client, 'das3d_requests_total{method="POST",route="/inspections",status="201"}') == 4
+
+
+def test_an_inspection_that_takes_too_long_is_given_up(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(limits=Limits(seconds=0.5))
+    with held(service_of(client), monkeypatch) as go:
+        refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
+        go.set()
+    assert client.get("/inspections").json()["total"] == 0
+    assert client.post("/inspections", files=files_of(part)).status_code in (201, 503)
+
+
+def test_uploads_have_limits(start: Start, part: tuple[Path, Path]) -> None:
+    small = start(limits=Limits(upload=2000))
+    refused(small.post("/inspections", files=files_of(part)), 413, "0.00190735 MiB")
+    body = b'--x\r\nContent-Disposition: form-data; name="rgb"; filename="a.png"\r\n\r\n' + bytes(4000)
+    chunks = (body[i : i + 500] for i in range(0, len(body), 500))
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    refused(small.post("/inspections", content=chunks, headers=headers), 413)
+    few = start(limits=Limits(pixels=SIZE[0] * SIZE[1] - 1))
+    refused(few.post("/inspections", files=files_of(part)), 413, part[0].name, f"{SIZE[1]} x {SIZE[0]}")
+
+
+def test_a_key_opens_all_but_probes_and_page(
+    start: Start, part: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = start(key=KEY)
+    for path in ("/healthz", "/readyz", "/", "/assets/viewer.js"):
+        assert client.get(path).status_code == 200, path
+    closed = ("/models", "/inspections", "/inspections/1", "/inspections/1/map.tiff", "/metrics", "/openapi.json")
+    for path in closed:
+        refused(client.get(path), 401, "X-API-Key")
+        refused(client.get(path, headers={"X-API-Key": KEY[:-1]}), 401)
+        refused(client.get(path, headers={"Authorization": "Basic abc"}), 401)
+        assert client.get(path, headers={"X-API-Key": KEY}).status_code in (200, 404)
+    refused(client.post("/inspections", files=files_of(part)), 401)
+    assert client.post("/inspections", files=files_of(part), headers={"Authorization": f"Bearer {KEY}"}).status_code == 201
+    assert KEY not in caplog.text and KEY not in client.get("/openapi.json", headers={"X-API-Key": KEY}).text
+
+
+def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) -> None:
+    refused(start().post("/inspections", files=files_of(part), headers={"Sec-Fetch-Site": "cross-site"}), 403)
+
+
+# ------------------------------------------------------------------------------------------- malformed uploads
+
+
+def test_requests_that_are_no_form(start: Start) -> None:
+    client = start()
+    refused(client.post("/inspections"), 422, "expected a file in the field rgb, depth or both")
+    refused(client.post("/inspections", json={"rgb": "here"}), 422)
+    refused(client.post("/inspections", data={"rgb": "no file"}), 422, "rgb")
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    refused(client.post("/inspections", content=b"nothing", headers=broken), 400)
+    refused(client.post("/inspections", content=b"", headers={"content-type": "multipart/form-data"}), 400)
+    refused(client.get("/inspections", params={"limit": 0}), 422, "limit")
+    refused(client.get("/inspections", params={"verdict": "so so"}), 422, "verdict")
+    refused(client.get("/inspections/one"), 422, "id")
+    refused(client.get(f"/inspections/{10**30}"), 404)
+
+
+def test_files_that_do_not_fit(start: Start, part: tuple[Path, Path], tmp_path: Path) -> None:
+    client = start()
+    files = files_of(part)
+
+    def post(**changed: tuple[str, bytes]) -> httpx.Response:
+        return client.post("/inspections", files=files | changed)
+
+    def made(name: str, array: np.ndarray) -> tuple[str, bytes]:
+        return name, write_member(tmp_path / name, array).read_bytes()
+
+    refused(post(rgb=("part.gif", files["rgb"][1])), 415, "part.gif", ".png")
+    refused(post(depth=("part", files["depth"][1])), 415, "no suffix")
+    refused(post(rgb=("../../etc/passwd.png", b"root")), 422, "passwd.png: expected an RGB image")
+    refused(post(rgb=("a.png", b"")), 422, "a.png", "empty file")
+    refused(post(rgb=files["depth"]), 422, "expected an RGB image with 8 or 16 bits")
+    refused(client.post("/inspections", files={"rgb": files["rgb"]}), 422, "expected depth")
+    refused(post(depth=made("nan.npy", np.full(SIZE, np.nan, np.float32))), 422, "nan.npy", "all 5120 pixels missing")
+    refused(post(depth=made("other.npy", np.ones((9, 8), np.float32))), 422, "expected both members of one size")
+    counts = files | {"depth": made("counts.png", np.ones(SIZE, np.uint16))}
+    undeclared = start([replace(service_of(client).choose(None), depth_format=None)])
+    refused(undeclared.post("/inspections", files=counts), 422, "counts.png", "send the form field depth_unit")
+    refused(post(depth=made("flat.npy", np.ones(SIZE, np.float32))), 422)
+    inner = io.BytesIO()
+    tifffile.imwrite(inner, np.zeros((*SIZE, 3), np.uint8), photometric="rgb", compression="jpeg")
+    refused(post(rgb=("a.tiff", inner.getvalue())), 422, "a.tiff", "codec 7")
+    assert client.get("/inspections").json()["total"] == 0
+    assert not list(service_of(client).inspections.folder.glob("incoming/*/*"))
+    assert post().status_code == 201
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_never_break_the_service(
+    shared: TestClient, formats: dict[str, bytes], part: tuple[Path, Path], data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(formats)))
+    content = bytearray(formats[name])
+    damage = data.draw(st.sampled_from(["cut", "flip", "insert", "another suffix"]))
+    if damage == "cut":
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    elif damage == "flip":
+        for _ in range(data.draw(st.integers(1, 8))):
+            # Most of what matters lies at the beginning.
+            most = data.draw(st.sampled_from([64, 1024, len(content)]))
+            content[data.draw(st.integers(0, min(most, len(content)) - 1))] = data.draw(st.integers(0, 255))
+    elif damage == "insert":
+        at = data.draw(st.integers(0, len(content)))
+        content[at:at] = data.draw(st.binary(min_size=1, max_size=64))
+    else:
+        name = name.partition(".")[0] + "." + data.draw(st.sampled_from([one.partition(".")[2] for one in formats]))
+    member = name.partition(".")[0]
+    answer = shared.post("/inspections", files=files_of(part) | {member: (name, bytes(content))}, data={"depth_unit": "mm"})
+    if answer.status_code != 201:
+        assert 400 <= answer.status_code < 500, (answer.status_code, answer.text)
+        refused(answer, answer.status_code)
+
+
+@pytest.fixture(scope="module")
+def shared(model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("shared")
+    with TestClient(make_app([model], Inspections(folder)), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def formats(part: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The part in every format, depth in millimetres."""
+    folder = tmp_path_factory.mktemp("formats")
+    rgb, points = read_rgb(part[0]), tifffile.imread(part[1]) * 1000
+    for suffix in ("png", "jpg", "tiff", "bmp"):
+        write_member(folder / f"rgb.{suffix}", rgb)
+    for suffix in ("tiff", "npy", "npz", "ply", "pcd"):
+        write_member(folder / f"depth.{suffix}", points.astype(np.float32))
+    write_member(folder / "depth.png", points[..., 2].astype(np.uint16))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_format_is_taken(shared: TestClient, formats: dict[str, bytes], part: tuple[Path, Path]) -> None:
+    for name, content in formats.items():
+        files = files_of(part) | {"depth": ("depth.npy", formats["depth.npy"]), name.partition(".")[0]: (name, content)}
+        answer = shared.post("/inspections", files=files, data={"depth_unit": "mm"})
+        assert answer.status_code == 201, (name, answer.text)
+
+
+# ------------------------------------------------------------------------------------------- operation
+
+
+def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path, Path]) -> None:
+    client = start()
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    inspections = service_of(client).inspections
+    with inspections._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE inspections RENAME TO away")
+        connection.exec_driver_sql("ALTER TABLE das3d_schema RENAME TO also_away")
+    assert client.get("/healthz").status_code == 200
+    refused(client.get("/readyz"), 503, "database")
+    refused(client.post("/inspections", files=files_of(part)), 503, "database does not answer")
+    assert not list(inspections.folder.glob("*-*-*/*")), "no files of a verdict that was not recorded"
+
+
+def test_the_description_has_real_examples(start: Start) -> None:
+    assert InspectionAnswer.model_validate(INSPECTION).model_dump(mode="json") == INSPECTION
+    described = start().get("/openapi.json").json()
+    assert {"/inspections", "/inspections/{id}", "/models", "/healthz", "/readyz", "/metrics"} <= set(described["paths"])
+    assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
+    assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
+    json.dumps(described, allow_nan=False)
+
+
+def test_a_graceful_stop_finishes_what_was_taken_in(
+    model: ServedModel, part: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app([model], Inspections(tmp_path))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with ThreadPoolExecutor(1) as pool, held(app.state.service, monkeypatch) as go:
+        answer = pool.submit(httpx.post, f"{address}/inspections", files=files_of(part), timeout=30)
+        wait_for(lambda: bool(app.state.service.metrics.batch._sum.get()))
+        server.should_exit = True
+        time.sleep(0.2)
+        go.set()
+        assert answer.result().status_code == 201
+    thread.join(20)
+    assert not thread.is_alive()
+    kept = Inspections(tmp_path)
+    assert kept.count() == 1
+    kept.close()
+
+
+def test_a_kill_loses_nothing_that_was_answered(
+    tiny_run: Callable[..., Path], part: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "das3d", "serve", f"cover={tiny_run()}", "--out", str(tmp_path / "out"), "--port", "0"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stdout is not None
+    lines = []
+    while "listening on" not in (line := process.stdout.readline()):
+        assert line, lines
+        lines.append(line)
+    assert lines[0].startswith("cover: PyTorch, fp32, ") and lines[1].startswith("0 inspections in sqlite:")
+    address = line.split()[-1]
+    answered: list[dict[str, Any]] = []
+
+    def client() -> None:
+        while True:
+            try:
+                answer = httpx.post(f"{address}/inspections", files=files_of(part), timeout=30)
+            except httpx.HTTPError:
+                return
+            answered.append(answer.json())
+
+    threads = [threading.Thread(target=client) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(answered) >= 6)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    for thread in threads:
+        thread.join()
+    kept = Inspections(tmp_path / "out")
+    recorded = {row.id: row for row in kept.page(limit=500)}
+    for told in answered:
+        row = recorded[told["id"]]
+        assert (row.score, row.part, row.verdict) == (told["score"], told["part"], told["verdict"])
+        assert tifffile.imread(kept.file(row.map)).shape == SIZE
+    assert all(kept.file(row.map).is_file() for row in recorded.values())
+    kept.close()
+
+
+def test_what_cannot_start_says_why_in_one_line(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = str(tiny_run())
+    with pytest.raises(ModelError, match=f"expected another name than {CATEGORY}, which is taken"):
+        open_models([run, run])
+    assert [one.name for one in open_models([f"a={run}", f"b={run}"])] == ["a", "b"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(SettingsError, match="expected an address that is free"),
+    ):
+        serve([run], tmp_path, port=taken.getsockname()[1])
+    told = das3d("serve", run, "--out", tmp_path, "--database", "postgresql://me:secret@127.0.0.1:1/none")
+    assert told.exit_code == 1 and "secret" not in told.output
+    assert "error: database postgresql+psycopg://me:***@127.0.0.1:1/none: expected one that can be used" in told.output
+    (tmp_path / "key").write_text("short\n")
+    told = das3d("serve", run, "--api-key-file", tmp_path / "key")
+    assert told.exit_code == 1 and "expected an API key of 8 or more" in told.output and "short" not in told.output
+    told = das3d("serve", tmp_path / "nothing")
+    assert told.exit_code == 1 and told.output.startswith("error: ") and told.output.count("\n") == 1
