@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from torch import Tensor
 
-from das3d.noise import LATTICE, hash_uniform, perlin
+from das3d.noise import LATTICE, Box, hash_uniform, perlin
 from das3d.settings import SynthesisSettings, make_settings
 from das3d.synthesis import (
     BLOB,
@@ -28,6 +28,7 @@ from das3d.synthesis import (
     SPOT,
     Harmed,
     Recipe,
+    _harm,
     centres,
     draw_recipe,
     generated_texture,
@@ -434,9 +435,9 @@ def test_shading_keeps_the_hue_and_follows_the_slope() -> None:
     rgb = torch.full((1, 3, side, side), 0.4) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
     ramp = (torch.arange(side) / side * 0.5).expand(1, 1, side, side)
     recipe = drawn(1, PAPER, shade=1.0)
-    lit = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.0]])))
-    dark = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.5]])))
-    across = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.25]])))
+    lit = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.0]])), side)
+    dark = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.5]])), side)
+    across = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.25]])), side)
     inner = (..., slice(1, -1))
     assert (lit[inner] > rgb[inner] * 1.2).all() and (dark[inner] < rgb[inner] * 0.8).all()
     torch.testing.assert_close(across, rgb)
@@ -561,6 +562,20 @@ def test_a_recipe_makes_the_same_pixels_alone_in_any_batch_and_from_json(setting
         here = slice(i, i + 1)
         alone = synthesise(rgb[here], depth[here], foreground[here], one, settings)
         assert same(alone, Harmed(harmed.rgb[here], harmed.depth[here], harmed.mask[here]))
+
+
+@given(some_settings(), st.integers(0, 2**31))
+@examples(max_examples=15, deadline=None)
+def test_nothing_is_missed_outside_the_box_that_is_worked_on(settings: SynthesisSettings, seed: int) -> None:
+    count, side = 6, 48
+    rgb, depth, foreground = good_pairs(count, side, seed)
+    recipe = drawn(count, settings, seed)
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+    whole = _harm(rgb, depth, foreground, recipe, settings, None, Box.whole(side))
+    torch.testing.assert_close(harmed.depth, whole.depth, atol=2e-6, rtol=0)
+    assert (harmed.mask != whole.mask).float().mean() < 1e-3  # pixels at a threshold, which rounding decides
+    agree = (harmed.mask == whole.mask).expand_as(rgb)
+    torch.testing.assert_close(harmed.rgb[agree], whole.rgb[agree], atol=2e-4, rtol=0)
 
 
 def test_a_scan_without_a_part_stays_as_it_is() -> None:
