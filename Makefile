@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 # Everything installed, redone when the dependencies change. torch comes first and alone: its CPU build has no CUDA packages.
 $(VENV)/installed: pyproject.toml
@@ -30,6 +30,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What every stage costs beside a reference, into docs/results/speed.md. Ten minutes, on a machine with nothing else to do.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py --write docs/results/speed.md
 
 clean:
 	rm -rf $(DEMO) $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

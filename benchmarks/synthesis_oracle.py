@@ -1,7 +1,7 @@
 """Equations (1) to (8) and (12) of the paper for one pair, written down line by line in double precision.
 
-It shares nothing with `das3d.synthesis` but the settings and the drawn numbers, so it is the oracle for its tests. Being
-what one would write first with NumPy and SciPy, it is also what its speed is compared with:
+It shares nothing with `das3d.synthesis` but the settings and the drawn numbers, so it is the oracle for its tests
+(tests/test_synthesis.py). Being what one would write first with NumPy and SciPy, it is also the measure of its speed:
 
     drawn = draw(rng, settings, side=256)
     harmed_rgb, harmed_depth, mask = harm(rgb, depth, foreground, texture, drawn, settings)
