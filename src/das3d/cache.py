@@ -106,7 +106,7 @@ def _checksum(content: bytes) -> bytes:
 
 def _keep(path: Path, content: bytes) -> None:
     try:
-        write_atomically(path, content)
+        write_atomically(path, content, lasting=False)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
@@ -114,15 +114,23 @@ def _keep(path: Path, content: bytes) -> None:
         ) from None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part."""
+def write_atomically(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
+
+    Args:
+        path: the file.
+        content: what it shall hold.
+        lasting: wait until the disk has it, so that not even a power failure leaves an empty file. Without it a file is
+            written many times as fast; for files that are checked when read, or made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Scoring many parts from files: read, prepare, predict, write; shared by evaluation and prediction.
 
-Reading and preparing run ahead in threads by a bounded number of parts, so memory does not grow with their number.
+Reading and preparing run ahead in threads and writing follows in others, each by a bounded number of parts, so the networks
+do not wait and memory does not grow with the number of parts.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,7 @@ from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
 
 AHEAD = 16  # parts read and prepared before they are needed
+BEHIND = 8  # parts whose files are still being written
 BATCH = 8
 
 
@@ -66,21 +69,30 @@ def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> It
     """
     high = picture_scale(detector)
     names = output_names(parts)
-    with progress("inspecting", len(parts)) as step:
+
+    def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str) -> Inspected:
+        if scan is None or prediction is None:
+            return Inspected(part, None, error)
+        map_file, overlay_file = folder / f"{names[part.id]}.tiff", folder / f"{names[part.id]}.png"
+        save_map(map_file, prediction.map)
+        save_picture(overlay_file, overlay(scan, prediction.map, high))
+        slim = replace(prediction, map=np.zeros((0, 0), np.float32))
+        return Inspected(part, slim, "", map_file, overlay_file, scan.size)
+
+    begun, done = time.monotonic(), 0
+    writing: deque[Future[Inspected]] = deque()
+    with progress("inspecting", len(parts)) as step, ThreadPoolExecutor(max_workers=2) as pool:
         for batch in _batches(_read_ahead(detector, parts), BATCH):
             ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
             predictions = iter(detector.predict_prepared(ready) if ready else [])
             for part, scan, prepared, error in batch:
-                step()
-                if prepared is None or scan is None:
-                    yield Inspected(part, None, error)
-                    continue
-                prediction = next(predictions)
-                map_file, overlay_file = folder / f"{names[part.id]}.tiff", folder / f"{names[part.id]}.png"
-                save_map(map_file, prediction.map)
-                save_picture(overlay_file, overlay(scan, prediction.map, high))
-                slim = replace(prediction, map=np.zeros((0, 0), np.float32))
-                yield Inspected(part, slim, "", map_file, overlay_file, scan.size)
+                done += 1
+                step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
+                writing.append(pool.submit(write, part, scan, None if prepared is None else next(predictions), error))
+                if len(writing) > BEHIND:
+                    yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
 
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
@@ -117,8 +129,8 @@ def save_map(path: Path, values: NDArray[np.float32]) -> None:
     import tifffile
 
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, values, compression="zlib", predictor=True)
-    write_atomically(path, buffer.getvalue())
+    tifffile.imwrite(buffer, values, compression="zlib", compressionargs={"level": 1}, predictor=True)
+    write_atomically(path, buffer.getvalue(), lasting=False)
 
 
 def read_map(path: Path) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image]]], gap: int = 4) -> Image:
 
 
 def save_picture(path: Path, picture: RGB) -> None:
-    from PIL import Image as PillowImage
-
+    """Write a picture (H, W, 3); the suffix tells the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    PillowImage.fromarray(picture).save(path)
+    _, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    path.write_bytes(content.tobytes())
