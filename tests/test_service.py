@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -227,6 +228,35 @@ def test_an_inspection_that_takes_too_long_is_given_up(
         go.set()
     assert client.get("/inspections").json()["total"] == 0
     assert client.post("/inspections", files=files_of(part)).status_code in (201, 503)
+
+
+def test_a_failure_of_the_networks_is_no_end(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start()
+    with monkeypatch.context() as patch:
+        detector = service_of(client).choose(None).detector
+        patch.setattr(type(detector), "predict_prepared", lambda self, scans: 1 / 0)
+        refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
+    assert client.post("/inspections", files=files_of(part)).status_code == 201
+    assert client.get("/inspections").json()["total"] == 1
+
+
+def test_slow_uploads_are_broken_off(model: ServedModel, tmp_path: Path) -> None:
+    app = make_app([model], Inspections(tmp_path), Limits(seconds=0.2))
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"-"
+            await asyncio.sleep(0.1)
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            headers = {"content-type": "multipart/form-data; boundary=x"}
+            return await client.post("/inspections", content=drip(), headers=headers)
+
+    refused(asyncio.run(post()), 408, "within 0.2 s")
+    app.state.service.close()
 
 
 def test_uploads_have_limits(start: Start, part: tuple[Path, Path]) -> None:

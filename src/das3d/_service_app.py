@@ -203,6 +203,11 @@ def _add_problems(app: FastAPI) -> None:
         found = one_line(repr(first.get("input")))
         return JSONResponse({"detail": f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"}, 422)
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        # Nothing that a request may bring about; the server logs the traceback.
+        return JSONResponse({"detail": "the service failed; its log says why"}, 500)
+
     @app.exception_handler(SQLAlchemyError)
     async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("database: %s", one_line(getattr(error, "orig", None) or error, 500))
