@@ -6,15 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from browser import CHROMIUM, FLAGS
 from tiny import make_tiny_data, train_tiny
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)  # sums in the same order on any machine and in every process of a test
 
@@ -55,12 +50,9 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return run
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium, closed with the module: while it runs, no other event loop can in this thread."""
-    from playwright.sync_api import sync_playwright
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model of RGB and depth as ONNX; tests must not change it."""
+    from das3d.exporting import export
 
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield opened
-        opened.close()
+    return export(tiny_run(), out=tmp_path_factory.mktemp("tiny_onnx") / "cover.onnx").file

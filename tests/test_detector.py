@@ -354,12 +354,11 @@ def test_the_map_is_that_of_the_network_put_back(both: Detector) -> None:
 def test_flips_average_the_maps_of_mirrored_parts() -> None:
     plain, flipping = detector(), detector("rgb+depth", "score.flips=true")
     scans = [prepare(see(seed=seed).scan(), plain.statistics, plain.settings.preparation) for seed in (3, 4)]
-    rgb, depth = batch_of(scans, rgb=True, depth=True)
-    assert rgb is not None and depth is not None
+    members = batch_of(scans, rgb=True, depth=True)
 
     def maps(by: Detector, *axes: int) -> np.ndarray:
         # Of parts mirrored along rows (2) or columns (3), turned back.
-        turned = by.engine.run(np.flip(rgb, axes).copy(), np.flip(depth, axes).copy()).map
+        turned = by.engine.run(**{name: np.flip(member, axes).copy() for name, member in members.items()}).map
         return np.flip(turned, [axis - 1 for axis in axes])
 
     expected = np.mean([maps(plain), maps(plain, 2), maps(plain, 3), maps(plain, 2, 3)], axis=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_training import cpu, rows_of, tiny_parts, tiny_settings
-from tiny import CHANGES, das3d
+from tiny import das3d, train_tiny
 
 from das3d import tracking
 from das3d.errors import SettingsError
@@ -38,8 +38,6 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Notes:
     """A tracker that remembers."""
-
-    place = "memory"
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
@@ -164,10 +162,10 @@ def test_tensorboard_holds_each_step_once_after_a_crash(tmp_path: Path, monkeypa
     for name in LOSSES:
         found = [(event.step, event.value) for event in events.Scalars(name.replace("_", "/", 1))]
         assert found == [(int(row["iteration"]), pytest.approx(float(row[name]))) for row in rows]
-    assert [event.value for event in events.Scalars("result/i_auroc")] == [0.875]
+    assert [event.value for event in events.Scalars("final/i_auroc")] == [0.875]
     tags = events.Tags()
     assert set(tags["images"]) == {"training_pairs", "repair"}
-    assert {"settings/text_summary", "result/text_summary"} <= set(tags["tensors"])
+    assert {"settings/text_summary", "final/text_summary"} <= set(tags["tensors"])
 
 
 @quiet
@@ -209,14 +207,11 @@ def test_server_that_does_not_answer_is_told_before_training(
 def test_evaluation_adds_its_figures_to_the_run(tiny_data: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = tmp_path / "run"
-    changes = [word for change in CHANGES for word in ("--set", change)]
-    result = das3d("train", tiny_data, "--out", run, "--preset", "demo", *changes, "--track", "tensorboard")
-    assert f"tensorboard: {run / 'tensorboard'}" in result.stdout.splitlines()
+    run = train_tiny(tiny_data, tmp_path / "run", "rgb+depth", "--track", "tensorboard")
     assert das3d("evaluate", run, "--data", tiny_data).exit_code == 0
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     for name in ("i_auroc", "aupro_30", "per_defect.dent"):
         value = metrics["per_defect"]["dent"] if "." in name else metrics[name]
-        assert [event.value for event in events.Scalars(f"result/{name}")] == [pytest.approx(value)]
-    assert events.Scalars("result/threshold.value")[0].value == pytest.approx(metrics["threshold"]["value"])
+        assert [event.value for event in events.Scalars(f"final/{name}")] == [pytest.approx(value)]
+    assert events.Scalars("final/threshold.value")[0].value == pytest.approx(metrics["threshold"]["value"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from das3d.detector import Detector, Prediction, load
     from das3d.errors import Das3dError, DataError, MissingPackageError, ModelError, SettingsError
     from das3d.evaluation import evaluate
+    from das3d.exporting import export
     from das3d.files import DepthFormat
     from das3d.run import train
     from das3d.scan import Camera, Scan, scan_from_arrays
@@ -34,9 +35,9 @@ _HOMES = {
     "Camera": "scan", "Das3dError": "errors", "DataError": "errors", "Dataset": "datasets", "DepthFormat": "files",
     "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors", "Part": "datasets",
     "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings", "SettingsError": "errors",
-    "calibrate": "calibration", "draw_recipe": "synthesis", "evaluate": "evaluation", "find_categories": "datasets",
-    "find_dataset": "datasets", "load": "detector", "make_demo": "demo", "make_settings": "settings",
-    "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
+    "calibrate": "calibration", "draw_recipe": "synthesis", "evaluate": "evaluation", "export": "exporting",
+    "find_categories": "datasets", "find_dataset": "datasets", "load": "detector", "make_demo": "demo",
+    "make_settings": "settings", "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
 }  # fmt: skip
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "calibrate",
     "draw_recipe",
     "evaluate",
+    "export",
     "find_categories",
     "find_dataset",
     "load",

@@ -39,6 +39,24 @@ class PresetOption(StrEnum):
     demo = "demo"
 
 
+class EngineOption(StrEnum):
+    auto = "auto"
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class TargetOption(StrEnum):
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+class PrecisionOption(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Print errors that a user can mend as plain lines, without a traceback, and exit with 1 (130 when interrupted)."""
 
@@ -75,6 +93,10 @@ MaxFalseAlarm = Annotated[
     str | None, typer.Option(help="Share of good parts that may be called defective, such as 1% or 0.01.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+EngineName = Annotated[
+    EngineOption, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
+]
+Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetensors, ONNX, OpenVINO).")]
 
 
 def show_version(asked: bool) -> None:
@@ -151,11 +173,12 @@ def train(
 @app.command()
 @reported
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    run: Model,
     data: Annotated[Path, typer.Option(help="Folder of scans with test parts.")],
     category: Category = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; RUN/evaluation by default.")] = None,
     device: Device = "auto",
+    engine: EngineName = EngineOption.auto,
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
@@ -164,7 +187,7 @@ def evaluate(
     from das3d.detector import load
     from das3d.evaluation import evaluate as score
 
-    detector = load(run, device)
+    detector = load(run, device, engine.value)
     folder = out or (run if run.is_dir() else run.parent) / "evaluation"
     metrics = score(detector, data, folder, category=category, light=light, depth_format=depth_format)
     if out is None and run.is_dir():
@@ -197,12 +220,13 @@ def report(
 @app.command()
 @reported
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder or model file.")],
+    run: Model,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, maps and overlays.")],
     rgb: Annotated[Path | None, typer.Option(help="RGB image of one part.")] = None,
     depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
     device: Device = "auto",
+    engine: EngineName = EngineOption.auto,
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
@@ -213,7 +237,7 @@ def predict(
     from das3d.detector import load
     from das3d.prediction import predict_folder, predict_part
 
-    detector = load(run, device)
+    detector = load(run, device, engine.value)
     if data is not None:
         results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
     else:
@@ -291,6 +315,26 @@ def serve(
         models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
         depth_format=depth_format,
     )  # fmt: skip
+
+
+@app.command()
+@reported
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder, or safetensors file.")],
+    to: Annotated[TargetOption, typer.Option(help="One ONNX file, or an OpenVINO IR (.xml and .bin).")] = TargetOption.onnx,
+    precision: Annotated[
+        PrecisionOption, typer.Option(help="fp16: half the size; int8: a quarter and faster, calibrated on good parts.")
+    ] = PrecisionOption.fp32,
+    out: Annotated[Path | None, typer.Option(help="File to write; beside the trained model by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Parts to check and calibrate with; the training data by default.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, kept in the file.")] = "",
+) -> None:
+    """Export a model to run without PyTorch, and check it against the trained one."""
+    from das3d.exporting import export as write
+
+    print_export(write(run, to.value, precision=precision.value, out=out, data=data, licence=licence))
 
 
 @app.command(name="demo-data")
@@ -420,6 +464,17 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
         lines = [result.error for result in failed[:10]]
         more = len(failed) - len(lines)
         raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
+
+
+def print_export(export: Any) -> None:
+    print(f"checked on {export.parts} parts ({export.source})")
+    width = max(len(one.engine) for one in export.engines)
+    print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")
+    print(f"  {'PyTorch, fp32, CPU':{width}}  {'':44}  {export.trained_ms:9.0f}")
+    for one in export.engines:
+        changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
+        print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
+    print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
 
 
 def number(value: float | None) -> str:

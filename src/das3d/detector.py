@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import das3d
 from das3d.cache import write_atomically
-from das3d.engines import Engine, EngineOutput, batch_of
+from das3d.engines import EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import ModelError, SettingsError, explained
 from das3d.preparation import PreparedScan, Statistics, prepare
 from das3d.scan import Scan, scan_from_arrays
@@ -115,7 +115,7 @@ class Detector:
 
     def run(self, scans: Sequence[PreparedScan]) -> EngineOutput:
         """Maps, scores and repaired images of one batch of prepared scans, on the networks' own grid."""
-        return self.engine.run(*batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
+        return self.engine.run(**batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
 
     def verdict(self, score: float) -> bool | None:
         return None if self.threshold is None else self.threshold.is_defective(score)
@@ -145,15 +145,17 @@ def model_file(path: Path) -> Path:
     return path / MODEL_FILE if path.is_dir() else path
 
 
-def load(path: Path | str, device: str = "auto") -> Detector:
+def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detector:
     """The detector in a run folder or a model file.
 
     Args:
-        path: a run folder, or a safetensors file that `Detector.save` wrote. Nothing is unpickled.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        path: a run folder, a safetensors file that `Detector.save` wrote, or an ONNX or OpenVINO (.xml) file that
+            `das3d.export` wrote. Nothing is unpickled.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", or a device that OpenVINO knows.
+        engine: "torch", "onnxruntime" or "openvino"; "auto" takes the fastest installed one that can compute the file.
 
     Raises:
-        ModelError: there is no model there, or not one that this version can read.
+        ModelError: there is no model there, or not one that this version, engine and device can compute.
         MissingPackageError: the library that computes this kind of model is not installed.
     """
     path = Path(path)
@@ -161,6 +163,11 @@ def load(path: Path | str, device: str = "auto") -> Detector:
     if not file.is_file():
         hint = "; it has no finished training" if path.is_dir() else ""
         raise ModelError(f"{path}: expected a run folder with {MODEL_FILE}, or a model file, found none{hint}")
+    if file.suffix in EXPORTED:
+        exported = open_exported(file, device, engine)
+        return Detector(engine=exported, **_facts(file, exported.about))
+    if engine not in ("auto", "torch"):
+        raise ModelError(f"{file}: expected engine torch for a model as it was trained, found {engine!r}; or export it")
     facts = _facts(file, _about_in(file))
     with explained(f"{file}: a model as it was trained", hint="; or export it where it was trained (das3d export)"):
         from das3d.torch_engine import TorchEngine

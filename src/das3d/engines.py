@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.errors import ModelError, explained
 from das3d.preparation import PreparedScan
 
 Floats = NDArray[np.float32]
+
+# The outputs of an exported graph in the order of EngineOutput; a repaired image is missing where its modality is not used.
+OUTPUTS = ("map", "score", "repaired_rgb", "repaired_depth")
+EXPORTED = (".onnx", ".xml")
+NAMES = ("auto", "torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,13 @@ class Engine(ABC):
     precision: str
     device: str
 
+    @property
     @abstractmethod
-    def run(self, rgb: NDArray[np.uint8] | None, depth: Floats | None) -> EngineOutput:
+    def weights(self) -> str:
+        """SHA-256 of the trained weights, the same in whatever they were exported to."""
+
+    @abstractmethod
+    def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """Maps, scores and repaired images of one batch, of any size.
 
         Args:
@@ -58,9 +74,96 @@ class Engine(ABC):
         return f"{self.name}, {self.precision}, {self.device}"
 
 
-def batch_of(scans: Sequence[PreparedScan], *, rgb: bool, depth: bool) -> tuple[NDArray[np.uint8] | None, Floats | None]:
-    """RGB and depth of prepared scans as `Engine.run` takes them; None for a member that the networks do not see."""
-    return (
-        np.ascontiguousarray(np.stack([scan.rgb for scan in scans]).transpose(0, 3, 1, 2)) if rgb else None,
-        np.stack([scan.depth for scan in scans])[:, None] if depth else None,
-    )
+def batch_of(scans: Sequence[PreparedScan], *, rgb: bool, depth: bool) -> dict[str, NDArray[Any]]:
+    """The arguments of `Engine.run` for prepared scans: those members that the networks see."""
+    members: dict[str, NDArray[Any]] = {}
+    if rgb:
+        members["rgb"] = np.ascontiguousarray(np.stack([scan.rgb for scan in scans]).transpose(0, 3, 1, 2))
+    if depth:
+        members["depth"] = np.stack([scan.depth for scan in scans])[:, None]
+    return members
+
+
+class ExportedEngine(Engine):
+    """An engine for a file that `das3d.export` wrote: normalisation, networks, map and score are all in its graph.
+
+    Attributes:
+        about: what the file says of itself beside the graph.
+        exported_precision: as asked for in the export.
+    """
+
+    def __init__(self, file: Path, about: str | None, inputs: set[str], outputs: set[str]) -> None:
+        try:
+            self.about: dict[str, Any] = json.loads(about or "null")
+            self.exported_precision = str(self.about["export"]["precision"])
+            self._weights = str(self.about["export"]["weights_sha256"])
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(f"{file}: expected a model that das3d exported, found one of something else") from None
+        if not {"map", "score"} <= outputs or not inputs <= {"rgb", "depth"}:
+            found = f"{', '.join(sorted(inputs))} and {', '.join(sorted(outputs))}"
+            raise ModelError(f"{file}: expected inputs rgb, depth and outputs map, score, found {found}")
+        self._outputs = outputs
+
+    @property
+    def weights(self) -> str:
+        """See `Engine.weights`."""
+        return self._weights
+
+    def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
+        """See `Engine.run`."""
+        members = {name: array for name, array in (("rgb", rgb), ("depth", depth)) if array is not None}
+        found = self._compute(members)
+        return EngineOutput(*(found.get(name) for name in OUTPUTS))  # type: ignore[arg-type]
+
+    @abstractmethod
+    def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]: ...
+
+
+def open_exported(file: Path, device: str = "auto", engine: str = "auto") -> ExportedEngine:
+    """The engine for an exported model.
+
+    "auto" takes a CUDA device where ONNX Runtime has one, else OpenVINO where it is installed, which is the fastest on the
+    CPUs that were measured (docs/results/parity.md), else ONNX Runtime.
+
+    Raises:
+        ModelError: the file, the device and the engine do not go together.
+        MissingPackageError: the engine is not installed.
+    """
+    onnx = file.suffix == ".onnx"
+    if engine not in NAMES:
+        raise ModelError(f"engine: expected one of {', '.join(NAMES)}, found {engine!r}")
+    if engine == "torch" or (engine == "onnxruntime" and not onnx):
+        can = "onnxruntime or openvino" if onnx else "openvino"
+        raise ModelError(f"{file}: expected engine {can} for such a file, found {engine!r}")
+    with explained(f"{file}: an exported model"):
+        if engine == "openvino" or (engine == "auto" and not (onnx and _prefers_onnxruntime(device))):
+            from das3d.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(file, device)
+        from das3d.onnx_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(file, device)
+
+
+def _prefers_onnxruntime(device: str) -> bool:
+    if device.startswith("cuda") or not installed("openvino"):
+        return True
+    if device != "auto" or not installed("onnxruntime"):
+        return False
+    from das3d.onnx_engine import has_cuda
+
+    return has_cuda()
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it is there but for its contents, as in tests that hide it
+        return False
+
+
+def threads() -> int:
+    """Threads that an engine may use: ``OMP_NUM_THREADS``, as PyTorch reads it; 0 leaves it to the engine."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0

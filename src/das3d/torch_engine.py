@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +27,16 @@ class Scorer(nn.Module):
 
     def forward(self, rgb: Tensor | None, depth: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Map, score, repaired RGB and repaired depth, as in `EngineOutput`, of RGB as uint8 and normalised depth."""
-        rgb = None if rgb is None else rgb.float() / 255
-        output = self.network(rgb, depth)
-        maps = output.logits.float().sigmoid()
-        if self.settings.flips:
-            flipped = [maps]
-            for axes in ([3], [2], [2, 3]):
-                turned = [None if member is None else member.flip(axes) for member in (rgb, depth)]
-                flipped.append(self.network(*turned).logits.float().sigmoid().flip(axes))
-            maps = torch.stack(flipped).mean(dim=0)
-        maps = maps[:, 0]  # (B, S, S)
-        return maps, part_scores(maps, self.settings), output.rgb, None if output.depth is None else output.depth[:, 0]
+        flips: list[list[int]] = [[], [3], [2], [2, 3]] if self.settings.flips else [[]]
+        members = (None if rgb is None else rgb.float() / 255, depth)
+        turned = [None if member is None else torch.cat([member.flip(axes) for axes in flips]) for member in members]
+        output = self.network(*turned)
+        by_flip = (len(flips), -1)
+        maps = output.logits.float().sigmoid().unflatten(0, by_flip)  # (flips, B, 1, S, S)
+        maps = torch.stack([one.flip(axes) for one, axes in zip(maps, flips, strict=True)]).mean(dim=0)[:, 0]
+        repaired_rgb = None if output.rgb is None else output.rgb.unflatten(0, by_flip)[0]
+        repaired_depth = None if output.depth is None else output.depth.unflatten(0, by_flip)[0, :, 0]
+        return maps, part_scores(maps, self.settings), repaired_rgb, repaired_depth
 
 
 def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
@@ -53,13 +54,14 @@ class TorchEngine(Engine):
     """
 
     name = "PyTorch"
-    precision = "fp32"
 
     def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
         self.network = network
         self.scorer = Scorer(network, settings)
         self.torch_device = next(network.parameters()).device
         cuda = self.torch_device.type == "cuda"
+        # On CUDA devices PyTorch rounds what convolutions multiply to TF32 unless told otherwise.
+        self.precision = "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "fp32"
         self.device = torch.cuda.get_device_name(self.torch_device) if cuda else self.torch_device.type.upper()
 
     @classmethod
@@ -76,7 +78,16 @@ class TorchEngine(Engine):
         network = network.eval().to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, settings.score)
 
-    def run(self, rgb: NDArray[np.uint8] | None, depth: Floats | None) -> EngineOutput:
+    @cached_property
+    def weights(self) -> str:
+        """See `Engine.weights`."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
+
+    def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
         members = [None if array is None else torch.from_numpy(array).to(self.torch_device) for array in (rgb, depth)]
         with torch.inference_mode():

@@ -1,0 +1,118 @@
+"""Whether an exported model says what the trained one says: on which parts that is looked at, and how far it is off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d.datasets import find_categories, find_folder
+from das3d.detector import Detector
+from das3d.inspection import reading_of
+from das3d.parts import Part
+from das3d.preparation import PreparedScan, Window
+from das3d.prepared import prepare_part
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a detector makes of N parts: scores (N,), maps (N, S, S), and how many milliseconds a part takes it."""
+
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    ms: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a model on one engine compares with the trained model in full precision.
+
+    Attributes:
+        engine: which one, with precision and device.
+        score, map: largest absolute difference.
+        verdicts_changed: how many; None where the model has no threshold.
+        ms: milliseconds a part.
+    """
+
+    engine: str
+    score: float
+    map: float
+    verdicts_changed: int | None
+    ms: float
+
+
+def compute(detector: Detector, scans: Sequence[PreparedScan]) -> Computed:
+    """Scores and maps on the networks' own grid, in batches of `BATCH`; the time does not count what warms up."""
+    detector.run(scans[:BATCH])
+    begun = time.perf_counter()
+    outputs = [detector.run(batch) for batch in batches(scans)]
+    ms = (time.perf_counter() - begun) / len(scans) * 1000
+    return Computed(np.concatenate([o.score for o in outputs]), np.concatenate([o.map for o in outputs]), ms)
+
+
+def agreement(exported: Detector, scans: Sequence[PreparedScan], trained: Computed) -> Agreement:
+    """Compare an exported model with what `compute` made of the same scans by the trained one."""
+    found = compute(exported, scans)
+    pairs = zip(found.scores.tolist(), trained.scores.tolist(), strict=True)
+    changed = sum(exported.verdict(one) is not exported.verdict(other) for one, other in pairs)
+    return Agreement(
+        exported.engine.describe(),
+        float(np.abs(found.scores - trained.scores).max()),
+        float(np.abs(found.maps - trained.maps).max()),
+        None if exported.threshold is None else changed,
+        round(found.ms, 2),
+    )
+
+
+def batches(scans: Sequence[PreparedScan]) -> Iterator[Sequence[PreparedScan]]:
+    """The scans, `BATCH` at a time."""
+    for start in range(0, len(scans), BATCH):
+        yield scans[start : start + BATCH]
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def find_parts(detector: Detector, data: Path | str | None) -> tuple[list[Part], str]:
+    """Real parts to compare by, and where they are from.
+
+    Args:
+        detector: the trained one; it knows its category and how its parts were read.
+        data: their folder; the training data where None. If that is not there any more, there are no parts.
+    """
+    known = str(detector.training.get("data", ""))
+    if data is None and not (known and Path(known).is_dir()):
+        return [], known
+    root = Path(known if data is None else data)
+    category = str(detector.training.get("category"))
+    if (root / category).is_dir() and category in find_categories(root):
+        root = root / category
+    return find_folder(root, check=False, **reading_of(detector, None, None)), str(root)
+
+
+def prepare_some(detector: Detector, parts: Sequence[Part], most: int) -> list[PreparedScan]:
+    """At most so many of the parts, spread evenly over them, prepared."""
+    chosen = np.linspace(0, len(parts) - 1, min(most, len(parts))).round().astype(int)
+    return [prepare_part(parts[i], detector.statistics, detector.settings.preparation) for i in chosen]
+
+
+def made_up_parts(side: int, count: int, seed: int = 0) -> list[PreparedScan]:
+    """Smooth blobs of colour and height with some noise, where there is no real part."""
+    rng = np.random.default_rng(seed)
+    window = Window(top=0, left=0, side=side, frame=(side, side))
+    scans = []
+    for index in range(count):
+        smooth = np.asarray(cv2.resize(rng.random((6, 6, 5), np.float32), (side, side), interpolation=cv2.INTER_CUBIC))
+        noisy = np.clip(smooth + rng.normal(0, 0.02, smooth.shape), 0, 1)
+        part = smooth[..., 4] > 0.4
+        rgb = np.where(part[..., None], noisy[..., :3] * 255, 0).astype(np.uint8)
+        depth = np.where(part, noisy[..., 3], 1).astype(np.float32)
+        scans.append(PreparedScan(f"made up {index}", rgb, depth, part, part, None, window))
+    return scans

@@ -1,0 +1,57 @@
+"""ONNX Runtime as an engine for exported models (``*.onnx``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from das3d.engines import OUTPUTS, ExportedEngine, Floats, threads
+from das3d.errors import ModelError, one_line
+
+
+class OnnxRuntimeEngine(ExportedEngine):
+    """A session on the CPU or a CUDA device. Float32 models are computed in float32, without TF32."""
+
+    name = "ONNX Runtime"
+
+    def __init__(self, file: Path, device: str = "auto") -> None:
+        provider = _provider(device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        options.log_severity_level = 3  # errors; what a user must know is raised
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        except Exception as error:  # its errors have no common base
+            raise ModelError(f"{file}: expected a model as ONNX, found: {one_line(error)}") from None
+        if provider[0] not in self._session.get_providers():
+            raise ModelError(f"device: expected one that ONNX Runtime can use here, found {device!r}")
+        inputs = {member.name for member in self._session.get_inputs()}
+        outputs = {member.name for member in self._session.get_outputs()}
+        super().__init__(file, self._session.get_modelmeta().custom_metadata_map.get("das3d"), inputs, outputs)
+        self.precision = self.exported_precision
+        self.device = "CPU" if provider[0] == CPU else f"CUDA {provider[1]['device_id']}"
+
+    def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]:
+        names = [name for name in OUTPUTS if name in self._outputs]
+        return dict(zip(names, self._session.run(names, members), strict=True))
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def has_cuda() -> bool:
+    """Whether the installed ONNX Runtime was built for CUDA devices."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    kind, _, index = device.partition(":")
+    if (kind, index) == ("cpu", "") or (device == "auto" and not has_cuda()):
+        return CPU, {}
+    if kind not in ("auto", "cuda") or not (index or "0").isdecimal() or not has_cuda():
+        known = "auto, cpu or cuda" if has_cuda() else "auto or cpu (onnxruntime-gpu brings cuda)"
+        raise ModelError(f"device: expected {known} for ONNX Runtime, found {device!r}")
+    return CUDA, {"device_id": index or "0", "use_tf32": "0"}

@@ -1,0 +1,268 @@
+"""Exported models: that they say what the trained model says, on every engine, and that nothing else is ever written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import das3d
+
+from das3d import exporting
+from das3d.agreement import made_up_parts
+from das3d.demo import CATEGORY
+from das3d.detector import MODEL_FILE, Detector, load
+from das3d.errors import DataError, ModelError, SettingsError
+from das3d.exporting import export
+from das3d.torch_engine import TorchEngine
+
+Runs = Callable[..., Path]
+ENGINES = ["onnxruntime", "openvino"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run: Runs) -> Detector:
+    return load(tiny_run(), "cpu")
+
+
+@pytest.fixture
+def quick(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the tiny model take its graph from a file instead of tracing it anew."""
+
+    def copy(_: Detector, file: Path) -> None:
+        model = onnx.load(tiny_onnx)
+        del model.metadata_props[:]
+        onnx.save(model, file)
+
+    monkeypatch.setattr(exporting, "_write_graph", copy)
+
+
+def about(file: Path) -> dict[str, Any]:
+    return json.loads({entry.key: entry.value for entry in onnx.load(file).metadata_props}["das3d"])
+
+
+def assert_same(one: Detector, other: Detector, within: float) -> None:
+    """Both say the same of any number of parts, whatever is in the batch."""
+    scans = made_up_parts(64, 9, seed=3)
+    for count in (1, 2, 9):
+        found, expected = one.run(scans[:count]), other.run(scans[:count])
+        for name in ("map", "score", "rgb", "depth"):
+            a, b = getattr(found, name), getattr(expected, name)
+            if b is None:
+                assert a is None
+                continue
+            assert a.shape == b.shape and a.dtype == b.dtype == np.float32, name
+            assert np.abs(a - b).max() < within, name
+    assert len(set(one.run(scans).score.tolist())) == 9
+
+
+# ------------------------------------------------------------------------------------ what is exported
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_computes_what_was_trained(engine: str, tiny_onnx: Path, trained: Detector) -> None:
+    exported = load(tiny_onnx, "cpu", engine)
+    assert_same(exported, trained, 1e-5)
+    for name in ("settings", "statistics", "threshold", "training"):
+        assert getattr(exported, name) == getattr(trained, name), name
+    assert exported.engine.precision == "fp32"
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+def test_one_modality_has_one_input_and_flips_are_in_the_graph(modality: str, tiny_run: Runs, tmp_path: Path) -> None:
+    plain = load(tiny_run(modality), "cpu")
+    settings = plain.settings.model_copy(update={"score": plain.settings.score.model_copy(update={"flips": True})})
+    flipping = Detector(settings, plain.statistics, TorchEngine(plain.network, settings.score), plain.threshold)
+    flipping.training = plain.training
+    flipping.save(tmp_path / "flipping.safetensors")
+    file = export(tmp_path / "flipping.safetensors").file
+    graph = onnx.load(file).graph
+    assert [member.name for member in graph.input] == [modality]
+    assert [member.name for member in graph.output] == ["map", "score", f"repaired_{modality}"]
+    for engine in ENGINES:
+        assert_same(load(file, "cpu", engine), flipping, 1e-5)
+    scans = made_up_parts(64, 2)
+    assert np.abs(load(file).run(scans).map - plain.run(scans).map).max() > 1e-4, "or this test would see nothing"
+
+
+def test_what_the_file_says_of_itself(tiny_onnx: Path, tiny_run: Runs, trained: Detector, tiny_data: Path) -> None:
+    found = about(tiny_onnx)
+    assert found["settings"]["modality"] == "rgb+depth" and found["training"]["category"] == CATEGORY
+    assert trained.threshold is not None and found["threshold"]["value"] == trained.threshold.value
+    facts = found["export"]
+    assert facts["precision"] == "fp32" and facts["licence"] == "not stated"
+    assert facts["versions"]["torch"] == torch.__version__ and "onnxruntime" in facts["versions"]
+    graph = onnx.load(tiny_onnx).graph
+    for kind, members in (("inputs", graph.input), ("outputs", graph.output)):
+        assert list(facts[kind]) == [member.name for member in members]
+        assert all(member.type.tensor_type.shape.dim[0].dim_param for member in members), "any number of parts"
+    check = facts["check"]
+    assert check["of"] == str(tiny_data / CATEGORY) and check["parts"] == 10
+    assert [one["engine"] for one in check["engines"]] == ["ONNX Runtime, fp32, CPU", "OpenVINO, fp32, CPU"]
+    assert all(one["score"] < 1e-5 and one["verdicts_changed"] == 0 for one in check["engines"])
+    assert str(Path(exporting.__file__).parent) not in tiny_onnx.read_bytes().decode("latin1"), "no path of this machine"
+
+
+def test_the_hash_is_that_of_the_weights(tiny_onnx: Path, tiny_run: Runs, trained: Detector) -> None:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(tiny_run() / MODEL_FILE).items()):
+        array = tensor.numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    assert trained.engine.weights == digest.hexdigest()
+    for engine in ENGINES:
+        assert load(tiny_onnx, "cpu", engine).engine.weights == digest.hexdigest()
+
+
+@pytest.mark.usefixtures("quick")
+def test_openvino_ir_is_a_pair(tiny_run: Runs, trained: Detector, tmp_path: Path) -> None:
+    result = das3d("export", tiny_run(), "--to", "openvino", "--out", tmp_path / "ir" / "cover.xml", "--licence", "MIT")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(file.name for file in (tmp_path / "ir").iterdir()) == ["cover.bin", "cover.xml"]
+    exported = load(tmp_path / "ir" / "cover.xml")
+    assert_same(exported, trained, 1e-5)
+    assert exported.engine.describe() == "OpenVINO, fp32, CPU"
+    assert exported.engine.about["export"]["licence"] == "MIT"  # type: ignore[attr-defined]
+    (tmp_path / "ir" / "cover.bin").unlink()
+    with pytest.raises(ModelError, match=r"cover\.xml: expected a model as ONNX or OpenVINO IR, found: "):
+        load(tmp_path / "ir" / "cover.xml")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("precision", "size"), [("fp16", 0.8), ("int8", 0.8)])
+def test_lower_precision_says_what_it_costs(
+    precision: Any, size: float, tiny_run: Runs, tiny_onnx: Path, trained: Detector, tiny_data: Path, tmp_path: Path
+) -> None:
+    done = export(tiny_run(), precision=precision, out=tmp_path / "small.onnx", data=tiny_data)
+    kinds = {tensor.data_type for tensor in onnx.load(done.file).graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
+    facts = about(done.file)["export"]
+    assert facts["precision"] == precision
+    costs = {one["engine"].split(",")[0]: one for one in facts["check"]["engines"]}
+    assert [one.score for one in done.engines] == [one["score"] for one in costs.values()]
+    assert ("calibration" in facts) == (precision == "int8")
+    for engine, name in zip(ENGINES, costs, strict=True):
+        exported = load(done.file, "cpu", engine)
+        expected = {"fp16": ("fp16", "bf16", "fp32"), "int8": ("int8",)}[precision]
+        assert exported.engine.precision in expected
+        assert 0 < costs[name]["score"] < 0.05
+        assert_same(exported, trained, 0.2)
+
+
+# ------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_a_graph_that_differs_is_not_written(
+    factor: float, tiny_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = exporting._write_graph
+
+    def spoiled(detector: Detector, file: Path) -> None:
+        write(detector, file)
+        model = onnx.load(file)
+        weights = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+        weights.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * np.float32(factor), weights.name)
+        )
+        onnx.save(model, file)
+
+    monkeypatch.setattr(exporting, "_write_graph", spoiled)
+    result = das3d("export", tiny_run(), "--out", tmp_path / "cover.onnx")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        f"error: {tmp_path / 'cover.onnx'}: expected scores within 0.0001 and maps within 0.001 "
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_needs_good_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    parts = tiny_data / CATEGORY / "test" / "dent"
+    with pytest.raises(DataError, match=r"dent: expected good parts to calibrate int8 by, found none; --data names"):
+        export(tiny_run(), precision="int8", data=parts, out=tmp_path / "cover.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_made_up_parts_serve_where_the_data_is_gone(tiny_run: Runs, tmp_path: Path) -> None:
+    moved = load(tiny_run(), "cpu")
+    moved.training = {**moved.training, "data": str(tmp_path / "gone")}
+    moved.save(tmp_path / "moved.safetensors")
+    result = das3d("export", tmp_path / "moved.safetensors")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"checked on 32 parts (made up, as the training data {tmp_path / 'gone'} is not there)" in result.stdout
+    assert f"written to {tmp_path / 'moved.onnx'} (" in result.stdout
+    with pytest.raises(DataError, match=r"gone: expected good parts to calibrate int8 by"):
+        export(tmp_path / "moved.safetensors", precision="int8")
+
+
+def test_only_a_trained_model_is_exported_and_only_by_its_suffix(tiny_onnx: Path, tiny_run: Runs, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cover\.onnx: expected a model as it was trained, found an exported one"):
+        export(tiny_onnx)
+    with pytest.raises(SettingsError, match=r"cover\.pb: expected a file name that ends in \.xml, as --to openvino writes"):
+        export(tiny_run(), "openvino", out=tmp_path / "cover.pb")
+    with pytest.raises(ModelError, match=r"expected a model as it was trained, found an exported one \(.*, fp32, CPU\)"):
+        load(tiny_onnx).save(tmp_path / MODEL_FILE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "foreign", "newer"])
+def test_files_of_something_else_are_refused(kind: str, engine: str, tiny_onnx: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.onnx"
+    content, model = tiny_onnx.read_bytes(), onnx.load(tiny_onnx)
+    if kind == "foreign":
+        del model.metadata_props[:]
+    if kind == "newer":
+        model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": 2})
+    contents = {"empty": b"", "text": b"hello\n", "half": content[: len(content) // 2]}
+    file.write_bytes(contents.get(kind, model.SerializeToString()))
+    with pytest.raises(ModelError) as caught:
+        load(file, "cpu", engine)
+    text = str(caught.value)
+    assert text.startswith(f"{file}: expected ") and "\n" not in text
+    assert {"foreign": "that das3d exported", "newer": "format 1, found 2"}.get(kind, "a model as ONNX") in text
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "engine", "message"),
+    [
+        ("cover.onnx", "cpu", "torch", r"cover\.onnx: expected engine onnxruntime or openvino for such a file"),
+        ("cover.onnx", "cpu", "tpu", r"engine: expected one of auto, torch, onnxruntime, openvino, found 'tpu'"),
+        ("cover.onnx", "mps", "onnxruntime", r"device: expected auto or cpu .* for ONNX Runtime, found 'mps'"),
+        ("cover.onnx", "cuda", "auto", r"device: expected auto or cpu .* for ONNX Runtime, found 'cuda'"),
+        ("cover.onnx", "npu:7", "openvino", r"device: expected one of auto, cpu.* for OpenVINO, found 'npu:7'"),
+        ("cover.xml", "cpu", "onnxruntime", r"cover\.xml: expected engine openvino for such a file, found 'onnxruntime'"),
+        (
+            MODEL_FILE,
+            "cpu",
+            "openvino",
+            r"expected engine torch for a model as it was trained, found 'openvino'",
+        ),
+    ],
+)
+def test_file_device_and_engine_must_go_together(
+    name: str, device: str, engine: str, message: str, tiny_onnx: Path, tiny_run: Runs, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_run() / MODEL_FILE if name == MODEL_FILE else tiny_onnx, tmp_path / name)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path / name, device, engine)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "chosen"), [("", "OpenVINO"), ("openvino", "ONNX Runtime"), ("onnxruntime", "OpenVINO")]
+)
+def test_the_fastest_installed_engine_is_chosen(
+    hidden: str, chosen: str, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hidden:
+        monkeypatch.setitem(sys.modules, hidden, None)
+    assert load(tiny_onnx).engine.describe() == f"{chosen}, fp32, CPU"
