@@ -24,7 +24,7 @@ from das3d.network import DAS3DNet
 from das3d.preparation import measure, prepare
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import threshold_from
-from das3d.torch_engine import TorchEngine, choose_device, part_scores
+from das3d.torch_engine import TorchEngine, choose_device, fused, part_scores
 
 MODALITIES = ["rgb+depth", "rgb", "depth"]
 TINY = [
@@ -430,3 +430,21 @@ def test_a_model_is_not_loaded_onto_a_device_that_is_not_there(both: Detector, t
     with pytest.raises(ModelError, match="device: expected auto, cpu or a device of this machine, found 'cuda:99'"):
         load(tmp_path, "cuda:99")
     assert load(tmp_path, "cpu").engine.describe() == "PyTorch, fp32, CPU"
+
+
+def test_fused_networks_give_the_same_and_leave_the_trained_ones_alone() -> None:
+    chosen = make_settings("demo", changes=TINY)
+    torch.manual_seed(3)
+    network = DAS3DNet.from_settings(chosen).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    rgb, depth = torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        found, wanted = fused(network)(rgb, depth), network(rgb, depth)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused(network).modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

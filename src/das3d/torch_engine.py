@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< Updated upstream
 import hashlib
 from functools import cached_property
+=======
+import copy
+from itertools import pairwise
+>>>>>>> Stashed changes
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from das3d.engines import Engine, EngineOutput, Floats
 from das3d.errors import ModelError
@@ -42,22 +48,35 @@ class Scorer(nn.Module):
 def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
     """Scores (B,) of maps (B, S, S): the maximum of the mean-filtered map."""
     if settings.window > 1:
-        maps = F.avg_pool2d(maps[:, None], settings.window, stride=1, padding=settings.window // 2, count_include_pad=False)
+        wide, pad = settings.window, settings.window // 2
+        # Rows, then columns: the mean of the rows' means, at less than half of the cost.
+        maps = F.avg_pool2d(maps[:, None], (1, wide), stride=1, padding=(0, pad), count_include_pad=False)
+        maps = F.avg_pool2d(maps, (wide, 1), stride=1, padding=(pad, 0), count_include_pad=False)
     return maps.flatten(1).amax(dim=1)
+
+
+def fused(network: DAS3DNet) -> DAS3DNet:
+    """A copy whose batch norms are part of the convolutions before them; same values within rounding, about 5 % faster."""
+    network = copy.deepcopy(network).eval()
+    for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for i, (layer, following) in enumerate(pairwise(block)):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                block[i], block[i + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class TorchEngine(Engine):
     """A network in evaluation mode on its device.
 
     Attributes:
-        network: what training trains.
+        network: what training trains; the engine computes with a copy of it as it is now.
     """
 
     name = "PyTorch"
 
     def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
         self.network = network
-        self.scorer = Scorer(network, settings)
+        self.scorer = Scorer(fused(network), settings)
         self.torch_device = next(network.parameters()).device
         cuda = self.torch_device.type == "cuda"
         # On CUDA devices PyTorch rounds what convolutions multiply to TF32 unless told otherwise.
