@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,12 @@ EngineName = Annotated[
     EngineOption, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
 ]
 Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetensors, ONNX, OpenVINO).")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", help="Share the work among the machines of a Ray cluster: auto, HOST:PORT, or local for this one."
+    ),
+]
 
 
 def show_version(asked: bool) -> None:
@@ -148,9 +155,7 @@ def train(
     from das3d.run import train as run
     from das3d.settings import make_settings
 
-    changes = list(change or [])
-    if textures is not None:
-        changes += ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(textures))}"]
+    changes = [*(change or []), *texture_changes(textures)]
     if max_false_alarm is not None:
         changes.append(f"score.max_false_alarm={parse_share(max_false_alarm)}")
     told = preset is not None or modality is not None or seed is not None or settings is not None or bool(changes)
@@ -161,8 +166,7 @@ def train(
         file=settings,
         changes=changes,
     )
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
+    quieten_lightning()
     run(
         data, out, category=category, settings=chosen if told else None, device=device, processes=processes,
         budget=seconds, resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
@@ -229,16 +233,24 @@ def predict(
     engine: EngineName = EngineOption.auto,
     light: Light = None,
     depth_unit: DepthUnit = None,
+    ray: RayAddress = None,
 ) -> None:
     """Score new parts: one by --rgb and --depth, or many by --data."""
     if (data is None) == (rgb is None and depth is None):
         raise typer.BadParameter("expected either --rgb and/or --depth of one part, or --data FOLDER of many")
     depth_format = parse_depth_unit(depth_unit)
     from das3d.detector import load
+    from das3d.inspection import inspect_on
     from das3d.prediction import predict_folder, predict_part
 
+    if ray is not None and data is None:
+        raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
     detector = load(run, device, engine.value)
-    if data is not None:
+    if data is not None and ray is not None:
+        with cluster_at(ray) as cluster:
+            inspect = partial(inspect_on, cluster, (run, device, engine.value))
+            results = predict_folder(detector, data, out, light=light, depth_format=depth_format, inspect=inspect)
+    elif data is not None:
         results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
     else:
         results = [predict_part(detector, rgb, depth, out, depth_format=depth_format)]
@@ -337,6 +349,64 @@ def export(
     print_export(write(run, to.value, precision=precision.value, out=out, data=data, licence=licence))
 
 
+@app.command()
+@reported
+def benchmark(
+    data: Annotated[Path, typer.Argument(help="Folder of scans with test parts: a data set, or one category of it.")],
+    out: Annotated[Path, typer.Option(help="Folder for all runs and tables; give it again to go on.")],
+    categories: Annotated[str | None, typer.Option(help="Which, such as bagel,tire; all by default.")] = None,
+    modalities: Annotated[str, typer.Option(help="What the networks see, such as rgb+depth,rgb,depth.")] = "rgb+depth",
+    seeds: Annotated[str, typer.Option(help="One training for each.")] = "0,1,2",
+    preset: Annotated[PresetOption, typer.Option(help="Where the settings start.")] = PresetOption.fast,
+    settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
+    ] = None,
+    variants: Annotated[
+        Path | None, typer.Option(help="TOML file of named variants of the settings, such as benchmarks/ablation.toml.")
+    ] = None,
+    textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for each training, such as 60m; or by iterations.")] = None,
+    device: Device = "auto",
+    light: Light = None,
+    depth_unit: DepthUnit = None,
+    ray: RayAddress = None,
+) -> None:
+    """Train and evaluate many combinations and set the figures beside published ones."""
+    seconds = None if budget is None else parse_duration(budget)
+    depth_format = parse_depth_unit(depth_unit)
+    from das3d.benchmark import Variant, make_plan, read_variants
+    from das3d.benchmark import benchmark as run
+    from das3d.layouts import DEFAULT_LIGHT
+    from das3d.settings import make_settings
+
+    changes = [*(change or []), *texture_changes(textures)]
+    sets, published = ({"": []}, {}) if variants is None else read_variants(variants)
+    recipes = tuple(
+        Variant(name, make_settings(preset.value, file=settings, changes=[*changes, *more]), published.get(name, {}))
+        for name, more in sets.items()
+    )
+    plan = make_plan(
+        data, out, variants=recipes, categories=None if categories is None else words_in(categories, "--categories"),
+        modalities=parse_modalities(modalities), seeds=parse_seeds(seeds), budget=seconds, device=device,
+        light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
+    )  # fmt: skip
+    quieten_lightning()
+    with contextlib.nullcontext() if ray is None else cluster_at(ray) as cluster:
+        outcomes = run(plan, cluster=cluster)
+    print(f"tables in {out / 'benchmark.md'}, figures in {out / 'runs.csv'}")
+    asked = {run.folder for run in plan.runs()}
+    failed = [outcome for outcome in outcomes if outcome.metrics is None and outcome.run.folder in asked]
+    if failed:
+        names: dict[str, list[str]] = {}
+        for outcome in failed:
+            names.setdefault(outcome.error, []).append(outcome.run.name)
+        lines = [f"{', '.join(runs)}: {error}" for error, runs in names.items()]
+        raise Das3dError(
+            "\n".join([*lines, f"{len(failed)} of {len(asked)} runs failed; the same command tries them again"])
+        )
+
+
 @app.command(name="demo-data")
 @reported
 def demo_data(
@@ -357,6 +427,20 @@ def demo_data(
 def version() -> None:
     """Print the version."""
     print(das3d.__version__)
+
+
+@contextlib.contextmanager
+def cluster_at(address: str) -> Iterator[Any]:
+    from das3d.cluster import connect
+
+    with connect(address) as cluster:
+        print(f"shared among {cluster.describe()}", flush=True)
+        yield cluster
+
+
+def quieten_lightning() -> None:
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
 
 
 def parse_duration(text: str) -> float:
@@ -394,6 +478,37 @@ def read_key(file: Path | None) -> str | None:
     return key
 
 
+def words_in(text: str, option: str) -> list[str]:
+    """The words of a list such as 'a,b'. Raises SettingsError where one is empty or comes twice."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise SettingsError(f"{option}: expected different words with commas between them, found {text!r}")
+    return words
+
+
+def parse_modalities(text: str) -> Any:
+    """('rgb+depth', 'rgb') of 'rgb+depth,rgb'. Raises SettingsError."""
+    known = [option.value for option in ModalityOption]
+    if unknown := [word for word in words_in(text, "--modalities") if word not in known]:
+        raise SettingsError(f"--modalities: expected some of {','.join(known)}, found {','.join(unknown)!r}")
+    return tuple(words_in(text, "--modalities"))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """(0, 1, 2) of '0,1,2'. Raises SettingsError."""
+    words = words_in(text, "--seeds")
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise SettingsError(f"--seeds: expected whole numbers such as 0,1,2, found {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def texture_changes(folder: Path | None) -> list[str]:
+    """The settings that take textures from a folder."""
+    if folder is None:
+        return []
+    return ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(folder))}"]
+
+
 def parse_depth_unit(text: str | None) -> Any:
     """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError."""
     if text is None:
@@ -406,13 +521,9 @@ def parse_depth_unit(text: str | None) -> Any:
         raise SettingsError(f"--depth-unit: {error}") from None
 
 
-FIGURES = {
-    "i_auroc": "I-AUROC", "p_auroc": "P-AUROC", "aupro_30": "AU-PRO@0.3", "aupro_10": "AU-PRO@0.1",
-    "aupro_05": "AU-PRO@0.05", "aupro_01": "AU-PRO@0.01",
-}  # fmt: skip
-
-
 def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
+    from das3d.metrics import FIGURES
+
     sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
     parts = f"{metrics['n_good']} good and {metrics['n_defective']} defective parts"
     print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes}")
@@ -437,6 +548,7 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
 def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
     """Add figures to the experiment trackers of the run; a machine without their packages has its figures all the same."""
     from das3d.console import warn
+    from das3d.metrics import FIGURES
     from das3d.tracking import record
 
     names = [*FIGURES, "per_defect", "false_alarms", "detected", "n_good", "n_defective"]

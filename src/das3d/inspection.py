@@ -10,18 +10,19 @@ import csv
 import io
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from das3d.cache import write_atomically
 from das3d.console import progress
-from das3d.detector import Detector, Prediction
+from das3d.detector import Detector, Prediction, load
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
@@ -30,9 +31,13 @@ from das3d.pictures import overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
 
+if TYPE_CHECKING:
+    from das3d.cluster import Cluster
+
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
 BATCH = 8
+CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,21 @@ class Inspected:
         return "defective" if self.prediction.defective else "good"
 
 
-def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> Iterator[Inspected]:
-    """Score parts in their order and write for each a raw map and an overlay into `folder`.
+def inspect_parts(
+    detector: Detector, parts: Sequence[Part], folder: Path, names: Mapping[str, str] | None = None
+) -> Iterator[Inspected]:
+    """Score parts in their order and write for each a raw map and an overlay into `folder`, by `output_names` or `names`.
 
     A part that cannot be read or prepared comes back with its error; the others are not held up. The maps inside the
     results are dropped once written, so that any number of parts fits into memory.
     """
     high = picture_scale(detector)
-    names = output_names(parts)
+    called = names or output_names(parts)
 
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str) -> Inspected:
         if scan is None or prediction is None:
             return Inspected(part, None, error)
-        map_file, overlay_file = folder / f"{names[part.id]}.tiff", folder / f"{names[part.id]}.png"
+        map_file, overlay_file = folder / f"{called[part.id]}.tiff", folder / f"{called[part.id]}.png"
         save_map(map_file, prediction.map)
         save_picture(overlay_file, overlay(scan, prediction.map, high))
         slim = replace(prediction, map=np.zeros((0, 0), np.float32))
@@ -93,6 +100,35 @@ def inspect_parts(detector: Detector, parts: Sequence[Part], folder: Path) -> It
                     yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
+
+
+def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], folder: Path) -> list[Inspected]:
+    """What `inspect_parts` gives for a model, shared among the workers of a cluster.
+
+    Each loads the model for itself: `model` holds the arguments of `das3d.load`, a path first. Model, parts and `folder`
+    must lie where every worker sees them. The parts of a worker that dies are inspected again, and those alone; where that
+    fails every time, they come back with an error.
+    """
+    names = output_names(parts)
+    chunks = [parts[start : start + CHUNK] for start in range(0, len(parts), CHUNK)]
+    items = [(chunk, {part.id: names[part.id] for part in chunk}) for chunk in chunks]
+    results: dict[int, list[Inspected]] = {}
+    with progress("inspecting", len(parts)) as step:
+        for index, inspected, error in cluster.map(partial(_inspect_chunk, model, folder), items):
+            results[index] = inspected or [Inspected(part, None, error) for part in chunks[index]]
+            step(sum(map(len, results.values())))
+    return [result for index in sorted(results) for result in results[index]]
+
+
+def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Part], dict[str, str]]) -> list[Inspected]:
+    parts, names = item
+    return list(inspect_parts(_loaded(*model), parts, folder, names))
+
+
+@lru_cache(maxsize=1)
+def _loaded(*model: Any) -> Detector:
+    # A worker inspects many chunks with one model.
+    return load(*model)
 
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:

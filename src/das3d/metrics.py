@@ -26,6 +26,11 @@ ScoreMap = NDArray[np.floating[Any]]  # (H, W), higher is more defective
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, both rising from 0 to 1
 
 AUPRO_LIMITS = (0.3, 0.1, 0.05, 0.01)
+# The figures in `Metrics` and what people call them.
+FIGURES = {
+    "i_auroc": "I-AUROC", "p_auroc": "P-AUROC", "aupro_30": "AU-PRO@0.3", "aupro_10": "AU-PRO@0.1",
+    "aupro_05": "AU-PRO@0.05", "aupro_01": "AU-PRO@0.01",
+}  # fmt: skip
 _BLOCK = 1 << 25  # good pixels sorted at once: 128 MiB of float32, twice that while a block is put together
 
 

@@ -218,7 +218,7 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
         return settings or make_settings()
     known = make_settings(file=file)
     if settings is not None and settings != known:
-        found = _changes(_flat(known.model_dump()), _flat(settings.model_dump()))
+        found = differences(flatten(known.model_dump()), flatten(settings.model_dump()))
         raise ModelError(f"{file}: expected the settings that the run began with, found {found}; use a new folder")
     return known
 
@@ -227,18 +227,20 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     # The folder may have moved; what is in it must not have changed.
     before = _facts_of(out) if resume else {}
     before = {name: before[name] for name in facts if name in before and name != "data"}
-    if found := _changes(before, facts):
+    if found := differences(before, facts):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed between flat values, in words."""
     return ", ".join(f"{name} {now[name]!r} instead of {before[name]!r}" for name in before if now[name] != before[name])
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as "section.name": value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 
 
