@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< Updated upstream
+import copy
 import hashlib
 from functools import cached_property
-=======
-import copy
 from itertools import pairwise
->>>>>>> Stashed changes
 from pathlib import Path
 
 import numpy as np
