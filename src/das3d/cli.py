@@ -314,6 +314,7 @@ def serve(
     max_pixels: Annotated[float, typer.Option(min=0.001, max=80, help="Million pixels of one scan.")] = 16,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="For an upload, and for an inspection after it.")] = 30,
     device: Device = "auto",
+    engine: EngineName = EngineOption.auto,
     depth_unit: DepthUnit = None,
 ) -> None:
     """Inspect parts over HTTP, with a page for people at /."""
@@ -325,7 +326,7 @@ def serve(
     limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
     run(
         models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
-        depth_format=depth_format,
+        engine=engine.value, depth_format=depth_format,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def serve(
     keep_scans: bool = True,
     limits: Limits = Limits(),
     device: str = "auto",
+    engine: str = "auto",
     depth_format: DepthFormat | None = None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM); what was taken in by then is finished, recorded and answered.
@@ -53,14 +54,14 @@ def serve(
         key: that every request must show.
         keep_scans: whether uploaded files are kept beside the maps; without them past parts cannot be looked at again.
         limits: what the service takes on.
-        device: of the models.
+        device, engine: of the models, as `das3d.load` takes them.
         depth_format: how depth is read where a request does not say; None: as in training.
 
     Raises:
         ModelError: a model cannot be used, or two share a name.
         SettingsError: the database or the address cannot be used.
     """
-    served = open_models(models, device, depth_format)
+    served = open_models(models, device, engine, depth_format)
     for model in served:
         warm_up(model.detector)
         say(f"{model.name}: {model.engine}; {model.describe().about}")
@@ -80,7 +81,9 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def open_models(models: Sequence[str], device: str = "auto", depth_format: DepthFormat | None = None) -> list[ServedModel]:
+def open_models(
+    models: Sequence[str], device: str = "auto", engine: str = "auto", depth_format: DepthFormat | None = None
+) -> list[ServedModel]:
     """Load models given as PATH or NAME=PATH; without a name, they are called by the category of their training parts.
 
     Raises:
@@ -91,7 +94,7 @@ def open_models(models: Sequence[str], device: str = "auto", depth_format: Depth
         # An "=" in a folder is part of its path, unless what stands before it could be a name.
         name, equals, place = word.partition("=")
         path = Path(place if equals and "/" not in name else word)
-        detector = load(path, device)
+        detector = load(path, device, engine)
         called = name if equals and "/" not in name else str(detector.training.get("category") or path.stem)
         if called in served:
             raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
