@@ -28,6 +28,8 @@ from scipy import ndimage
 from das3d.demo import CATEGORY, DemoScan, make_demo, render_part
 from das3d.detector import Detector, load
 from das3d.engines import batch_of
+from das3d.errors import Das3dError
+from das3d.exporting import export
 from das3d.inspection import inspect_parts, picture_scale, save_map
 from das3d.metrics import AUPRO_LIMITS, aupro
 from das3d.network import DAS3DNet
@@ -166,32 +168,38 @@ def preparation() -> list[Row]:
 def engines_of(detector: Detector, folder: Path) -> dict[str, Detector]:
     """The detector on every engine that is installed."""
     detectors = {detector.engine.describe(): detector}
-    try:
-        from das3d.exporting import export
-    except ImportError:
-        return detectors
     detector.save(folder / "model.safetensors")
-    for kind in ("onnx", "openvino"):
-        try:
-            exported = load(export(load(folder), folder / kind, kind))
-        except Exception as error:  # an engine that is missing must not stop the others
-            print(f"{kind}: {error}", file=sys.stderr)
-            continue
-        detectors[exported.engine.describe()] = exported
+    for precision in ("fp32", "fp16"):
+        for engine in ("onnxruntime", "openvino"):
+            try:
+                file = folder / f"{precision}.onnx"
+                if not file.is_file():
+                    export(folder / "model.safetensors", precision=precision, out=file)  # type: ignore[arg-type]
+                exported = load(file, engine=engine)
+            except Das3dError as error:  # an engine that is not installed must not stop the others
+                print(f"{precision} on {engine}: {error}", file=sys.stderr)
+            else:
+                detectors[exported.engine.describe()] = exported
     return detectors
 
 
 def network_cpu() -> list[Row]:
     """Networks for one part on the CPU."""
     paper, fast = make_settings("paper"), make_settings("fast")
-    reference, detector = untrained(paper), untrained(fast)
+    reference, detector = untrained(paper).network, untrained(fast)
     inputs = {name: batch_of(prepared_of(one, 1), rgb=True, depth=True) for name, one in (("p", paper), ("f", fast))}
-    slow = timed(lambda: reference.engine.run(*inputs["p"]), 3)
+    members = [torch.from_numpy(images).float() for images in inputs["p"].values()]
+
+    def eager() -> None:
+        with torch.inference_mode():
+            reference(*members)
+
+    slow = timed(eager, 3)
     with tempfile.TemporaryDirectory() as folder:
         detectors = engines_of(detector, Path(folder))
-        works = {name: (lambda one=one: one.engine.run(*inputs["f"])) for name, one in detectors.items()}
+        works = {name: (lambda one=one: one.engine.run(**inputs["f"])) for name, one in detectors.items()}
         times = side_by_side(works, 15, warm=3)
-        scores = {name: float(one.engine.run(*inputs["f"]).score[0]) for name, one in detectors.items()}
+        scores = {name: float(one.engine.run(**inputs["f"]).score[0]) for name, one in detectors.items()}
     best = min(times, key=lambda name: times[name].median)
     ratio = slow.median / times[best].median
     first = detector.engine.describe()
@@ -218,10 +226,9 @@ def network_gpu() -> list[Row]:
         settings = make_settings(preset)  # type: ignore[arg-type]
         detector = untrained(settings, device="cuda")
         for count in (1, 64):
-            rgb, depth = batch_of(prepared_of(settings, count), rgb=True, depth=True)
-            assert rgb is not None and depth is not None
+            inputs = batch_of(prepared_of(settings, count), rgb=True, depth=True)
             torch.cuda.reset_peak_memory_stats()
-            pace = timed(lambda: detector.engine.run(rgb, depth), 20, warm=5).over(count)  # noqa: B023
+            pace = timed(lambda: detector.engine.run(**inputs), 20, warm=5).over(count)  # noqa: B023
             held = torch.cuda.max_memory_allocated() / 1e9
             met = None if preset == "paper" else pace.median <= (2e-3 if count == 1 else 1 / 1500) and held < 1
             rows.append(Row(f"network, GPU, {preset}, batch {count}", "", goal, f"{1 / pace.median:,.0f} a second", met,
@@ -244,9 +251,8 @@ def peak_share() -> list[Row]:
     for preset, device, count in wanted:
         settings = make_settings(preset)  # type: ignore[arg-type]
         network = untrained(settings, device=device).network
-        rgb, depth = batch_of(prepared_of(settings, count), rgb=True, depth=True)
-        assert rgb is not None and depth is not None
-        batch = torch.from_numpy(rgb).to(device).float() / 255, torch.from_numpy(depth).to(device)
+        inputs = batch_of(prepared_of(settings, count), rgb=True, depth=True)
+        batch = torch.from_numpy(inputs["rgb"]).to(device).float() / 255, torch.from_numpy(inputs["depth"]).to(device)
         batch = tuple(images.contiguous(memory_format=torch.channels_last) for images in batch)  # type: ignore[assignment]
         operations = 2 * multiply_adds(network, batch)
         side = 8192 if device == "cuda" else 2048
@@ -503,7 +509,7 @@ def growth() -> list[Row]:
     def infer(count: int, side: int) -> Callable[[], Any]:
         sized = make_settings("fast", changes=[f"preparation.size={side}"])
         detector, inputs = untrained(sized), batch_of(prepared_of(sized, count), rgb=True, depth=True)
-        return lambda: detector.engine.run(*inputs)
+        return lambda: detector.engine.run(**inputs)
 
     pairs.append(("network", "parts", infer(4, 192), infer(8, 192)))
     pairs.append(("network", "pixels", infer(4, 192), infer(4, 288)))  # 2.25 times the pixels
