@@ -12,14 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from deadly import dying, square
-from tiny import das3d
+from safetensors.torch import load_file
+from tiny import CHANGES, das3d
 
+from das3d.benchmark import Variant, benchmark, make_plan
 from das3d.cluster import Cluster, connect
 from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.inspection import inspect_on, read_map
+from das3d.metrics import FIGURES
 from das3d.prediction import predict_folder
+from das3d.settings import make_settings
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install das3d[ray]")
 Runs = Callable[..., Path]
@@ -31,6 +36,7 @@ def cluster() -> Iterator[Cluster]:
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("OMP_NUM_THREADS", "1")  # sums in the same order as here
         with connect("local", num_cpus=2) as connected:
             yield connected
 
@@ -93,6 +99,19 @@ def test_many_parts_score_as_they_do_on_one_machine_though_a_worker_dies(
     assert maps == sorted(path.name for path in (tmp_path / "shared").glob("*.tiff")) and len(maps) == len(local) - 1
     for name in maps:
         np.testing.assert_array_equal(read_map(tmp_path / "shared" / name), read_map(tmp_path / "local" / name))
+
+
+def test_a_run_on_the_cluster_gives_the_figures_of_one_here(cluster: Cluster, tiny_data: Path, tmp_path: Path) -> None:
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=2"])
+    weights, metrics = [], []
+    for name, where in (("here", None), ("there", cluster)):
+        plan = make_plan(tiny_data, tmp_path / name, variants=(Variant("", settings),), device="cpu")
+        (outcome,) = benchmark(plan, cluster=where)
+        assert outcome.metrics is not None, outcome.error
+        weights.append(load_file(outcome.run.folder / "model.safetensors"))
+        metrics.append({figure: outcome.metrics[figure] for figure in FIGURES})
+    assert metrics[0] == metrics[1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_an_address_without_a_cluster_is_one_error(tiny_run: Runs, tmp_path: Path) -> None:

@@ -112,3 +112,16 @@ def test_shared_batch_norm_is_batch_norm(one_process: object, offset: float) -> 
     torch.testing.assert_close(gradients[1], gradients[0], **tolerance)
     torch.testing.assert_close(dict(shared.state_dict()), dict(plain.state_dict()), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(shared.eval()(x), plain.eval()(x), **tolerance)
+
+
+def test_torchrun_says_how_many_processes_there_are(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    for change, message in (
+        ("training.batch=8", "training.batch: expected a multiple of 6, the processes that share it, found 8"),
+        ("training.batch=12", "training.precision: expected float32 or bfloat16 under torchrun, found auto"),
+    ):
+        result = das3d("train", tiny_data, "--out", tmp_path, "--preset", "demo", "--device", "cpu", "--set", change)
+        assert result.exit_code == 1 and message in result.stderr

@@ -96,7 +96,7 @@ def connect(address: str, **options: Any) -> Iterator[Cluster]:
     if address == "local":
         options = {"include_dashboard": False, "object_store_memory": LOCAL_STORE, **options}
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         raise SettingsError(f"--ray: expected a Ray cluster at {address}, found {one_line(error, 200)}") from None
     try:

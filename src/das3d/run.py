@@ -58,8 +58,8 @@ def train(
         category: which one, where `data` holds several.
         settings: of the run; where None, those of the run that is resumed, or the `fast` preset.
         device: "auto", "cpu", "cuda", "mps".
-        processes: devices, or CPU processes, that share each batch, on every machine; torchrun tells how many machines
-            there are.
+        processes: devices, or CPU processes, that share each batch. Under torchrun it says how many, and on how many
+            machines.
         budget: seconds for training; the number of iterations is fitted to it.
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
         light: which of the six images of an Eyecandies part is its RGB.
@@ -77,8 +77,8 @@ def train(
     _check_out(out, resume)
     settings = _settings_for(out, settings, resume)
     target = choose_device(device)
-    nodes = _nodes()
-    _check_shares(settings, processes * nodes)
+    processes, nodes = _processes(processes)
+    _check_shares(settings, target, processes * nodes)
     dataset = find_dataset(
         Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
     )
@@ -196,18 +196,23 @@ def _check_out(out: Path, resume: bool) -> None:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
 
 
-def _nodes() -> int:
-    # Only torchrun sets LOCAL_WORLD_SIZE; Fabric's own launcher, which starts the processes of one machine, does not.
-    local = os.environ.get("LOCAL_WORLD_SIZE")
-    return int(os.environ.get("WORLD_SIZE", local)) // int(local) if local else 1
+def _processes(asked: int) -> tuple[int, int]:
+    # Processes on each machine, and machines. Only torchrun sets LOCAL_WORLD_SIZE; Fabric's own launcher, which starts the
+    # processes of one machine, does not.
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    return (local, int(os.environ["WORLD_SIZE"]) // local) if local else (asked, 1)
 
 
-def _check_shares(settings: Settings, processes: int) -> None:
-    # The mean over shares is that of the batch only where the shares are equal.
+def _check_shares(settings: Settings, target: torch.device, processes: int) -> None:
     batch = settings.training.batch
-    if batch % processes:
+    if batch % processes:  # the mean over shares is that of the batch only where the shares are equal
         raise SettingsError(
             f"training.batch: expected a multiple of {processes}, the processes that share it, found {batch}"
+        )
+    if "LOCAL_WORLD_SIZE" in os.environ and target.type == "cpu" and settings.training.precision == "auto":
+        raise SettingsError(
+            "training.precision: expected float32 or bfloat16 under torchrun, found auto, which each process would measure "
+            "for itself"
         )
 
 
