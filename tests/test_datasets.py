@@ -91,8 +91,8 @@ def test_eyecandies_depth_is_read_by_each_parts_own_range(tmp_path: Path) -> Non
     eyecandies(tmp_path)
     (tmp_path / "train/data/01_info_depth.yaml").write_text("normalization: {min: 1.25, max: 5}")
     dataset = find_dataset(tmp_path)
-    assert dataset.train[0].depth_format == DepthFormat((0.7 - 0.3) / 65535, 0.3)
-    assert dataset.train[1].depth_format == DepthFormat(3.75 / 65535, 1.25)
+    assert dataset.train[0].depth_format == DepthFormat((0.7 - 0.3) / 65535, 0.3, focal_length=711.11)
+    assert dataset.train[1].depth_format == DepthFormat(3.75 / 65535, 1.25, focal_length=711.11)
     assert dataset.depth_format is None  # they differ
     depth = dataset.train[1].read().depth
     assert depth is not None and depth.min() == np.float32(1.25)
@@ -181,6 +181,7 @@ def test_roles_have_several_names(tmp_path: Path, role: str, depth_role: str) ->
         ("depth_scale: 1e-4", DepthFormat(1e-4)),  # which YAML takes for text
         ("depth_scale: 0.0001\ndepth_missing: 65535", DepthFormat(1e-4, missing=65535)),
         ("depth_unit: um\ndepth_missing:", DepthFormat(1e-6)),
+        ("depth_unit: mm\nfocal_length: 615", DepthFormat(1e-3, focal_length=615.0)),
     ],
 )
 def test_dataset_yaml_declares_how_depth_is_read(tmp_path: Path, text: str, form: DepthFormat) -> None:

@@ -88,7 +88,7 @@ def test_training_facts(tiny_run: Runs, tiny_data: Path) -> None:
     expected = {
         "data": str(tiny_data / CATEGORY), "layout": "mvtec3d", "category": CATEGORY, "light": None, "parts": 4,
         "held_out": 2, "iterations": ITERATIONS, "batch": 4, "precision": "32-true", "device": "cpu x 1",
-        "depth_format": {"scale": 1.0, "offset": 0.0, "missing": None}, "das3d": __version__,
+        "depth_format": {"scale": 1.0, "offset": 0.0, "missing": None, "focal_length": None}, "das3d": __version__,
     }  # fmt: skip
     if torch.cuda.is_available():
         del expected["device"]

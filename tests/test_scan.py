@@ -180,6 +180,16 @@ def test_camera_is_read_off_the_points(focal: float, centre: tuple[float, float]
     assert [camera.cx, camera.cy] == pytest.approx(centre, abs=0.05)
 
 
+def test_a_few_stray_points_do_not_hide_the_camera() -> None:
+    v, u = np.indices((60, 80)).astype(np.float64)
+    z = 0.5 + 0.001 * u + 0.002 * v
+    points = np.dstack([(u - 39.5) / 100 * z, (v - 29.5) / 100 * z, z])
+    points[10, 10:14, 0] += 0.1  # 20 pixels aside
+    camera = camera_from_points(points)
+    assert camera is not None
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == pytest.approx((100, 100, 39.5, 29.5), rel=1e-6)
+
+
 def test_points_of_no_pinhole_camera_give_no_intrinsics() -> None:
     v, u = np.indices((40, 60))
     z = 0.5 + 0.01 * u  # orthographic: x and y do not grow with z

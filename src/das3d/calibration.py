@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from das3d.layouts import SPLITS
 from das3d.parts import UNKNOWN
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
+from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import counted, threshold_from
@@ -85,27 +86,42 @@ def calibrate(
         detector,
         threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic),
         fingerprints={**detector.fingerprints, "held_out": held_out},
+        norms=detector.norms + fresh.norms if detector.norms and fresh.norms else fresh.norms,
     )
 
 
 def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
-    """The detector with a threshold from these good parts, which training must not have seen."""
+    """The detector with a threshold and norms from these good parts, which training must not have seen."""
     good: list[float] = []
+    norms = RegionNorms((0,) * BINS)
     synthetic: dict[str, list[float]] = {}
-    copies = min(max(math.ceil(SYNTHETIC / max(len(parts), 1)), 1), MOST_COPIES)
-    every = max(len(parts) // SYNTHETIC, 1)
-    with progress("calibrating", len(parts)) as step:
-        for index, part in enumerate(parts):
-            scan = prepare_part(part, detector.statistics, detector.settings.preparation)
-            good += _scores(detector, [scan])
-            for kind, defects in harmed(scan, detector.settings, index, copies if index % every == 0 else 0).items():
-                synthetic.setdefault(kind, []).extend(_scores(detector, defects))
+    settings, fingerprints = detector.settings, {**detector.fingerprints, "held_out": fingerprints_of(parts)}
+    if not parts:
+        return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
+    with progress("calibrating", 2 * len(parts)) as step:
+        for part in parts:
+            scan = prepare_part(part, detector.statistics, settings.preparation)
+            output = detector.run([scan])
+            good += output.score.tolist()
+            norms += measure_norms([scan], output, detector.statistics)
             step()
-    fingerprints = {**detector.fingerprints, "held_out": fingerprints_of(parts)}
-    return replace(detector, threshold=threshold_from(good, max_false_alarm, synthetic), fingerprints=fingerprints)
+        for index, part in enumerate(parts):
+            if index % max(len(parts) // SYNTHETIC, 1) == 0:
+                scan = prepare_part(part, detector.statistics, settings.preparation)
+                copies = min(max(math.ceil(SYNTHETIC / len(parts)), 1), MOST_COPIES)
+                for kind, defects in harmed(scan, settings, index, copies).items():
+                    synthetic.setdefault(kind, []).extend(_scores(detector, defects))
+                if settings.uses_rgb and settings.uses_depth:
+                    colour, shape = (_one_modality(detector, scan, index, only, norms) for only in ("colour", "shape"))
+                    norms = replace(norms, colour=norms.colour + colour, shape=norms.shape + shape)
+            step()
+    threshold = threshold_from(good, max_false_alarm, synthetic)
+    return replace(detector, threshold=threshold, fingerprints=fingerprints, norms=norms)
 
 
-def harmed(scan: PreparedScan, settings: Settings, number: int, copies: int) -> dict[str, list[PreparedScan]]:
+def harmed(
+    scan: PreparedScan, settings: Settings, number: int, copies: int, *, only: Literal["colour", "shape"] | None = None
+) -> dict[str, list[PreparedScan]]:
     """A good part with synthetic defects as in training, one each: `copies` of every kind that the settings make.
 
     Args:
@@ -113,6 +129,7 @@ def harmed(scan: PreparedScan, settings: Settings, number: int, copies: int) -> 
         settings: of the training. Textures are generated, whatever they say: pictures may be gone by now.
         number: of the part; it chooses the random numbers.
         copies: how many to try of each kind; those that left no visible mark are not returned.
+        only: the modality that is harmed; None: colour, shape or both, as in training.
     """
     found: dict[str, list[PreparedScan]] = {}
     if not copies:
@@ -124,6 +141,9 @@ def harmed(scan: PreparedScan, settings: Settings, number: int, copies: int) -> 
         alone = settings.synthesis.model_copy(update={other: float(other == kind) for other in FAMILIES})
         generator = torch.Generator().manual_seed(SEED + number * len(FAMILIES) + place)
         recipe = draw_recipe(copies, alone, generator, rgb=settings.uses_rgb, depth=settings.uses_depth)
+        if only is not None:
+            unharmed = torch.ones(copies, dtype=torch.bool)
+            recipe = replace(recipe, keep_rgb=unharmed & (only != "colour"), keep_depth=unharmed & (only != "shape"))
         made = synthesise(good.rgb.float() / 255, good.depth, good.foreground, recipe, alone)
         rgb = (made.rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         masks = made.mask[:, 0].numpy() > 0
@@ -133,6 +153,14 @@ def harmed(scan: PreparedScan, settings: Settings, number: int, copies: int) -> 
             if np.count_nonzero(mask) >= SMALLEST
         ]
     return found
+
+
+def _one_modality(
+    detector: Detector, scan: PreparedScan, number: int, only: Literal["colour", "shape"], norms: RegionNorms
+) -> Moments:
+    # What tells regions of defects in this modality, one of each kind.
+    defects = [made for kind in harmed(scan, detector.settings, number, 1, only=only).values() for made in kind]
+    return evidence_in(detector.run, defects, norms.pixel_threshold) if defects else Moments()
 
 
 def fingerprints_of(parts: Iterable[Part]) -> list[str]:

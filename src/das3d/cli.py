@@ -225,7 +225,7 @@ def report(
 @reported
 def predict(
     run: Model,
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, maps and overlays.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.json, maps and overlays.")],
     rgb: Annotated[Path | None, typer.Option(help="RGB image of one part.")] = None,
     depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
@@ -234,6 +234,9 @@ def predict(
     light: Light = None,
     depth_unit: DepthUnit = None,
     ray: RayAddress = None,
+    focal_length: Annotated[
+        float | None, typer.Option(min=1, help="Of the camera in pixels, for areas in mm2 where files hold depth alone.")
+    ] = None,
 ) -> None:
     """Score new parts: one by --rgb and --depth, or many by --data."""
     if (data is None) == (rgb is None and depth is None):
@@ -246,14 +249,15 @@ def predict(
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
     detector = load(run, device, engine.value)
+    how = {"light": light, "depth_format": depth_format, "focal_length": focal_length}
     if data is not None and ray is not None:
         with cluster_at(ray) as cluster:
             inspect = partial(inspect_on, cluster, (run, device, engine.value))
-            results = predict_folder(detector, data, out, light=light, depth_format=depth_format, inspect=inspect)
+            results = predict_folder(detector, data, out, **how, inspect=inspect)
     elif data is not None:
-        results = predict_folder(detector, data, out, light=light, depth_format=depth_format)
+        results = predict_folder(detector, data, out, **how)
     else:
-        results = [predict_part(detector, rgb, depth, out, depth_format=depth_format)]
+        results = [predict_part(detector, rgb, depth, out, depth_format=depth_format, focal_length=focal_length)]
     print_predictions(results, out, detector)
 
 
@@ -567,12 +571,14 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
         probability = "" if chance is None else f"false-alarm probability {chance:.1%}"
         words = [result.part.id, f"score {result.prediction.score:.4f}", probability, result.verdict]
         print("  ".join(word for word in words if word))
+        if regions := result.prediction.regions:
+            print(f"  {regions[0].describe()}" + (f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""))
     if len(shown) > 20:
         print(f"... and {len(shown) - 20} more")
     if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
-    print(f"scores.csv, maps and overlays in {out}; computed by {detector.engine.describe()}")
+    print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
     if failed:
         lines = [result.error for result in failed[:10]]
         more = len(failed) - len(lines)

@@ -17,7 +17,8 @@ from das3d.cache import write_atomically
 from das3d.engines import EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import ModelError, SettingsError, explained
 from das3d.preparation import PreparedScan, Statistics, prepare
-from das3d.scan import Scan, scan_from_arrays
+from das3d.regions import Region, RegionNorms, find_regions
+from das3d.scan import Camera, Scan, scan_from_arrays
 from das3d.settings import Settings, settings_from_dict
 from das3d.threshold import Threshold
 
@@ -39,6 +40,7 @@ class Prediction:
         defective: the verdict; None where the model carries no threshold.
         false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
             where the model keeps no held-out scores.
+        regions: of the defect, the largest first; none where the part is good, or the model cannot tell regions.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Prediction:
     map: NDArray[np.float32]
     defective: bool | None
     false_alarm_probability: float | None = None
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Detector:
         threshold: None where no good parts were held out.
         training: facts for people: data, category, parts, iterations, minutes, machine.
         fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
+        norms: what good parts show, by which regions are told; None where no good parts were held out.
     """
 
     settings: Settings
@@ -67,6 +71,7 @@ class Detector:
     threshold: Threshold | None = None
     training: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, list[str]] = field(default_factory=dict)
+    norms: RegionNorms | None = None
 
     @property
     def network(self) -> DAS3DNet:
@@ -83,6 +88,7 @@ class Detector:
         depth: NDArray[np.generic] | None = None,
         *,
         unit: str = "m",
+        camera: Camera | None = None,
         name: str = "scan",
     ) -> Prediction:
         """Score one part from arrays.
@@ -91,26 +97,39 @@ class Detector:
             rgb: (H, W, 3) uint8.
             depth: (H, W) depth or (H, W, 3) points; zero, negative and non-finite values are missing.
             unit: of `depth`: "m", "cm", "mm" or "um".
+            camera: intrinsics of `depth`, for areas in mm2; not needed with points.
             name: what messages call this part.
 
         Raises:
             DataError: a member is missing, has another size than in training, or shows no part.
         """
-        return next(self.predict_scans([scan_from_arrays(rgb, depth, unit=unit, name=name)]))
+        return next(self.predict_scans([scan_from_arrays(rgb, depth, unit=unit, camera=camera, name=name)]))
 
     def predict_scans(self, scans: Iterable[Scan], batch: int = 8) -> Iterator[Prediction]:
         """Score scans one batch at a time, in their order; no more than a batch is held."""
         stream = iter(scans)
         while chunk := list(islice(stream, batch)):
-            yield from self.predict_prepared([prepare(scan, self.statistics, self.settings.preparation) for scan in chunk])
+            ready = [prepare(scan, self.statistics, self.settings.preparation) for scan in chunk]
+            yield from self.predict_prepared(ready, chunk)
 
-    def predict_prepared(self, scans: Sequence[PreparedScan]) -> list[Prediction]:
-        """Score one batch of prepared scans."""
+    def predict_prepared(self, scans: Sequence[PreparedScan], originals: Sequence[Scan] | None = None) -> list[Prediction]:
+        """Score one batch of prepared scans.
+
+        Args:
+            scans: prepared by this detector's statistics.
+            originals: the scans that these were made from, to find the regions of defective parts; this takes three more
+                passes for each of them. None: no regions.
+        """
         output = self.run(scans)
         chance = self.threshold.false_alarm_probability if self.threshold else lambda score: None
+        regions: list[tuple[Region, ...]] = [()] * len(scans)
+        if originals is not None and self.threshold is not None and self.norms is not None:
+            regions = find_regions(
+                self.run, scans, originals, output, self.norms, self.threshold, self.statistics, self.settings.score
+            )
         return [
-            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score))
-            for scan, score, image in zip(scans, output.score.tolist(), output.map, strict=True)
+            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score), found)
+            for scan, score, image, found in zip(scans, output.score.tolist(), output.map, regions, strict=True)
         ]
 
     def run(self, scans: Sequence[PreparedScan]) -> EngineOutput:
@@ -137,6 +156,7 @@ class Detector:
             "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "training": self.training,
             "fingerprints": self.fingerprints,
+            "norms": None if self.norms is None else self.norms.to_dict(),
         }
 
 
@@ -202,6 +222,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
             "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
             "training": dict(about["training"]),
             "fingerprints": dict(about.get("fingerprints", {})),
+            "norms": None if about.get("norms") is None else RegionNorms(**about["norms"]),
         }
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         reason = "; ".join(str(error).splitlines())

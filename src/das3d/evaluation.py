@@ -18,7 +18,7 @@ from das3d.datasets import DepthFormat, Part, find_categories, find_dataset
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import read_mask
-from das3d.inspection import Inspected, inspect_parts, read_map, reading_of, write_scores
+from das3d.inspection import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
 from das3d.metrics import evaluate_maps
 
 UNLIKELY = 0.01  # more false alarms than that lets expect are told
@@ -38,7 +38,7 @@ def evaluate(
     Args:
         detector: a trained one.
         data: folder in any layout that `find_dataset` knows, with test parts.
-        out: folder for ``metrics.json``, ``scores.csv`` and ``maps/``.
+        out: folder for ``metrics.json``, ``scores.csv``, ``regions.json`` and ``maps/``.
         category: which one, where `data` holds several; the one trained on where None and it is there.
         light, depth_format: as for `train`; where None, as in training.
 
@@ -58,6 +58,7 @@ def evaluate(
     if problems := [result.error for result in results if result.error]:
         raise DataError(problems)
     write_scores(out / "scores.csv", results, verdicts=False)
+    write_regions(out / "regions.json", results, detector)
     with progress("metrics") as step:
         metrics: dict[str, Any] = dict(
             evaluate_maps(

@@ -44,17 +44,21 @@ class DepthFormat:
         scale: metres per count; for files that hold metres, 1.
         offset: metres, added to scaled numbers.
         missing: a number that means "not measured", beside zero, negative and non-finite depths, which always do.
+        focal_length: of the camera in pixels, for areas in mm2 where a file holds depth alone; points tell it themselves.
     """
 
     scale: float
     offset: float = 0.0
     missing: float | None = None
+    focal_length: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise DataError(f"depth scale: expected metres per count above 0, found {self.scale}")
         if not math.isfinite(self.offset):
             raise DataError(f"depth offset: expected metres, found {self.offset}")
+        if self.focal_length is not None and not (math.isfinite(self.focal_length) and self.focal_length > 0):
+            raise DataError(f"focal length: expected pixels above 0, found {self.focal_length}")
 
     @classmethod
     def from_unit(cls, unit: str) -> DepthFormat:
@@ -198,7 +202,7 @@ def depth_size(path: Path, depth_format: DepthFormat | None = None, *, size: Siz
 def read_depth(
     path: Path, depth_format: DepthFormat | None = None, *, size: Size | None = None
 ) -> tuple[Depth, Mask, Camera | None]:
-    """Depth, validity and, where the file holds points, the camera that they fit.
+    """Depth, validity and the camera: that which the points fit, or the declared one where the file holds depth alone.
 
     Formats: 16-bit grey PNG; TIFF, NPY and NPZ with depth (H, W) or points x, y, z (H, W, 3); organised PLY and PCD. An NPZ
     file holds one array, or one called ``xyz`` or ``depth``. Points lie in the camera's frame with z away from it, row by
@@ -232,7 +236,11 @@ def read_depth(
     if missing is not None:
         valid &= z != missing
     _check_depths(path, z, depth, valid)
-    camera = None if points is None else camera_from_points(np.where(valid[..., None], points, 0))
+    if points is not None:
+        camera = camera_from_points(np.where(valid[..., None], points, 0))
+    else:
+        focal = depth_format.focal_length
+        camera = None if focal is None else Camera.centred(focal, depth.shape)
     return np.where(valid, depth, np.float32(0)), valid, camera
 
 

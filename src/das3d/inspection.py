@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import Part
-from das3d.pictures import overlay, save_picture
+from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
 
@@ -82,7 +83,8 @@ def inspect_parts(
             return Inspected(part, None, error)
         map_file, overlay_file = folder / f"{called[part.id]}.tiff", folder / f"{called[part.id]}.png"
         save_map(map_file, prediction.map)
-        save_picture(overlay_file, overlay(scan, prediction.map, high))
+        outlines = [region.outline for region in prediction.regions]
+        save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
         slim = replace(prediction, map=np.zeros((0, 0), np.float32))
         return Inspected(part, slim, "", map_file, overlay_file, scan.size)
 
@@ -203,6 +205,22 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
             }
         )
     write_atomically(path, text.getvalue().encode())
+
+
+def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) -> None:
+    """``regions.json``: the regions of every defective part, the largest first, in the terms of `Region`."""
+    pixel = None if detector.norms is None else detector.norms.pixel_threshold
+    parts = [
+        {
+            "id": result.part.id,
+            "score": result.prediction.score,
+            "regions": [region.to_dict() for region in result.prediction.regions],
+        }
+        for result in results
+        if result.prediction and result.prediction.regions
+    ]
+    lines = ",\n".join(json.dumps(part) for part in parts)  # one part a line, as outlines are long
+    write_atomically(path, f'{{"pixel_threshold": {json.dumps(pixel)}, "parts": [\n{lines}\n]}}\n'.encode())
 
 
 Read = tuple[Part, Scan | None, PreparedScan | None, str]

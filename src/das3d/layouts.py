@@ -74,6 +74,7 @@ class Layout:
 
 # ------------------------------------------------------------------------------------ Eyecandies
 
+EYECANDIES_FOCAL = 711.11  # pixels, of the virtual camera that rendered them
 EYECANDIES_SPLITS: dict[str, Split] = {"train": "train", "val": "validation", "test_public": "test"}
 
 
@@ -128,7 +129,7 @@ def _eyecandies_format(path: Path) -> DepthFormat:
     declared = read_yaml(path)
     try:
         low, high = (float(declared["normalization"][key]) for key in ("min", "max"))
-        return DepthFormat(scale=(high - low) / 65535, offset=low)
+        return DepthFormat(scale=(high - low) / 65535, offset=low, focal_length=EYECANDIES_FOCAL)
     except (KeyError, TypeError, ValueError, DataError):
         found = one_line(declared) if declared else "none"
         raise DataError(f"{path}: expected normalization with a min below a max, in metres, found {found}") from None
@@ -265,7 +266,7 @@ def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
 
 
 def _format_from(path: Path) -> DepthFormat | None:
-    known, declared = ("depth_unit", "depth_scale", "depth_missing"), read_yaml(path)
+    known, declared = ("depth_unit", "depth_scale", "depth_missing", "focal_length"), read_yaml(path)
     if unknown := [str(key) for key in declared if key not in known]:
         raise DataError(f"{path}: expected only {', '.join(known)}, found {', '.join(unknown)}")
     if not declared:
@@ -277,10 +278,12 @@ def _format_from(path: Path) -> DepthFormat | None:
             form = DepthFormat.from_unit(str(declared["depth_unit"]))
         else:
             form = DepthFormat(float(declared["depth_scale"]))  # float(), as YAML takes 1e-4 for text
-        missing = declared.get("depth_missing")
-        return replace(form, missing=None if missing is None else float(missing))
+        more = {name: declared.get(key) for key, name in (("depth_missing", "missing"), ("focal_length", "focal_length"))}
+        return replace(form, **{name: float(value) for name, value in more.items() if value is not None})
     except (TypeError, ValueError):
-        raise DataError(f"{path}: expected numbers for depth_scale and depth_missing, found {one_line(declared)}") from None
+        raise DataError(
+            f"{path}: expected numbers for depth_scale, depth_missing and focal_length, found {one_line(declared)}"
+        ) from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

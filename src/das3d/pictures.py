@@ -45,6 +45,22 @@ def overlay(scan: Scan, anomaly: NDArray[np.floating], high: float = 1.0) -> Ima
     return np.asarray(np.round((1 - weight) * base + weight * heat(share)), dtype=np.uint8)
 
 
+def outlined(picture: Image, outlines: Sequence[Sequence[tuple[int, int]]]) -> Image:
+    """The picture with closed lines through the corners (x, y) of each outline, numbered from 1."""
+    out = picture.copy()
+    size = max(out.shape[:2])
+    for number, corners in enumerate(outlines, start=1):
+        points = np.array(corners, dtype=np.int32)
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.polylines(out, [points], True, colour, width * max(1, size // 600), cv2.LINE_AA)
+        if len(outlines) > 1:
+            right, top = points[:, 0].max() + size // 100 + 1, points[:, 1].min() + size // 100
+            at = (int(min(right, out.shape[1] - size // 30)), int(max(top, size // 30)))
+            for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(out, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, size / 1000, colour, width, cv2.LINE_AA)
+    return out
+
+
 def sheet(rows: Sequence[tuple[str, Sequence[Image]]], gap: int = 4) -> Image:
     """Equal-sized pictures in named rows on a light ground, one column a part."""
     height, width = rows[0][1][0].shape[:2]

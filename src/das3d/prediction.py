@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from das3d.datasets import DepthFormat, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError
-from das3d.inspection import Inspected, inspect_parts, reading_of, write_scores
+from das3d.files import METRES
+from das3d.inspection import Inspected, inspect_parts, reading_of, write_regions, write_scores
 from das3d.parts import UNKNOWN, Part
 
 
 def predict_part(
-    detector: Detector, rgb: Path | None, depth: Path | None, out: Path, *, depth_format: DepthFormat | None = None
+    detector: Detector,
+    rgb: Path | None,
+    depth: Path | None,
+    out: Path,
+    *,
+    depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
 ) -> Inspected:
-    """Score one part from its files and write ``scores.csv``, its map (float TIFF) and its overlay (PNG) into `out`.
+    """Score one part from its files and write scores, regions, its map (float TIFF) and its overlay (PNG) into `out`.
+
+    `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone.
 
     Raises:
         DataError: a file is missing, unreadable or does not fit the model.
@@ -26,10 +36,11 @@ def predict_part(
     name = (rgb or depth or Path("part")).stem
     reading = reading_of(detector, None, depth_format)
     part = Part(name, "test", UNKNOWN, rgb, depth, (), reading["depth_format"])
-    result = next(inspect_parts(detector, [part], out))
+    result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
     if result.error:
         raise DataError(result.error)
     write_scores(out / "scores.csv", [result], verdicts=True)
+    write_regions(out / "regions.json", [result], detector)
     return result
 
 
@@ -41,12 +52,24 @@ def predict_folder(
     light: int | None = None,
     depth_format: DepthFormat | None = None,
     inspect: Callable[[Sequence[Part], Path], Iterable[Inspected]] | None = None,
+    focal_length: float | None = None,
 ) -> list[Inspected]:
     """Score every part of a folder in any layout; parts that fail are listed with their error in ``scores.csv``.
 
     `inspect` does the work where this process shall not: `das3d.inspection.inspect_on` with its first arguments given.
     """  # fmt: skip
-    parts = find_folder(folder, check=False, **reading_of(detector, light, depth_format))
+    parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
     results = list(inspect(parts, out) if inspect else inspect_parts(detector, parts, out))
     write_scores(out / "scores.csv", results, verdicts=True)
+    write_regions(out / "regions.json", results, detector)
     return results
+
+
+def with_focal_length(parts: list[Part], focal_length: float | None) -> list[Part]:
+    """The parts with this focal length in pixels, for areas in mm2 where depth files do not hold points; None: as they are."""
+    if focal_length is None:
+        return parts
+    return [
+        replace(part, depth_format=replace(part.depth_format or METRES, focal_length=focal_length)) if part.depth else part
+        for part in parts
+    ]

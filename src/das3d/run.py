@@ -232,6 +232,8 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     # The folder may have moved; what is in it must not have changed.
     before = _facts_of(out) if resume else {}
     before = {name: before[name] for name in facts if name in before and name != "data"}
+    if before.get("depth_format"):
+        before["depth_format"] = asdict(DepthFormat(**before["depth_format"]))  # of a version that knew fewer of its fields
     if found := differences(before, facts):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
 

@@ -23,6 +23,11 @@ class Camera:
     cx: float
     cy: float
 
+    @classmethod
+    def centred(cls, focal_length: float, size: tuple[int, int]) -> Camera:
+        """Square pixels, and the axis through the middle of an image of `size` (height, width)."""
+        return cls(focal_length, focal_length, (size[1] - 1) / 2, (size[0] - 1) / 2)
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -171,8 +176,10 @@ def camera_from_points(points: NDArray[np.generic]) -> Camera | None:
         if np.abs(slope).max() > STEEPEST or np.ptp(slope) < 1e-6:
             return None
         focal, centre = np.polyfit(slope, pixel, 1)
-        if np.abs(focal * slope + centre - pixel).max() > 2.0:  # pixels
+        near = np.abs(focal * slope + centre - pixel) < 2.0  # pixels
+        if near.mean() < 0.99:  # a few stray points say nothing of the lens
             return None
+        focal, centre = np.polyfit(slope[near], pixel[near], 1)
         fits.append((float(focal), float(centre)))
     (fx, cx), (fy, cy) = fits
     return Camera(fx, fy, cx, cy)
