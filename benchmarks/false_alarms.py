@@ -45,7 +45,7 @@ def scores_of_files(detector: Detector, data: Path, category: str | None) -> tup
             scores = []
             for part in parts:
                 scan = prepare_part(part, detector.statistics, detector.settings.preparation)
-                scores.append(detector.predict_prepared([scan])[0].score)
+                scores.append(detector.predict_prepared([scan], regions=False)[0].score)
                 step()
         found.append(np.array(scores))
     return found[0], found[1]

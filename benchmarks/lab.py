@@ -191,7 +191,7 @@ def synthetic_figures(detector: Detector, good: list[PreparedScan]) -> dict[str,
     for start in range(0, len(scans), 16):
         batch = [replace(scan, window=replace(scan.window, top=0, left=0, side=len(scan.depth), frame=scan.depth.shape))
                  for scan in scans[start : start + 16]]  # fmt: skip
-        for prediction in detector.predict_prepared(batch):
+        for prediction in detector.predict_prepared(batch, regions=False):
             scores.append(prediction.score)
             maps.append(prediction.map)
     labels = [0] * len(good) + [1] * (len(scans) - len(good))

@@ -621,7 +621,7 @@ for label, text, line in (
     ("scale that is no number", "depth_scale: .nan", r"depth scale: expected metres per count above 0, found nan$"),
     ("nonsense unit", "depth_unit: inch", r"depth unit: expected one of m, cm, mm, um, found 'inch'$"),
     ("scale in words", "depth_scale: small", r"expected numbers for depth_scale, .*, found .*small"),
-    ("missing in words", "depth_unit: m\ndepth_missing: none", r"expected numbers for .*depth_missing, found .*none"),
+    ("missing in words", "depth_unit: m\ndepth_missing: none", r"expected numbers for .*depth_missing .*, found .*none"),
     ("scale of many", "depth_scale: [1, 2]", r"expected numbers for depth_scale, .*, found .*\[1, 2\]"),
     ("unit and scale", "depth_unit: m\ndepth_scale: 1", r"expected either .*, found depth_unit and depth_scale$"),
     ("focal length in words", "depth_unit: m\nfocal_length: long", r"expected numbers for .*focal_length, found .*long"),

@@ -79,8 +79,8 @@ def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_pa
     chance = expected.false_alarm_probability
     assert chance is not None and float(row["false_alarm_probability"]) == pytest.approx(chance, rel=1e-5)
     assert lines[0] == f"000  score {expected.score:.4f}  false-alarm probability {chance:.1%}  {row['verdict']}"
-    assert detector.threshold is not None and lines[1].endswith(f"of 1 defective; {detector.threshold.describe()}")
-    assert lines[2] == f"scores.csv, maps and overlays in {tmp_path}; computed by PyTorch, fp32, CPU"
+    assert detector.threshold is not None and lines[-2].endswith(f"of 1 defective; {detector.threshold.describe()}")
+    assert lines[-1] == f"scores.csv, regions.json, maps and overlays in {tmp_path}; computed by PyTorch, fp32, CPU"
 
 
 @pytest.mark.parametrize("modality", ["rgb", "depth"])
@@ -160,7 +160,7 @@ def test_unlabelled_folder(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> N
     assert [(row["id"], row["label"], row["defect"]) for row in rows] == [(name, "", "") for name in names]
     assert all(row["verdict"] in ("good", "defective") and 0 < float(row["score"]) < 1 for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "scores.csv", *(f"{name}.{suffix}" for name in names for suffix in ("png", "tiff"))
+        "regions.json", "scores.csv", *(f"{name}.{suffix}" for name in names for suffix in ("png", "tiff"))
     }  # fmt: skip
 
 

@@ -37,9 +37,8 @@ from das3d.regions import (
     height_of,
     mean_filtered,
     measure_norms,
-    pixel_area,
 )
-from das3d.scan import Camera, Scan
+from das3d.scan import Camera
 from das3d.settings import make_settings
 from das3d.threshold import threshold_from
 from das3d.torch_engine import part_scores
@@ -89,7 +88,7 @@ def statistics(scene: Scene) -> Statistics:
 
 @pytest.fixture(scope="module")
 def good(scene: Scene, statistics: Statistics) -> PreparedScan:
-    return prepare(scene.scan(), statistics, SETTINGS.preparation)
+    return prepare(replace(scene.scan(), camera=scene.camera), statistics, SETTINGS.preparation)
 
 
 def spoiled(good: PreparedScan, which: str, place: tuple[int, int], radius: int = 5, amount: float = 0.3) -> PreparedScan:
@@ -111,13 +110,11 @@ def norms_of(run: Ideal, good: PreparedScan, statistics: Statistics) -> RegionNo
     return RegionNorms(norms.levels, norms.heights_mm, **moments)
 
 
-def regions_of(
-    run: Ideal, scan: PreparedScan, original: Scan, good: PreparedScan, statistics: Statistics
-) -> tuple[Region, ...]:
+def regions_of(run: Ideal, scan: PreparedScan, good: PreparedScan, statistics: Statistics) -> tuple[Region, ...]:
     threshold = threshold_from([0.2] * 3, 0.3)
     assert threshold is not None
     norms = norms_of(run, good, statistics)
-    (found,) = find_regions(run, [scan], [original], run([scan]), norms, threshold, statistics, SETTINGS.score)
+    (found,) = find_regions(run, [scan], run([scan]), norms, threshold, statistics, SETTINGS.score)
     return found
 
 
@@ -189,14 +186,14 @@ def test_evidence_is_that_of_the_modality_that_was_harmed(
     run = Ideal(good, suspicion)
     for which in ("colour", "shape"):
         for place in ((28, 38), (37, 29)):
-            (region, *_) = regions_of(run, spoiled(good, which, place, 6), scene.scan(), good, statistics)
+            (region, *_) = regions_of(run, spoiled(good, which, place, 6), good, statistics)
             assert region.evidence == which
             assert region.colour + region.shape == pytest.approx(1)
             assert (region.colour > 0.9) == (which == "colour") and (region.shape > 0.9) == (which == "shape")
 
 
 def test_evidence_of_both(good: PreparedScan, scene: Scene, statistics: Statistics) -> None:
-    (region, *_) = regions_of(Ideal(good), spoiled(good, "both", (32, 34), 6), scene.scan(), good, statistics)
+    (region, *_) = regions_of(Ideal(good), spoiled(good, "both", (32, 34), 6), good, statistics)
     assert region.evidence == "both" and 0.1 < region.colour < 0.9
 
 
@@ -205,7 +202,7 @@ def test_evidence_is_unclear_where_too_little_is_known(good: PreparedScan, scene
     assert threshold is not None
     norms = measure_norms([good], run([good]), statistics)
     scan = spoiled(good, "colour", (32, 34))
-    ((region,),) = find_regions(run, [scan], [scene.scan()], run([scan]), norms, threshold, statistics, SETTINGS.score)
+    ((region,),) = find_regions(run, [scan], run([scan]), norms, threshold, statistics, SETTINGS.score)
     assert (region.evidence, region.colour, region.shape) == ("unclear", 0.0, 0.0)
     assert "evidence unclear" in region.describe()
 
@@ -245,8 +242,7 @@ def test_place_and_area_are_those_on_the_frame(
 ) -> None:
     place = (36, 40)  # on the flat cover
     scan = spoiled(good, "shape", place, radius)
-    original = Scan("part", scene.rgb, scene.depth.astype(np.float32), np.ones(scene.part.shape, bool), camera=scene.camera)
-    (region, *_) = regions_of(Ideal(good), scan, original, good, statistics)
+    (region, *_) = regions_of(Ideal(good), scan, good, statistics)
     window = good.window
     scale = window.side / len(good.depth)
     x, y = (place[1] + 0.5) * scale + window.left - 0.5, (place[0] + 0.5) * scale + window.top - 0.5
@@ -257,32 +253,30 @@ def test_place_and_area_are_those_on_the_frame(
     corners = np.array(region.outline)
     assert corners.min(axis=0).tolist() == [left, top]
     assert corners.max(axis=0).tolist() == [left + width - 1, top + height - 1]
-    depth = scene.depth[round(y), round(x)]
-    assert region.area_mm2 == pytest.approx(region.area_px * 1e6 * depth**2 / scene.camera.fx**2, rel=0.03)
+    depth = np.median(scene.depth[scene.part])
+    assert region.area_mm2 == pytest.approx(region.area_px * 1e6 * depth**2 / scene.camera.fx**2, rel=0.01)
     assert region.area_px == pytest.approx(np.pi * (radius + 0.5) ** 2 * scale**2, rel=0.5)
 
 
-def test_area_in_mm_needs_a_camera(scene: Scene) -> None:
-    where = np.ones(scene.part.shape, bool)
-    depth = scene.depth.astype(np.float32)
-    assert pixel_area(Scan("a", scene.rgb, depth, where), where) is None
-    assert pixel_area(Scan("a", scene.rgb), where) is None
+def test_area_in_mm_needs_a_camera(scene: Scene, statistics: Statistics) -> None:
+    alone, told = scene.scan(), replace(scene.scan(), camera=scene.camera)
+    assert prepare(alone, statistics, SETTINGS.preparation).pixel_mm2 is None
+    area = prepare(told, statistics, SETTINGS.preparation).pixel_mm2
+    assert area == pytest.approx((1000 * np.median(scene.depth[scene.part]) / scene.camera.fx) ** 2, rel=0.01)
     camera = Camera.centred(500.0, scene.part.shape)
-    flat = Scan("a", None, np.full_like(depth, 0.5), where, camera=camera)
-    assert pixel_area(flat, where) == pytest.approx(1.0)  # 0.5 m / 500 pixels: a millimetre a pixel
     assert (camera.cx, camera.cy) == ((scene.part.shape[1] - 1) / 2, (scene.part.shape[0] - 1) / 2)
 
 
 def test_two_defects_are_two_regions_the_larger_first(good: PreparedScan, scene: Scene, statistics: Statistics) -> None:
     one = spoiled(good, "shape", (28, 24), 3)
     both = spoiled(one, "colour", (38, 42), 6)
-    regions = regions_of(Ideal(good), both, scene.scan(), good, statistics)
+    regions = regions_of(Ideal(good), both, good, statistics)
     assert [region.evidence for region in regions] == ["colour", "shape"]
     assert regions[0].area_px > regions[1].area_px
 
 
 def test_good_parts_have_no_regions(good: PreparedScan, scene: Scene, statistics: Statistics) -> None:
-    assert regions_of(Ideal(good), good, scene.scan(), good, statistics) == ()
+    assert regions_of(Ideal(good), good, good, statistics) == ()
 
 
 def test_descriptions() -> None:

@@ -169,7 +169,7 @@ def fingerprints_of(parts: Iterable[Part]) -> list[str]:
 
 
 def _scores(detector: Detector, scans: Sequence[PreparedScan]) -> list[float]:
-    return [prediction.score for prediction in detector.predict_prepared(scans)] if scans else []
+    return [prediction.score for prediction in detector.predict_prepared(scans, regions=False)] if scans else []
 
 
 def _rate_of(detector: Detector) -> float:

@@ -110,26 +110,18 @@ class Detector:
         stream = iter(scans)
         while chunk := list(islice(stream, batch)):
             ready = [prepare(scan, self.statistics, self.settings.preparation) for scan in chunk]
-            yield from self.predict_prepared(ready, chunk)
+            yield from self.predict_prepared(ready)
 
-    def predict_prepared(self, scans: Sequence[PreparedScan], originals: Sequence[Scan] | None = None) -> list[Prediction]:
-        """Score one batch of prepared scans.
-
-        Args:
-            scans: prepared by this detector's statistics.
-            originals: the scans that these were made from, to find the regions of defective parts; this takes three more
-                passes for each of them. None: no regions.
-        """
+    def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:
+        """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them."""
         output = self.run(scans)
         chance = self.threshold.false_alarm_probability if self.threshold else lambda score: None
-        regions: list[tuple[Region, ...]] = [()] * len(scans)
-        if originals is not None and self.threshold is not None and self.norms is not None:
-            regions = find_regions(
-                self.run, scans, originals, output, self.norms, self.threshold, self.statistics, self.settings.score
-            )
+        found: list[tuple[Region, ...]] = [()] * len(scans)
+        if regions and self.threshold is not None and self.norms is not None:
+            found = find_regions(self.run, scans, output, self.norms, self.threshold, self.statistics, self.settings.score)
         return [
-            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score), found)
-            for scan, score, image, found in zip(scans, output.score.tolist(), output.map, regions, strict=True)
+            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score), places)
+            for scan, score, image, places in zip(scans, output.score.tolist(), output.map, found, strict=True)
         ]
 
     def run(self, scans: Sequence[PreparedScan]) -> EngineOutput:

@@ -427,6 +427,7 @@ class PreparedScan:
         foreground: (S, S) bool, where the part is.
         mask: (S, S) bool ground truth or None.
         window: where in the frame this was.
+        pixel_mm2: square millimetres that a pixel of the frame covers at the part's median depth; None if nothing tells.
     """
 
     name: str
@@ -436,6 +437,7 @@ class PreparedScan:
     foreground: Mask
     mask: Mask | None
     window: Window
+    pixel_mm2: float | None = None
 
 
 def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -> PreparedScan:
@@ -468,7 +470,14 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window)
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground))
+
+
+def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
+    if scan.camera is None or scan.depth is None or scan.valid is None:
+        return None
+    depth = scan.depth[foreground & scan.valid]
+    return 1e6 * float(np.median(depth)) ** 2 / (scan.camera.fx * scan.camera.fy) if depth.size else None
 
 
 def _check_like_training(scan: Scan, statistics: Statistics) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from das3d.engines import EngineOutput, Floats
 from das3d.preparation import PreparedScan, Statistics
-from das3d.scan import Mask, Scan
+from das3d.scan import Mask
 from das3d.settings import ScoreSettings
 from das3d.threshold import Threshold
 
@@ -43,8 +43,8 @@ class Region:
         box: left, top, width and height.
         outline: corners (x, y) of its largest outer border.
         area_px: pixels of the frame.
-        area_mm2: as seen along the optical axis; a surface tilted by a is larger by 1 / cos a. None where nothing tells
-            how large a pixel is: it takes XYZ points, or depth and a focal length.
+        area_mm2: as seen along the optical axis at the part's median depth; a surface tilted by a is larger by 1 / cos a.
+            None where nothing tells how large a pixel is: it takes XYZ points, or depth and a focal length.
         height_mm: of the surface over the repaired one, along the optical axis: above 0 it is raised, below 0 material is
             missing; a fifth of the region is higher, or deeper, than this. None without measured depth there.
         height_noise_mm: what the same measurement gives on good parts (95 % stay below); smaller heights mean little.
@@ -200,7 +200,6 @@ def _patches(part: Mask) -> Iterator[Mask]:
 def find_regions(
     run: Run,
     scans: Sequence[PreparedScan],
-    originals: Sequence[Scan],
     output: EngineOutput,
     norms: RegionNorms,
     threshold: Threshold,
@@ -211,7 +210,7 @@ def find_regions(
 
     Args:
         run: the engine that made `output`; it runs twice more on the defective parts.
-        scans, originals: the parts, prepared and as they came.
+        scans: the parts.
         output: what the engine made of them.
         norms, threshold: of the model.
         statistics, settings: of the model.
@@ -230,7 +229,7 @@ def find_regions(
         made = []
         for (mask, score), sample in zip(found, samples[index], strict=True):
             share = norms.colour_share(sample) if isinstance(sample, np.ndarray) else float(sample)
-            place = _place(mask, scans[index], originals[index])
+            place = _place(mask, scans[index])
             height = None if depth is None else height_of(mask, scans[index], depth, statistics)
             values = output.map[index][mask]
             made.append(
@@ -380,28 +379,17 @@ def height_of(mask: Mask, scan: PreparedScan, repaired: Floats, statistics: Stat
     return 1000 * float(high if high > -low else low)
 
 
-def pixel_area(scan: Scan, where: Mask) -> float | None:
-    """Square millimetres that a pixel of the frame covers at the median depth of `where` (H, W); None if nothing tells."""
-    if scan.camera is None or scan.depth is None or scan.valid is None:
-        return None
-    known = where & scan.valid
-    depth = scan.depth[known if known.any() else scan.valid]
-    return 1e6 * float(np.median(depth)) ** 2 / (scan.camera.fx * scan.camera.fy) if depth.size else None
-
-
-def _place(mask: Mask, scan: PreparedScan, original: Scan) -> dict[str, Any]:
+def _place(mask: Mask, scan: PreparedScan) -> dict[str, Any]:
     # The members of a Region that say where it is and how large, on the frame.
     shown = scan.window.put_back(mask.astype(np.float32))
     on_frame = shown >= min(0.5, float(shown.max()))
     rows, columns = np.nonzero(on_frame)
     contours, _ = cv2.findContours(on_frame.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     border = max(contours, key=cv2.contourArea)[:, 0]
-    around = cv2.dilate(on_frame.astype(np.uint8), np.ones((9, 9))) > 0
-    per_pixel = pixel_area(original, around & ~on_frame)  # of the surface; a hole shows what lies behind it
     return {
         "centroid": (float(columns.mean()), float(rows.mean())),
         "box": (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1),
         "outline": tuple((int(x), int(y)) for x, y in border),
         "area_px": int(on_frame.sum()),
-        "area_mm2": None if per_pixel is None else per_pixel * int(on_frame.sum()),
+        "area_mm2": None if scan.pixel_mm2 is None else scan.pixel_mm2 * int(on_frame.sum()),
     }
