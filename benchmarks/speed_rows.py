@@ -319,7 +319,7 @@ def file_to_verdict() -> list[Row]:
         marks.append(time.perf_counter())
         prepared = prepare(scan, detector.statistics, settings.preparation)
         marks.append(time.perf_counter())
-        prediction = detector.predict_prepared([prepared])[0]
+        prediction = detector.predict_prepared([prepared], regions=False)[0]
         marks.append(time.perf_counter())
         save_map(out / f"{part.id}.tiff", prediction.map)
         save_picture(out / f"{part.id}.png", overlay(scan, prediction.map, picture_scale(detector)))

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from das3d.inspections import Inspection
 
 REGION = {
-    "x": 402, "y": 371, "width": 31, "height": 18, "area": 388, "peak": 0.9431, "peak_x": 418, "peak_y": 380,
+    "centroid": [417.2, 380.4], "box": [402, 371, 31, 18], "outline": [[402, 371], [402, 388], [432, 388], [432, 371]],
+    "area_px": 388, "area_mm2": 24.1, "height_mm": -0.83, "height_noise_mm": 0.41, "evidence": "shape", "colour": 0.07,
+    "shape": 0.93, "score": 0.8712, "peak": 0.9431, "mean": 0.71,
 }  # fmt: skip
 INSPECTION: dict[str, Any] = {
     "id": 17,
@@ -49,7 +51,9 @@ class InspectionAnswer(BaseModel):
     false_alarm_probability: float | None = Field(
         description="The probability that a good part scores as high; null where the model cannot tell."
     )
-    regions: list[dict[str, Any]] = Field(description="The places that the verdict rests on, in pixels of the scan.")
+    regions: list[dict[str, Any]] = Field(
+        description="The places that the verdict rests on, the largest first; in pixels of the scan."
+    )
     width: int = Field(description="Of the scan and its map, pixels.")
     height: int
     seconds: float = Field(description="From taking the part in to the verdict.")

@@ -186,7 +186,8 @@ def _row(
     return Inspection(
         at=at, part=upload.part, model=served.name, model_hash=served.hash, engine=served.engine,
         version=das3d.__version__, score=prediction.score, threshold=None if threshold is None else threshold.value,
-        verdict=verdicts[prediction.defective], false_alarm_probability=prediction.false_alarm_probability, regions=[],
+        verdict=verdicts[prediction.defective], false_alarm_probability=prediction.false_alarm_probability,
+        regions=[region.to_dict() for region in prediction.regions],
         height=size[0], width=size[1], seconds=round(seconds, 4), map="map.tiff",
         rgb=upload.rgb and upload.rgb.name, depth=upload.depth and upload.depth.name,
         depth_scale=depth_format and depth_format.scale, depth_offset=depth_format and depth_format.offset,

@@ -66,7 +66,7 @@ def predict_folder(
 
 
 def with_focal_length(parts: list[Part], focal_length: float | None) -> list[Part]:
-    """The parts with this focal length in pixels, for areas in mm2 where depth files do not hold points; None: as they are."""
+    """The parts with this focal length in pixels, for areas in mm2 where depth files hold no points; None: as they are."""
     if focal_length is None:
         return parts
     return [
