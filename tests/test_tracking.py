@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_training import cpu, rows_of, tiny_parts, tiny_settings
-from tiny import das3d, train_tiny
+from tiny import CHANGES, das3d
 
 from das3d import tracking
 from das3d.errors import SettingsError
@@ -38,6 +38,8 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Notes:
     """A tracker that remembers."""
+
+    place = "memory"
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
@@ -207,7 +209,10 @@ def test_server_that_does_not_answer_is_told_before_training(
 def test_evaluation_adds_its_figures_to_the_run(tiny_data: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train_tiny(tiny_data, tmp_path / "run", "rgb+depth", "--track", "tensorboard")
+    run = tmp_path / "run"
+    changes = [word for change in CHANGES for word in ("--set", change)]
+    result = das3d("train", tiny_data, "--out", run, "--preset", "demo", *changes, "--track", "tensorboard")
+    assert f"tensorboard: {run / 'tensorboard'}" in result.stdout.splitlines()
     assert das3d("evaluate", run, "--data", tiny_data).exit_code == 0
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     events = EventAccumulator(str(run / "tensorboard")).Reload()

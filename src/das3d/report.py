@@ -38,6 +38,7 @@ from das3d.console import duration, progress
 from das3d.detector import Detector
 from das3d.errors import explained
 from das3d.evaluation import LazyMaps
+from das3d.inspection import picture_scale
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
 from das3d.parts import Part
 from das3d.settings import Settings, make_settings
@@ -75,6 +76,7 @@ def make_report(detector: Detector, run: Path, out: Path, *, data: Path | None =
         "evaluation": evaluation,
         "losses": losses_chart(run / "losses.csv"),
         "sheets": list(training_sheets(run / "pictures")),
+        "high": picture_scale(detector),
         "left_out": 0,
     }
     if evaluation is not None:

@@ -107,6 +107,8 @@ def train(
     if fabric.is_global_zero:
         say(_summary(dataset, prepared, fabric))
     with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
+        if tracking.trackers:
+            say(tracking.describe())
         parts = GoodParts.from_scans(prepared.train)
         state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
     detector = Detector(settings, prepared.statistics, TorchEngine(state.average, settings.score))

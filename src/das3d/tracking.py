@@ -8,6 +8,7 @@ figures to them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,13 @@ PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", 
 
 
 class Tracker(Protocol):
-    """What training and evaluation tell; a further tracker implements these five and stands in `OPENERS`."""
+    """What training and evaluation tell; a further tracker implements these five and stands in `OPENERS`.
+
+    Attributes:
+        place: where the run can be looked at, for people.
+    """
+
+    place: str
 
     def begin(self, iteration: int) -> None:
         """The run starts, or goes on after `iteration`; what was logged beyond is void. Called once, before all else."""
@@ -53,6 +60,10 @@ class Tracking(AbstractContextManager["Tracking"]):
 
     def __init__(self, trackers: Mapping[str, Tracker] | None = None) -> None:
         self.trackers = dict(trackers or {})
+
+    def describe(self) -> str:
+        """Such as "tensorboard: runs/mine/tensorboard"; empty without trackers."""
+        return "; ".join(f"{name}: {tracker.place}" for name, tracker in self.trackers.items())
 
     def begin(self, iteration: int) -> None:
         self._tell(lambda tracker: tracker.begin(iteration))
@@ -147,6 +158,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = folder, settings
+        self.place = str(folder)
         self.writer: Any = None
         self.iteration = 0
 
@@ -199,18 +211,17 @@ class MLflow:
 
     def __init__(self, client: Any, run_id: str) -> None:
         self.client, self.run_id = client, run_id
+        self.place = f"run {run_id} on {client.tracking_uri}"
         self.logged = -1
 
     @classmethod
     def open(cls, run: Path, settings: Settings, known: dict[str, Any]) -> tuple[MLflow, dict[str, Any]]:
-        import logging
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells at length how it makes its database
         import mlflow
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells at length how it makes its database
         server = known.get("server") or mlflow.get_tracking_uri()
         try:
             client = MlflowClient(tracking_uri=server)
