@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS
 from tiny import make_tiny_data, train_tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)  # sums in the same order on any machine and in every process of a test
 
@@ -56,3 +61,14 @@ def tiny_onnx(tiny_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     from das3d.exporting import export
 
     return export(tiny_run(), out=tmp_path_factory.mktemp("tiny_onnx") / "cover.onnx").file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, closed with the module: while it runs, no other event loop can in this thread."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield opened
+        opened.close()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import tifffile
 import uvicorn
-from browser import CHROMIUM, FLAGS, needs_chromium
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browser import needs_chromium
+from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
 from das3d.inspections import Inspections
@@ -32,14 +32,6 @@ def parts(tiny_data: Path) -> list[Files]:
     test = tiny_data / CATEGORY / "test"
     rgb = sorted(test.glob("*/rgb/*"), key=lambda path: (path.parts[-3] != "good", path))
     return [(path, path.parent.parent / "xyz" / f"{path.stem}.tiff") for path in rgb[:4]]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=[flag for flag in FLAGS if flag != "--headless"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import browse, needs_chromium, text_of
+from browser import PATIENCE, needs_chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
+from playwright.sync_api import Browser
 
 from das3d.errors import DataError
 from das3d.preparation import Window, plane_depth
@@ -93,32 +94,37 @@ def test_import_map_names_every_module() -> None:
     assert b"MIT License" in read_asset("vendor/three.LICENSE")
 
 
-PAGE = """<!doctype html><meta charset="utf-8"><body style="margin: 0"><div id="view" style="height: 100vh"></div>
-<pre id="out">nothing</pre><script type="importmap">{imports}</script><script type="module">
+PAGE = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }} div {{ height: 100vh }}</style>
+<div id="view"></div>
+<script type="importmap">{imports}</script><script type="module">
 import {{ createViewer, join, unpack }} from "das3d/viewer";
-const told = {{}}, out = document.getElementById("out"), element = document.getElementById("view");
-const say = () => (out.textContent = JSON.stringify(told));
-window.onerror = (message) => (out.textContent = message);
-window.onunhandledrejection = (event) => (out.textContent = event.reason);
+const told = {{}}, report = (value) => (window.answer = value), element = document.getElementById("view");
 const surface = {surface};
 {script}
 </script>"""
 
 
-def run_script(folder: Path, script: str, surface: Surface, *flags: str) -> Any:
-    page = folder / "page.html"
-    page.write_text(PAGE.format(imports=import_map(), surface=json.dumps(surface.to_json()), script=script))
-    out = browse(page, *flags, profile=folder / "profile")
-    return None if flags else json.loads(text_of(out, "out"))
+def run_script(browser: Browser, folder: Path, script: str, surface: Surface) -> Any:
+    """What a script of the page gives to `report`; the page is one file on disk."""
+    file = folder / "page.html"
+    file.write_text(PAGE.format(imports=import_map(), surface=json.dumps(surface.to_json()), script=script))
+    page = browser.new_page(viewport={"width": 400, "height": 400})
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_function("window.answer !== undefined", timeout=PATIENCE)
+    answer = page.evaluate("window.answer")
+    page.close()
+    return answer
 
 
 @needs_chromium
-def test_viewer_in_one_file_from_disk(tmp_path: Path) -> None:
+def test_viewer_in_one_file_from_disk(browser: Browser, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     depth = (0.5 + 0.01 * rng.random((12, 16))).astype(np.float32)
     depth[3:6, 4:8] = np.nan
     rgb, heat = np.full((12, 16, 3), (200, 40, 90), np.uint8), rng.random((12, 16), np.float32)
     told = run_script(
+        browser,
         tmp_path,
         """
         const grid = await unpack(surface);
@@ -140,7 +146,7 @@ def test_viewer_in_one_file_from_disk(tmp_path: Path) -> None:
         told.plain = plain.colours;
         try { createViewer(element, { width: 2, height: 2, depth: new Float32Array(3) }); }
         catch (error) { told.wrong = error.message; }
-        say();
+        report(told);
         """,
         Surface(depth, 0.001, rgb, heat),
     )
@@ -155,12 +161,15 @@ def test_viewer_in_one_file_from_disk(tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_viewer_bridges_neither_holes_nor_steps(tmp_path: Path) -> None:
+def test_viewer_bridges_neither_holes_nor_steps(browser: Browser, tmp_path: Path) -> None:
     depth = np.full((8, 10), 0.5, np.float32)
     depth[:, 5:] = 0.6
     depth[2, 2] = np.nan
     told = run_script(
-        tmp_path, "told.triangles = [...join(await unpack(surface), 0.01)]; say();", Surface(depth, None, None, None)
+        browser,
+        tmp_path,
+        "told.triangles = [...join(await unpack(surface), 0.01)]; report(told);",
+        Surface(depth, None, None, None),
     )
     triangles = np.reshape(told["triangles"], (-1, 3))
     corners = depth.ravel()[triangles]
@@ -172,19 +181,22 @@ def test_viewer_bridges_neither_holes_nor_steps(tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_viewer_paints_the_part_and_nothing_where_nothing_was_measured(tmp_path: Path) -> None:
+def test_viewer_paints_the_part_and_nothing_where_nothing_was_measured(browser: Browser, tmp_path: Path) -> None:
     depth = np.full((40, 40), 0.5, np.float32)
     depth[10:30, 10:30] = np.nan
     heat = np.zeros((40, 40), np.float32)
     heat[:, :8] = 1
-    shot = tmp_path / "view.png"
-    flags = (f"--screenshot={shot}", "--window-size=400,400")
-    script = "createViewer(element, { ...(await unpack(surface)), toolbar: false });"
-    run_script(tmp_path, script, Surface(depth, 0.001, np.full((40, 40, 3), 90, np.uint8), heat), *flags)
-    picture = np.asarray(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")).astype(int)
+    script = """
+        const { canvas } = createViewer(element, { ...(await unpack(surface)), toolbar: false });
+        requestAnimationFrame(() => requestAnimationFrame(() => report(canvas.toDataURL("image/png"))));
+    """
+    shot = run_script(browser, tmp_path, script, Surface(depth, 0.001, np.full((40, 40, 3), 90, np.uint8), heat))
+    image = Image.open(io.BytesIO(base64.b64decode(shot.partition(",")[2])))
+    white_page = Image.new("RGBA", image.size, "white")
+    picture = np.asarray(Image.alpha_composite(white_page, image.convert("RGBA")).convert("RGB")).astype(int)
     red = (picture[..., 0] > 2 * picture[..., 1]) & (picture[..., 0] > 80)
     white = (picture == 255).all(axis=2)
-    middle = np.s_[180:220, 180:220]
+    middle = tuple(slice(size // 2 - 20, size // 2 + 20) for size in white.shape)
     assert white[middle].all(), "the hole shows the page"
-    assert 0.02 < red.mean() < 0.15 and red[:, :200].sum() > 0.9 * red.sum(), "heat lies on the left"
+    assert 0.02 < red.mean() < 0.15 and red[:, : red.shape[1] // 2].sum() > 0.9 * red.sum(), "heat lies on the left"
     assert 0.15 < 1 - white.mean() < 0.6

@@ -164,10 +164,10 @@ def test_tensorboard_holds_each_step_once_after_a_crash(tmp_path: Path, monkeypa
     for name in LOSSES:
         found = [(event.step, event.value) for event in events.Scalars(name.replace("_", "/", 1))]
         assert found == [(int(row["iteration"]), pytest.approx(float(row[name]))) for row in rows]
-    assert [event.value for event in events.Scalars("final/i_auroc")] == [0.875]
+    assert [event.value for event in events.Scalars("result/i_auroc")] == [0.875]
     tags = events.Tags()
     assert set(tags["images"]) == {"training_pairs", "repair"}
-    assert {"settings/text_summary", "final/text_summary"} <= set(tags["tensors"])
+    assert {"settings/text_summary", "result/text_summary"} <= set(tags["tensors"])
 
 
 @quiet
@@ -218,5 +218,5 @@ def test_evaluation_adds_its_figures_to_the_run(tiny_data: Path, tmp_path: Path)
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     for name in ("i_auroc", "aupro_30", "per_defect.dent"):
         value = metrics["per_defect"]["dent"] if "." in name else metrics[name]
-        assert [event.value for event in events.Scalars(f"final/{name}")] == [pytest.approx(value)]
-    assert events.Scalars("final/threshold.value")[0].value == pytest.approx(metrics["threshold"]["value"])
+        assert [event.value for event in events.Scalars(f"result/{name}")] == [pytest.approx(value)]
+    assert events.Scalars("result/threshold.value")[0].value == pytest.approx(metrics["threshold"]["value"])

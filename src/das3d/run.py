@@ -128,12 +128,21 @@ def train(
         detector = calibrated(detector, held_out, settings.score.max_false_alarm)
         detector.save(out / MODEL_FILE)
         _write_facts(out, detector.training)
-        threshold = None if detector.threshold is None else detector.threshold.to_dict()
-        record(out, settings, detector.training | {"threshold": threshold}, state.iteration)
+        record(out, settings, _told(detector), state.iteration)
         say(training.describe(state) + f" -> {out / MODEL_FILE}")
         for line in detector.threshold.explain() if detector.threshold else ():
             say(line)
     return detector
+
+
+def _told(detector: Detector) -> dict[str, Any]:
+    # What experiment trackers are told of a finished training.
+    names = ("data", "parts", "held_out", "minutes", "iterations", "precision", "device", "machine", "torch", "das3d")
+    told = {name: detector.training[name] for name in names}
+    if detector.threshold is not None:
+        summary = detector.threshold.summary()
+        told["threshold"] = {name: summary[name] for name in ("value", "false_alarm_rate", "false_alarm_bound")}
+    return told
 
 
 def precision_for(device: torch.device, settings: Settings) -> Any:

@@ -191,9 +191,9 @@ class TensorBoard:
     def facts(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if is_number(value):
-                self.writer.add_scalar(f"final/{name}", value, self.iteration)
+                self.writer.add_scalar(f"result/{name}", value, self.iteration)
         lines = [f"| {name} | {value} |" for name, value in values.items()]
-        self.writer.add_text("final", "\n".join(["| | |", "|---|---|", *lines]), self.iteration)
+        self.writer.add_text("result", "\n".join(["| | |", "|---|---|", *lines]), self.iteration)
 
     def close(self, failed: bool) -> None:
         if self.writer is not None:
