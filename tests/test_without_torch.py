@@ -20,8 +20,8 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
-    "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "losses", "network", "noise",
-    "run", "synthesis", "textures", "torch_engine", "training",
+    "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "losses", "network",
+    "noise", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from das3d.calibration import calibrate
+    from das3d.datacheck import DataCheck, check_data
     from das3d.datasets import Dataset, Part, find_categories, find_dataset
     from das3d.demo import make_demo
     from das3d.detector import Detector, Prediction, load
@@ -26,23 +27,26 @@ if TYPE_CHECKING:
     from das3d.evaluation import evaluate
     from das3d.exporting import export
     from das3d.files import DepthFormat
+    from das3d.pairs import SyntheticPairs, harm_pairs
     from das3d.run import train
     from das3d.scan import Camera, Scan, scan_from_arrays
     from das3d.settings import Settings, make_settings
     from das3d.synthesis import Recipe, draw_recipe, synthesise
 
 _HOMES = {
-    "Camera": "scan", "Das3dError": "errors", "DataError": "errors", "Dataset": "datasets", "DepthFormat": "files",
-    "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors", "Part": "datasets",
-    "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings", "SettingsError": "errors",
-    "calibrate": "calibration", "draw_recipe": "synthesis", "evaluate": "evaluation", "export": "exporting",
-    "find_categories": "datasets", "find_dataset": "datasets", "load": "detector", "make_demo": "demo",
+    "Camera": "scan", "Das3dError": "errors", "DataCheck": "datacheck", "DataError": "errors", "Dataset": "datasets",
+    "DepthFormat": "files", "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors",
+    "Part": "datasets", "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings",
+    "SettingsError": "errors", "SyntheticPairs": "pairs", "calibrate": "calibration", "check_data": "datacheck",
+    "draw_recipe": "synthesis", "evaluate": "evaluation", "export": "exporting", "find_categories": "datasets",
+    "find_dataset": "datasets", "harm_pairs": "pairs", "load": "detector", "make_demo": "demo",
     "make_settings": "settings", "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
 }  # fmt: skip
 
 __all__ = [
     "Camera",
     "Das3dError",
+    "DataCheck",
     "DataError",
     "Dataset",
     "DepthFormat",
@@ -55,12 +59,15 @@ __all__ = [
     "Scan",
     "Settings",
     "SettingsError",
+    "SyntheticPairs",
     "calibrate",
+    "check_data",
     "draw_recipe",
     "evaluate",
     "export",
     "find_categories",
     "find_dataset",
+    "harm_pairs",
     "load",
     "make_demo",
     "make_settings",

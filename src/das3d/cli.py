@@ -123,6 +123,77 @@ def options(
 
 @app.command()
 @reported
+def inspect(
+    data: Annotated[Path, typer.Argument(help="Folder of scans, in any layout.")],
+    category: Category = None,
+    out: Annotated[Path, typer.Option(help="Folder for contact sheets, check.json and settings.toml.")] = Path(
+        "inspection"
+    ),
+    preset: Annotated[PresetOption, typer.Option(help="Preset to train with later.")] = PresetOption.fast,
+    settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
+    light: Light = None,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Look at a data set before training: what it is like, which good parts are suspect, what to set."""
+    depth_format = parse_depth_unit(depth_unit)
+    from das3d.datacheck import check_data
+    from das3d.datasheet import print_check, write_check
+    from das3d.layouts import DEFAULT_LIGHT
+
+    lit = DEFAULT_LIGHT if light is None else light
+    check = check_data(data, category, preset=preset.value, file=settings, light=lit, depth_format=depth_format)
+    write_check(check, out)
+    print_check(check)
+    print(f"parts.png, oddest.png, check.json and settings.toml in {out}")
+
+
+@app.command()
+@reported
+def synth(
+    data: Annotated[Path, typer.Argument(help="Folder of scans, in any layout.")],
+    category: Category = None,
+    out: Annotated[Path, typer.Option(help="Folder for the sheet and recipes.json.")] = Path("synthesis"),
+    count: Annotated[int, typer.Option(min=1, max=200, help="How many pairs.")] = 8,
+    modality: Annotated[ModalityOption | None, typer.Option(help="What is harmed; rgb+depth by default.")] = None,
+    preset: Annotated[PresetOption | None, typer.Option(help="Where the settings start; fast by default.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as synthesis.magnitude_high=0.3; repeatable.")
+    ] = None,
+    textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Other pairs.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="recipes.json of before: make its pairs again.")] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Only this pair of --recipe.")] = None,
+    light: Light = None,
+    depth_unit: DepthUnit = None,
+) -> None:
+    """Harm good parts with synthetic defects, to judge by eye what training would learn from."""
+    if index is not None and recipe is None:
+        raise typer.BadParameter("--index needs --recipe FILE")
+    told = [preset, modality, settings, textures, seed, *(change or [])]
+    if recipe is not None and any(value is not None for value in told):
+        raise typer.BadParameter("--recipe brings its own settings: expected none beside it")
+    depth_format = parse_depth_unit(depth_unit)
+    from das3d.layouts import DEFAULT_LIGHT
+    from das3d.preview import preview_again, preview_pairs
+    from das3d.settings import make_settings
+
+    lit = DEFAULT_LIGHT if light is None else light
+    if recipe is not None:
+        preview_again(data, recipe, out, index=index, category=category, light=lit, depth_format=depth_format)
+        return
+    chosen = make_settings(
+        "fast" if preset is None else preset.value,
+        modality=None if modality is None else modality.value,
+        seed=seed,
+        file=settings,
+        changes=[*(change or []), *texture_changes(textures)],
+    )
+    preview_pairs(data, out, chosen, count, category=category, light=lit, depth_format=depth_format)
+
+
+@app.command()
+@reported
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of scans: MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],

@@ -26,7 +26,9 @@ from das3d.console import duration, progress
 from das3d.errors import Das3dError, ModelError
 from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, Output
+from das3d.pairs import as_pictures, pairs_sheet
 from das3d.settings import Settings, TrainingSettings
+from das3d.synthesis import Harmed
 from das3d.textures import load_textures
 from das3d.tracking import Tracking
 
@@ -314,16 +316,10 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
 
 
 def save_pairs(path: Path, parts: GoodParts, settings: Settings, textures: Tensor | None) -> None:
-    """A sheet of synthetic training pairs, as the networks get them."""
+    """A sheet of the first synthetic training pairs, as the networks get them."""
     batch = make_batch(parts, settings, 0, textures)
-    rows = [
-        ("good RGB", as_pictures(batch.rgb)),
-        ("harmed RGB", as_pictures(batch.harmed.rgb)),
-        ("good depth", as_pictures(1 - batch.depth)),
-        ("harmed depth", as_pictures(1 - batch.harmed.depth)),
-        ("mask", as_pictures(batch.harmed.mask)),
-    ]
-    pictures.save_picture(path, pictures.sheet(rows))
+    harmed = Harmed(batch.harmed.rgb[:8], batch.harmed.depth[:8], batch.harmed.mask[:8])
+    pictures.save_picture(path, pairs_sheet(batch.rgb[:8], batch.depth[:8], harmed))
 
 
 def save_repairs(folder: Path, iteration: int, batch: Batch, output: Output) -> Path:
@@ -331,22 +327,16 @@ def save_repairs(folder: Path, iteration: int, batch: Batch, output: Output) -> 
     path = folder / f"repair_{iteration:06d}.png"
     rows = []
     if output.rgb is not None:
-        rows += [("harmed RGB", as_pictures(batch.harmed.rgb)), ("repaired", as_pictures(output.rgb))]
+        rows += [("harmed RGB", as_pictures(batch.harmed.rgb[:8])), ("repaired", as_pictures(output.rgb[:8]))]
     if output.depth is not None:
         rows += [
-            ("harmed depth", as_pictures(1 - batch.harmed.depth)),
-            ("repaired", as_pictures(1 - output.depth[:, :1])),
+            ("harmed depth", as_pictures(1 - batch.harmed.depth[:8])),
+            ("repaired", as_pictures(1 - output.depth[:8, :1])),
         ]
     found = output.logits.detach().float().sigmoid()[:, 0].cpu().numpy()
-    rows += [("mask", as_pictures(batch.harmed.mask)), ("found", [pictures.heat(image) for image in found[:8]])]
+    rows += [("mask", as_pictures(batch.harmed.mask[:8])), ("found", [pictures.heat(image) for image in found[:8]])]
     pictures.save_picture(path, pictures.sheet(rows))
     return path
-
-
-def as_pictures(images: Tensor) -> list[pictures.Image]:
-    """The first eight of (B, C, S, S) in (0, 1) as pictures."""
-    arrays = images[:8].detach().float().nan_to_num().clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-    return [(array * 255).round().astype("uint8") for array in arrays]
 
 
 def describe(state: State) -> str:

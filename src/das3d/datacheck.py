@@ -1,0 +1,364 @@
+"""What a data set is like and what training will do with it, before any training: facts, suspects, twins, advice.
+
+    check = check_data("mydata")
+    for suspect in check.suspects:
+        print(suspect.part.id, suspect.reasons[0].text)
+
+Every part is judged against the other good parts alone. What cannot be told from the files is said, not guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from das3d.console import progress
+from das3d.datasets import Dataset, DepthFormat, find_dataset
+from das3d.errors import DataError
+from das3d.facts import Facts, facts_of
+from das3d.files import FARTHEST, HOW_TO_DECLARE
+from das3d.layouts import DECLARATION, DEFAULT_LIGHT
+from das3d.novelty import GRID, Feature, look_of, oddness
+from das3d.parts import Part
+from das3d.preparation import Floats, Statistics, Window
+from das3d.prepared import measure_parts, prepare_part, split_good
+from das3d.settings import Modality, Preset, Settings, make_settings
+from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
+from das3d.twins import Twins, find_twins
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A good part that should be looked at before training, and why."""
+
+    part: Part
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What `check_data` found.
+
+    Attributes:
+        dataset: what was looked at.
+        settings: for training on it.
+        units: how the depth files are read, and who says so.
+        facts: of every part of every split.
+        statistics: what training will measure, with the gross suspects left out; None where no part could be used.
+        suspects: good parts unlike the others, the most certain first.
+        twins: parts that share a scan.
+        advice: what to look at or change, in words.
+    """
+
+    dataset: Dataset
+    settings: Settings
+    units: str
+    facts: tuple[Facts, ...]
+    statistics: Statistics | None
+    suspects: tuple[Suspect, ...]
+    twins: tuple[Twins, ...]
+    advice: tuple[str, ...]
+
+    @property
+    def good(self) -> list[Facts]:
+        """Of the good parts that training uses: to learn from, or held out."""
+        return [one for one in self.facts if is_used(one.part)]
+
+
+def check_data(
+    data: Path | str,
+    category: str | None = None,
+    *,
+    preset: Preset = "fast",
+    file: Path | None = None,
+    light: int = DEFAULT_LIGHT,
+    depth_format: DepthFormat | None = None,
+) -> DataCheck:
+    """Look at every part of a data set and say what is odd about it.
+
+    Args:
+        data: folder in any layout that `find_dataset` knows, with RGB, depth or both.
+        category: which one, where `data` holds several.
+        preset, file: settings to train with later, as for `make_settings`.
+        light: which of the six images of an Eyecandies part is its RGB.
+        depth_format: how depth files are read where the data does not say.
+
+    Raises:
+        DataError: the data set as a whole cannot be used; every problem that names and headers show is named.
+    """
+    dataset = find_dataset(Path(data), category, rgb=False, depth=False, light=light, depth_format=depth_format)
+    settings = make_settings(preset, file=file)
+    if settings.modality == "rgb+depth":  # not chosen, or as chosen: what is not there cannot be used
+        settings = settings.model_copy(update={"modality": _members_of(dataset)})
+    facts = _look_at_all(dataset.parts, settings)
+    good = [one for one in facts if is_used(one.part)]
+    if all(one.error for one in good):
+        raise DataError([one.error for one in good[:10]])
+    gross = beyond_doubt(good)
+    sound = [one for one, reasons in zip(good, gross, strict=True) if not reasons]
+    statistics, sound = _compared(dataset, sound, settings)
+    reasons = {one.part.id: those for one, those in zip(good, gross, strict=True) if those}
+    reasons |= {one.part.id: those for one, those in zip(sound, unlike_the_others(sound), strict=True) if those}
+    compared = {one.part.id: one for one in sound}
+    facts = [compared.get(one.part.id, one) for one in facts]
+    twins = find_twins(facts)
+    for part_id, reason in _copied_members(twins):
+        reasons[part_id] = [reason, *reasons.get(part_id, [])]
+    by_certainty = sorted(reasons.items(), key=lambda item: min(reason.expected for reason in item[1]))
+    parts = {part.id: part for part in dataset.parts}
+    check = DataCheck(
+        dataset=dataset,
+        settings=settings,
+        units=_units(dataset, depth_format),
+        facts=tuple(facts),
+        statistics=statistics,
+        suspects=tuple(Suspect(parts[part_id], tuple(those)) for part_id, those in by_certainty),
+        twins=tuple(twins),
+        advice=(),
+    )
+    return replace(check, advice=tuple(_advice(check)))
+
+
+def is_used(part: Part) -> bool:
+    """Whether training uses the part, as a good one."""
+    return part.split != "test" and not part.defective
+
+
+def median(facts: Sequence[Facts], name: str) -> float | None:
+    """Median of one of the facts over the parts where it is known."""
+    known = [value for one in facts if (value := getattr(one, name)) is not None]
+    return float(np.median(known)) if known else None
+
+
+def _members_of(dataset: Dataset) -> Modality:
+    # `find_dataset` has seen to it that all parts have the same members.
+    has_rgb, has_depth = dataset.parts[0].rgb is not None, dataset.parts[0].depth is not None
+    return "rgb+depth" if has_rgb and has_depth else "rgb" if has_rgb else "depth"
+
+
+def _look_at_all(parts: Sequence[Part], settings: Settings) -> list[Facts]:
+    facts = []
+    with progress("looking", len(parts)) as step, ThreadPoolExecutor() as pool:
+        for one in pool.map(lambda part: facts_of(part, settings.preparation), parts):
+            facts.append(one)
+            step()
+    return facts
+
+
+def _compared(dataset: Dataset, sound: list[Facts], settings: Settings) -> tuple[Statistics | None, list[Facts]]:
+    # Prepare the parts as training will and find their odd places.
+    usable = {one.part.id for one in sound}
+    without_gross = replace(dataset, parts=tuple(part for part in dataset.parts if part.id in usable))
+    try:
+        train, _ = split_good(without_gross, settings)
+    except DataError:
+        return None, sound  # fewer than two: training would say the same
+    statistics = measure_parts(train, settings)
+    looks, places = [], []
+    with progress("preparing", len(sound)) as step:
+        for one in sound:
+            scan = prepare_part(one.part, statistics, settings.preparation)
+            looks.append(look_of(scan))
+            places.append(scan.window)
+            step()
+    features: list[tuple[Feature, bool]] = [("colour", statistics.has_rgb), ("shape", statistics.has_depth)]
+    for feature, there in features:
+        if there:
+            with progress("comparing", len(sound)) as step:
+                maps = oddness(looks, feature, progress=step)
+            sound = [
+                _with_odd_place(one, feature, odd, window) for one, odd, window in zip(sound, maps, places, strict=True)
+            ]
+    return statistics, sound
+
+
+def _with_odd_place(one: Facts, feature: Feature, odd: Floats, window: Window) -> Facts:
+    down, right = np.unravel_index(int(odd.argmax()), odd.shape)
+    cell = window.side / GRID
+    place = (round(window.left + (right + 0.5) * cell), round(window.top + (down + 0.5) * cell))
+    if feature == "colour":
+        return replace(one, odd_colour=float(odd.max()), odd_colour_at=place)
+    return replace(one, odd_shape=float(odd.max()), odd_shape_at=place)
+
+
+def _copied_members(twins: Sequence[Twins]) -> list[tuple[str, Reason]]:
+    # RGB of one part beside depth of another: of the two parts that have it, the one that it fits worse is the wrong one.
+    found = []
+    for pair in twins:
+        if pair.whole:
+            continue
+        fits = [one.alignment.fit if one.alignment else -1.0 for one in (pair.first, pair.second)]
+        wrong, right = (pair.first, pair.second) if fits[0] < fits[1] else (pair.second, pair.first)
+        if not is_used(wrong.part):
+            continue
+        copied, other = ("RGB", "depth") if pair.depth == "different" else ("depth", "RGB")
+        likeness = pair.rgb if copied == "RGB" else pair.depth
+        text = f"{likeness} {copied} as {right.part.id}, but other {other}: a file copied or named wrongly"
+        found.append((wrong.part.id, Reason("copied member", text)))
+    return found
+
+
+def _units(dataset: Dataset, told: DepthFormat | None) -> str:
+    form = dataset.depth_format
+    if not any(part.depth for part in dataset.parts):
+        return "no depth"
+    if (dataset.root / DECLARATION).is_file():
+        who = f"declared in {DECLARATION}"
+    elif dataset.layout == "eyecandies":
+        return "each part's info_depth.yaml tells metres per count"
+    elif told is not None:
+        who = "as told (--depth-unit)"
+    else:
+        who = f"as the layout {dataset.layout} has it"
+    if form is None:
+        return f"differs between parts, {who}"
+    return f"{'metres' if form.scale == 1 else f'{form.scale:g} m a count'}, {who}"
+
+
+# ------------------------------------------------------------------------------------------- advice
+
+
+def _advice(check: DataCheck) -> list[str]:
+    lines: list[str] = []
+    for rule in (_on_suspects, _on_twins, _on_units, _on_numbers, _on_shift, _on_missing, _on_window, _on_noise):
+        lines += rule(check)
+    return lines
+
+
+def _on_suspects(check: DataCheck) -> list[str]:
+    if not check.suspects:
+        return []
+    count = f"{len(check.suspects)} of {len(check.good)} good parts"
+    return [
+        f"{count} should be looked at before training: a defective or wrong part among the good ones teaches that its "
+        "defect is good. Mend or remove those that are not sound; keep those that are merely rare."
+    ]
+
+
+def _on_twins(check: DataCheck) -> list[str]:
+    lines = []
+    whole = [pair for pair in check.twins if pair.whole]
+    if leaks := [pair for pair in whole if pair.across_splits]:
+        splits = Counter(" and ".join(sorted({pair.first.part.split, pair.second.part.split})) for pair in leaks)
+        where = ", ".join(f"{count} in {those}" for those, count in splits.items())
+        lines.append(f"scans that stand in two splits ({where}): figures on them promise too much; keep each in one split.")
+    if within := len(whole) - len(leaks):
+        lines.append(f"{within} pairs of scans within a split are (nearly) the same: they count as one part, not as two.")
+    return lines
+
+
+def _on_units(check: DataCheck) -> list[str]:
+    distance = median(check.good, "distance")
+    if distance is None or 0.05 <= distance <= 20:
+        return []
+    return [
+        f"the scene lies {length(distance)} from the camera, where 3D cameras for parts work at 5 cm to 20 m (and "
+        f"{FARTHEST:.0f} m is refused): a wrong unit? To set it, {HOW_TO_DECLARE}."
+    ]
+
+
+def _on_numbers(check: DataCheck) -> list[str]:
+    lines = []
+    good = len([one for one in check.good if not one.error])
+    if good < 50:
+        lines.append(f"{good} good parts: fifty can be enough, a hundred or more is better.")
+    try:
+        _, held_out = split_good(check.dataset, check.settings)
+    except DataError as error:
+        return [*lines, str(error)]
+    rate = 1 / (len(held_out) + 1)
+    if rate > check.settings.score.max_false_alarm:
+        lines.append(
+            f"{len(held_out)} parts are held out for the threshold: they support a false-alarm rate of {rate:.0%} at best, "
+            f"not score.max_false_alarm = {check.settings.score.max_false_alarm:.0%}; "
+            f"{round(1 / check.settings.score.max_false_alarm) - 1} would."
+        )
+    return lines
+
+
+def _on_shift(check: DataCheck) -> list[str]:
+    seen = [one.alignment for one in check.good if one.alignment]
+    if not seen:
+        return []
+    right, down = np.median([(one.right, one.down) for one in seen], axis=0)
+    if max(abs(right), abs(down)) < 3:
+        return []
+    return [
+        f"in most parts RGB lies {right:+.0f} pixels right and {down:+.0f} down of depth: calibrate the cameras to each "
+        "other, or shift one; das3d takes both as one pixel grid."
+    ]
+
+
+def _on_missing(check: DataCheck) -> list[str]:
+    missing = median(check.good, "missing_on_part")
+    if missing is None or missing < 0.1:
+        return []
+    return [
+        f"{missing:.0%} of the part has no depth. It is filled from its surroundings, so defects there show in RGB only; "
+        "another angle, exposure or a matting spray may help."
+    ]
+
+
+def _on_window(check: DataCheck) -> list[str]:
+    statistics, settings = check.statistics, check.settings.preparation
+    if statistics is None:
+        return []
+    lines = []
+    if statistics.has_depth and statistics.background == "none":
+        lines.append("no background plane around the parts: the whole frame counts as part, and nothing is cut out.")
+    side = statistics.window or max(statistics.frame or (0, 0))
+    factor = side / settings.size
+    if factor > 1.5:
+        larger = min(-(-round(side / 1.25) // 32) * 32, 1024)
+        lines.append(
+            f"the window of {side} pixels shrinks {factor:.1f} times to {settings.size}, so defects under "
+            f"{2 * factor:.0f} pixels fade{_in_mm(check, 2 * factor)}; preparation.size = {larger} shows more and takes "
+            f"{(larger / settings.size) ** 2:.1f} times as long."
+        )
+    elif suggested_size(check) != settings.size:
+        lines.append(
+            f"the window of {side} pixels would be magnified to {settings.size}, which costs time and shows nothing more: "
+            f"settings.toml has preparation.size = {suggested_size(check)}."
+        )
+    return lines
+
+
+def _in_mm(check: DataCheck, pixels: float) -> str:
+    pitch = pixel_pitch(check)
+    return "" if pitch is None else f" ({length(pixels * pitch)})"
+
+
+def pixel_pitch(check: DataCheck) -> float | None:
+    """Metres between two frame pixels on the part; None where the scans hold no XYZ."""
+    pitches = [one.length / one.length_px for one in check.good if one.length and one.length_px]
+    return float(np.median(pitches)) if pitches else None
+
+
+def suggested_size(check: DataCheck) -> int:
+    """The setting preparation.size, made smaller where the window has fewer pixels anyway."""
+    size, statistics = check.settings.preparation.size, check.statistics
+    if statistics is None or not statistics.window:
+        return size
+    network = check.settings.network
+    step = network.stem * 2 ** (max(len(network.repair_widths), len(network.discriminator_widths)) - 1)
+    step = int(np.lcm(step, 32))
+    return min(size, max(-(-statistics.window // step) * step, step))
+
+
+def _on_noise(check: DataCheck) -> list[str]:
+    statistics, noise = check.statistics, median(check.good, "surface_noise")
+    if statistics is None or noise is None or not statistics.has_depth:
+        return []
+    span = statistics.far - statistics.near
+    least = check.settings.synthesis.mask_threshold * span
+    if noise < least:
+        return []
+    return [
+        f"depth on the part is noisy by {length(noise)}, and synthetic defects count from {length(least)} on: many would "
+        f"drown; raise synthesis.mask_threshold to {2 * noise / span:.3f}, or average several scans."
+    ]

@@ -1,0 +1,319 @@
+"""Synthetic defects on good pairs: to judge by eye, and for other detectors to learn from.
+
+    pairs = SyntheticPairs.from_data("mydata", length=10_000)
+    for batch in torch.utils.data.DataLoader(pairs, batch_size=8, num_workers=4):
+        batch["rgb"], batch["depth"], batch["mask"]  # (8, 3, S, S), (8, 1, S, S), (8, 1, S, S)
+
+A pair follows from the seed and its number alone: the same in any order, on any number of workers. Its recipes can be
+written down and make it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from das3d import pictures
+from das3d.batches import GoodParts
+from das3d.datasets import DepthFormat, find_dataset
+from das3d.errors import DataError
+from das3d.layouts import DEFAULT_LIGHT
+from das3d.preparation import PreparedScan, Statistics
+from das3d.prepared import measure_parts, prepare_part, split_good
+from das3d.settings import Settings, SynthesisSettings, make_settings
+from das3d.synthesis import FAMILIES, Harmed, Recipe, draw_recipe, synthesise
+from das3d.textures import load_textures
+
+# ------------------------------------------------------------------------------------------- any good pairs
+
+
+def harm_pairs(
+    rgb: Tensor,
+    depth: Tensor,
+    foreground: Tensor,
+    settings: SynthesisSettings | None = None,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    textures: Tensor | None = None,
+    use_rgb: bool = True,
+    use_depth: bool = True,
+) -> tuple[Harmed, list[Recipe]]:
+    """Turn good pairs into labelled ones (equations (1) to (8) and (12) of the paper and the families beside them).
+
+    Args:
+        rgb: (B, 3, S, S) float32 in (0, 1).
+        depth: (B, 1, S, S) float32, 0 nearest, 1 farthest or background.
+        foreground: (B, 1, S, S) bool, where the part is; defects lie there.
+        settings: kinds, sizes and strengths of defects; None: those of the preset `fast`.
+        seed, first: pair b is harmed as number ``first + b`` of this seed, whatever else is in the batch.
+        textures: (N, 3, S, S) in (0, 1) to paint with; None: generated.
+        use_rgb, use_depth: False leaves that modality as it is.
+
+    Returns:
+        The harmed pairs with their masks (1 on defects; nothing but 0 where a pair was left good), and the recipes, one
+        for each of ``settings.rounds``, which `apply_recipes` makes the same pixels of again.
+    """
+    settings = settings or SynthesisSettings()
+    recipes = draw_recipes(
+        range(first, first + len(rgb)), settings, seed, rgb=use_rgb, depth=use_depth,
+        textures=0 if textures is None else len(textures),
+    )  # fmt: skip
+    recipes = [recipe.to(rgb.device) for recipe in recipes]
+    return apply_recipes(rgb, depth, foreground, recipes, settings, textures), recipes
+
+
+def draw_recipes(
+    numbers: Sequence[int],
+    settings: SynthesisSettings,
+    seed: int,
+    *,
+    rgb: bool = True,
+    depth: bool = True,
+    textures: int = 0,
+) -> list[Recipe]:
+    """Recipes of the pairs with these numbers, one for each round; each pair has a generator of its own."""
+    rounds: list[list[dict[str, Any]]] = [[] for _ in range(settings.rounds)]
+    for number in numbers:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        for of_round in rounds:
+            of_round += draw_recipe(1, settings, generator, rgb=rgb, depth=depth, textures=textures).to_dicts()
+    return [Recipe.from_dicts(dicts) for dicts in rounds]
+
+
+def apply_recipes(
+    rgb: Tensor,
+    depth: Tensor,
+    foreground: Tensor,
+    recipes: Sequence[Recipe],
+    settings: SynthesisSettings,
+    textures: Tensor | None = None,
+) -> Harmed:
+    """Harm pairs by one recipe after the other; arguments as for `harm_pairs`. The mask covers what any of them harmed."""
+    harmed = Harmed(rgb, depth, torch.zeros_like(depth))
+    for recipe in recipes:
+        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings, textures)
+        harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
+    return harmed
+
+
+# ------------------------------------------------------------------------------------------- the parts of a data set
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One good pair, what became of it, and how.
+
+    Attributes:
+        number: which pair of its seed.
+        part: id of the good part.
+        rgb, depth, foreground: the good pair, (1, C, S, S).
+        harmed: the same, harmed, with its mask.
+        recipes: one a round.
+    """
+
+    number: int
+    part: str
+    rgb: Tensor
+    depth: Tensor
+    foreground: Tensor
+    harmed: Harmed
+    recipes: tuple[Recipe, ...]
+
+    def fingerprint(self) -> str:
+        """A hash of the harmed pixels, down to the last bit."""
+        digest = hashlib.sha256()
+        for member in (self.harmed.rgb, self.harmed.depth, self.harmed.mask):
+            digest.update(member.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+class SyntheticPairs(Dataset[dict[str, Tensor]]):
+    """Good parts as a `torch.utils.data` data set of labelled pairs; ``pairs[n]`` is the same whenever it is asked for.
+
+    Each item is a dict of tensors that the default collation stacks:
+
+    ========== ============ ======= =====================================================
+    rgb        (3, S, S)    float32 in (0, 1), perhaps harmed; 0 outside the part
+    depth      (1, S, S)    float32 normalised, perhaps harmed; 1 outside the part
+    mask       (1, S, S)    float32 1 on defects
+    good_rgb   (3, S, S)    float32 before it was harmed
+    good_depth (1, S, S)    float32 before it was harmed
+    foreground (1, S, S)    bool    where the part is
+    defective  ()           bool    whether there is a defect
+    number     ()           int64   which pair this is
+    ========== ============ ======= =====================================================
+
+    Parts are taken in turn and are not moved or turned: how to augment good parts is the detector's choice.
+
+    Attributes:
+        names: ids of the good parts.
+        statistics: how they were prepared; ``depth * (far - near) + near`` is metres from the plane.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        scans: Sequence[PreparedScan],
+        statistics: Statistics,
+        settings: Settings | None = None,
+        *,
+        seed: int | None = None,
+        length: int | None = None,
+    ) -> None:
+        """Pairs of parts that are prepared already.
+
+        Args:
+            names: of the parts.
+            scans: prepared by `statistics`.
+            statistics: of the good parts.
+            settings: of synthesis and modality; None: the preset `fast`.
+            seed: of the recipes; None: that of the settings.
+            length: number of pairs; None: as many as parts.
+        """
+        self.names = list(names)
+        self.statistics = statistics
+        self.settings = settings or make_settings()
+        self.seed = self.settings.seed if seed is None else seed
+        self._parts = GoodParts.from_scans(list(scans))
+        self._length = len(self._parts) if length is None else length
+        self._textures = load_textures(self.settings.synthesis, self._parts)
+
+    @classmethod
+    def from_data(
+        cls,
+        data: Path | str,
+        category: str | None = None,
+        *,
+        settings: Settings | None = None,
+        seed: int | None = None,
+        length: int | None = None,
+        most_parts: int | None = None,
+        only: Collection[str] | None = None,
+        statistics: Statistics | None = None,
+        light: int = DEFAULT_LIGHT,
+        depth_format: DepthFormat | None = None,
+    ) -> SyntheticPairs:
+        """Pairs of the good training parts of a data set, prepared as for training and cached.
+
+        Args:
+            data, category, light, depth_format: as for `find_dataset`.
+            settings, seed, length: as above.
+            most_parts: use no more parts than this, evenly chosen; None: all.
+            only: use the parts with these ids; None: all.
+            statistics: how to prepare the parts; None: measured on all training parts.
+
+        Raises:
+            DataError: something is wrong with the data; every problem is named.
+        """
+        settings = settings or make_settings()
+        dataset = find_dataset(
+            data, category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
+        )
+        train, _ = split_good(dataset, settings)
+        statistics = statistics or measure_parts(train, settings)
+        chosen = train[:: -(-len(train) // most_parts)] if most_parts else train
+        chosen = [part for part in chosen if only is None or part.id in only]
+        if lacking := sorted(set(only or ()) - {part.id for part in chosen}):
+            raise DataError(f"{dataset.root}: expected good training parts {', '.join(lacking)}, found others only")
+        scans = [prepare_part(part, statistics, settings.preparation) for part in chosen]
+        return cls([part.id for part in chosen], scans, statistics, settings, seed=seed, length=length)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        if not 0 <= number < self._length:
+            raise IndexError(f"pair {number}: expected a number from 0 to {self._length - 1}")
+        pair = self.pair(number)
+        return {
+            "rgb": pair.harmed.rgb[0],
+            "depth": pair.harmed.depth[0],
+            "mask": pair.harmed.mask[0],
+            "good_rgb": pair.rgb[0],
+            "good_depth": pair.depth[0],
+            "foreground": pair.foreground[0],
+            "defective": pair.harmed.mask.any(),
+            "number": torch.tensor(number),
+        }
+
+    def pair(self, number: int) -> Pair:
+        """Pair `number`, with its recipes."""
+        recipes = draw_recipes(
+            [number], self.settings.synthesis, self.seed, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth,
+            textures=0 if self._textures is None else len(self._textures),
+        )  # fmt: skip
+        return self.again(number, self.names[number % len(self.names)], recipes)
+
+    def again(self, number: int, part: str, recipes: Sequence[Recipe]) -> Pair:
+        """A pair by its recipes rather than by its number; `part` is the id of the good part.
+
+        Raises:
+            DataError: there is no such part here.
+        """
+        if part not in self.names:
+            raise DataError(f"{part}: expected one of the {len(self.names)} good parts here, found no such part")
+        good = self._parts[torch.tensor([self.names.index(part)])]
+        rgb = good.rgb.float() / 255
+        harmed = apply_recipes(rgb, good.depth, good.foreground, recipes, self.settings.synthesis, self._textures)
+        return Pair(number, part, rgb, good.depth, good.foreground, harmed, tuple(recipes))
+
+
+# ------------------------------------------------------------------------------------------- in words and pictures
+
+
+def describe(pair: Pair, statistics: Statistics) -> list[str]:
+    """What was done to a pair, in lines: kinds, depth in mm, share of the part, which modalities."""
+    kinds = []
+    for recipe in pair.recipes:
+        if not bool(recipe.keep_rgb & recipe.keep_depth):
+            kinds.append(FAMILIES[int(recipe.family)].removesuffix("s"))
+    if not bool(pair.harmed.mask.any()):
+        return ["left good"]
+    span = (statistics.far - statistics.near) * 1000
+    change = (pair.harmed.depth - pair.depth) * span
+    nearer, farther = max(-float(change.min()), 0.0), max(float(change.max()), 0.0)
+    depth = [f"{value:.1f} mm {way}" for value, way in ((nearer, "nearer"), (farther, "farther")) if value >= 0.05]
+    painted = bool(((pair.harmed.rgb - pair.rgb).abs() > 1 / 510).any())
+    members = " and ".join(name for name, there in (("RGB", painted), ("depth", bool(depth))) if there)
+    share = float(pair.harmed.mask.sum() / pair.foreground.sum().clamp(min=1))
+    return [
+        " + ".join(kinds),
+        f"in {members or 'nothing visible'}",
+        *([", ".join(depth)] if depth else []),
+        f"{share:.1%} of part",
+    ]
+
+
+def pairs_sheet(rgb: Tensor, depth: Tensor, harmed: Harmed, captions: Sequence[Sequence[str]] = ()) -> pictures.Image:
+    """A sheet of pairs (B, C, S, S), good above harmed, one column a pair."""
+    return pictures.sheet(
+        [
+            ("good RGB", as_pictures(rgb)),
+            ("harmed RGB", as_pictures(harmed.rgb)),
+            ("good depth", as_pictures(1 - depth)),
+            ("harmed depth", as_pictures(1 - harmed.depth)),
+            ("good relief", _reliefs(depth)),
+            ("harmed relief", _reliefs(harmed.depth)),
+            ("mask", as_pictures(harmed.mask)),
+        ],
+        captions=captions,
+    )
+
+
+def _reliefs(depth: Tensor) -> list[pictures.Image]:
+    values = depth[:, 0].detach().float().cpu().numpy()
+    return [pictures.shaded_relief(one, one < 1) for one in values]
+
+
+def as_pictures(images: Tensor) -> list[pictures.Image]:
+    """(B, C, S, S) in (0, 1) as uint8 pictures."""
+    arrays = images.detach().float().nan_to_num().clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    return [(array * 255).round().astype("uint8") for array in arrays]

@@ -1,0 +1,199 @@
+"""``das3d inspect``: spoiled parts are pointed at, sound sets are left in peace, and what it writes can be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from spoils import Parts
+from tiny import das3d
+
+from das3d.datacheck import DataCheck, check_data
+from das3d.demo import CATEGORY, make_demo
+from das3d.errors import DataError
+from das3d.settings import make_settings
+
+SIZE = (96, 112)
+TRAIN, VALIDATION = 22, 3
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sound")
+    return make_demo(root, train=TRAIN, validation=VALIDATION, good=2, defective=0, size=SIZE) / CATEGORY
+
+
+@pytest.fixture
+def parts(sound: Path, tmp_path: Path) -> Parts:
+    return Parts(Path(shutil.copytree(sound, tmp_path / CATEGORY)))
+
+
+def check(parts: Parts) -> DataCheck:
+    return check_data(parts.folder.parent.parent)
+
+
+def suspects(found: DataCheck) -> dict[str, list[str]]:
+    """Number of the part -> checks that name it."""
+    return {suspect.part.id.split("/")[-1]: [reason.check for reason in suspect.reasons] for suspect in found.suspects}
+
+
+@pytest.fixture(scope="module")
+def sound_check(sound: Path) -> DataCheck:
+    return check_data(sound)
+
+
+def test_a_sound_set_has_no_suspects(sound_check: DataCheck) -> None:
+    assert suspects(sound_check) == {} and sound_check.twins == ()
+
+
+def test_facts_are_those_of_the_rendered_parts(sound_check: DataCheck) -> None:
+    assert len(sound_check.facts) == TRAIN + VALIDATION + 2 and len(sound_check.good) == TRAIN + VALIDATION
+    for one in sound_check.good:
+        assert one.size == SIZE and one.error == ""
+        assert one.length == pytest.approx(0.105, rel=0.1) and one.width == pytest.approx(0.066, rel=0.1)
+        assert one.height == pytest.approx(0.0265, abs=0.003) and one.distance == pytest.approx(0.444, abs=0.01)
+        assert one.plane_support is not None and one.plane_support > 0.95
+
+
+def test_spoiled_parts_are_pointed_at(parts: Parts) -> None:
+    place = parts.stain("003")
+    parts.shift("006", 6)
+    parts.millimetres("009")
+    parts.copy("012", "013", depth=False)
+    damaged, test = parts.folder / "xyz" / "004.tiff", parts.folder.parent.parent / "test" / "good"
+    damaged.write_bytes(damaged.read_bytes()[:10_000])
+    for member, suffix in (("rgb", "png"), ("xyz", "tiff")):
+        shutil.copy(parts.folder / member / f"007.{suffix}", test / member / f"000.{suffix}")
+    found = check(parts)
+    named = suspects(found)
+    assert named.keys() >= {"003", "004", "006", "009", "013"} and len(named) <= 6, named
+    assert "odd colour" in named["003"]
+    assert "shift of RGB against depth" in named["006"]
+    assert named["009"] == ["unit"] and named["004"] == ["unreadable"]
+    assert named["013"][0] == "copied member"
+    facts = {one.part.id: one for one in found.facts}
+    assert facts["train/good/003"].odd_colour_at == pytest.approx(place, abs=8)
+    assert str(damaged) in facts["train/good/004"].error
+    # Neither holds up the others, and millimetres would make a depth range of metres.
+    assert sum(one.odd_shape is not None for one in found.good) == TRAIN + VALIDATION - 2
+    assert found.statistics is not None and found.statistics.far - found.statistics.near < 0.05
+    leak, copied = sorted((pair.describe() for pair in found.twins), key=len)
+    assert leak == "train/good/007 and test/good/000: same RGB and same depth"
+    assert copied == "train/good/012 and train/good/013: same RGB, but different depth"
+    assert any("two splits (1 in test and train)" in line for line in found.advice), found.advice
+
+
+def test_a_shift_of_all_parts_is_advised_on_and_makes_none_a_suspect(parts: Parts) -> None:
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        parts.shift(file.stem, 5)
+    found = check_data(parts.folder.parent.parent)
+    assert any("RGB lies -" in line and "calibrate" in line for line in found.advice), found.advice
+    assert not [name for name in suspects(found) if name.startswith("train")]
+
+
+def test_a_whole_set_in_another_unit_is_refused_with_what_to_do(parts: Parts) -> None:
+    for split in ("train", "validation"):
+        these = Parts(parts.folder.parent.parent)
+        these.folder = parts.folder.parent.parent / split / "good"
+        for file in sorted((these.folder / "rgb").iterdir()):
+            these.millimetres(file.stem)
+    with pytest.raises(DataError, match="depth_unit: mm"):
+        check(parts)
+    (parts.folder.parent.parent / "dataset.yaml").write_text("depth_unit: um")  # 1000 times too near
+    assert any("a wrong unit?" in line for line in check(parts).advice)
+
+
+@pytest.mark.parametrize("member", ["rgb", "xyz"])
+def test_sets_with_one_member(parts: Parts, member: str) -> None:
+    root = parts.folder.parent.parent
+    (root / "dataset.yaml").write_text("depth_unit: m")
+    (root / "good").mkdir()
+    word, suffix = {"rgb": ("rgb", "png"), "xyz": ("depth", "tiff")}[member]
+    for index in range(TRAIN):
+        shutil.copy(parts.folder / member / f"{index:03}.{suffix}", root / "good" / f"{index:03}_{word}.{suffix}")
+    for split in ("train", "validation", "test"):
+        shutil.rmtree(root / split)
+    found = check_data(root)
+    assert found.settings.modality == word
+    assert len(found.good) == TRAIN and len(found.suspects) <= 2
+
+
+def test_command_writes_sheets_settings_and_json(parts: Parts, tmp_path: Path) -> None:
+    parts.stain("003")
+    parts.millimetres("009")
+    out = tmp_path / "out"
+    result = das3d("inspect", parts.folder.parent.parent, "--out", out)
+    assert result.exit_code == 0, result.output
+    for words in (f"{TRAIN} good", "metres, as the layout mvtec3d has it", "train/good/003", "train/good/009", "window of"):
+        assert words in result.stdout, result.stdout
+    for name in ("parts.png", "oddest.png"):
+        picture = cv2.imread(str(out / name))
+        assert picture.shape[0] > 100 and (picture == (40, 39, 214)).all(axis=2).any(), "red frames, BGR"
+    known = json.loads((out / "check.json").read_text())
+    assert {suspect["part"] for suspect in known["suspects"]} >= {"train/good/003", "train/good/009"}
+    assert len(known["parts"]) == TRAIN + VALIDATION + 2
+    settings = make_settings(file=out / "settings.toml")
+    assert settings.modality == "rgb+depth" and settings.preparation.size <= 192
+    assert "# note: " in (out / "settings.toml").read_text()
+
+
+def test_settings_shrink_to_the_window_and_never_magnify(sound_check: DataCheck, tmp_path: Path) -> None:
+    from das3d.datasheet import settings_text
+
+    assert sound_check.statistics is not None and sound_check.statistics.window < 96
+    (tmp_path / "settings.toml").write_text(settings_text(sound_check))
+    assert make_settings(file=tmp_path / "settings.toml").preparation.size == 96
+    assert any("would be magnified to 192" in line for line in sound_check.advice)
+
+
+def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
+    make_demo(tmp_path / "demo", train=4, validation=1, good=0, defective=0, size=(64, 80))
+    source, root = tmp_path / "demo" / CATEGORY / "train" / "good", tmp_path / "own"
+    (root / "good").mkdir(parents=True)
+    (root / "dataset.yaml").write_text("depth_scale: 0.0001")
+    for index in range(4):
+        shutil.copy(source / "rgb" / f"{index:03}.png", root / "good" / f"{index:03}_rgb.png")
+        depth = Parts(source.parent.parent).points(f"{index:03}")[..., 2]
+        cv2.imwrite(str(root / "good" / f"{index:03}_depth.png"), np.round(depth * 1e4).astype(np.uint16))
+    result = das3d("inspect", root, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "needs XYZ" in result.stdout and "0.0001 m a count, declared in dataset.yaml" in result.stdout
+
+
+def test_nothing_to_look_at_is_one_clear_line(tmp_path: Path) -> None:
+    result = das3d("inspect", tmp_path / "none", "--out", tmp_path / "out")
+    assert (
+        result.exit_code == 1 and result.stderr == f"error: {tmp_path / 'none'}: expected a folder, found nothing there\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------ real scans
+
+
+@pytest.fixture
+def glands(real_data: Path, tmp_path: Path) -> Parts:
+    """The first 40 training parts of cable_gland, as links."""
+    category = tmp_path / "cable_gland"
+    for member, suffix in (("rgb", "png"), ("xyz", "tiff")):
+        folder = category / "train" / "good" / member
+        folder.mkdir(parents=True)
+        for index in range(40):
+            name = f"{index:03}.{suffix}"
+            (folder / name).symlink_to(real_data / "mvtec3d" / "cable_gland" / "train" / "good" / member / name)
+    return Parts(category)
+
+
+def test_spoiled_real_parts_are_pointed_at_and_hardly_any_other(glands: Parts) -> None:
+    glands.stain("020", radius=0.02)
+    glands.shift("031", 8)
+    glands.swap_rgb("003", "010")
+    glands.millimetres("025")
+    named = suspects(check(glands))
+    assert named.keys() >= {"020", "031", "003", "010", "025"} and len(named) <= 7, named
+    assert "odd colour" in named["020"] and "shift of RGB against depth" in named["031"] and named["025"] == ["unit"]
+    assert "fit of RGB to depth" in named["003"] and "fit of RGB to depth" in named["010"]
