@@ -22,7 +22,8 @@ from tiny import das3d
 
 from das3d import _charts as charts
 from das3d._evaluated import read_evaluation
-from das3d._gallery import TILE, outlined, shrunk
+from das3d._gallery import TILE, shrunk, with_truth
+from das3d.regions import Region
 from das3d.report import changed_settings
 from das3d.settings import make_settings
 
@@ -161,6 +162,26 @@ def test_worst_mistakes_come_first(copied: Path) -> None:
     assert f"{len(evaluation.rows) - 2} further parts are left out" in page.text
 
 
+def test_regions_stand_beside_the_pictures_and_are_outlined(copied: Path) -> None:
+    region = Region(
+        centroid=(30.0, 20.0), box=(25, 15, 10, 10), outline=((25, 15), (34, 15), (34, 24), (25, 24)), area_px=100,
+        area_mm2=12.34, height_mm=-0.5, height_noise_mm=0.1, evidence="shape", colour=0.1, shape=0.9, score=0.8, peak=0.9,
+        mean=0.7,
+    )  # fmt: skip
+
+    def heat() -> str:
+        assert das3d("report", copied).exit_code == 0
+        return str(page_of(copied).of("img", alt="Heat of test/dent/000")[0]["src"])
+
+    file = copied / "evaluation" / "regions.json"
+    file.unlink(missing_ok=True)
+    before = heat()
+    part = {"id": "test/dent/000", "score": 0.8, "regions": [region.to_dict()] * 5}
+    file.write_text(json.dumps({"pixel_threshold": 0.1, "parts": [part]}))
+    assert heat() != before
+    assert page_of(copied).text.count(f"<li>{region.describe()}</li>") == 3 and "<li>2 smaller ones</li>" in page_of(copied).text
+
+
 # ------------------------------------------------------------------------------------ what may be wrong
 
 
@@ -234,7 +255,7 @@ def test_changed_settings_are_those_that_differ() -> None:
 def test_outline_lies_around_the_defect() -> None:
     mask = np.zeros((400, 400), bool)
     mask[100:140, 200:260] = True
-    picture = outlined(np.full((400, 400, 3), 90, np.uint8), mask)
+    picture = with_truth(np.full((400, 400, 3), 90, np.uint8), mask)
     changed = (picture != 90).any(axis=2)
     assert picture.shape == (TILE, TILE, 3)
     scale = TILE / 400
@@ -242,7 +263,7 @@ def test_outline_lies_around_the_defect() -> None:
     assert np.allclose((rows.min(), rows.max()), (100 * scale, 140 * scale), atol=3)
     assert np.allclose((columns.min(), columns.max()), (200 * scale, 260 * scale), atol=3)
     assert not changed[int(120 * scale), int(230 * scale)], "the defect itself stays visible"
-    dark = outlined(np.full((40, 40, 3), 90, np.uint8), None)
+    dark = with_truth(np.full((40, 40, 3), 90, np.uint8), None)
     assert (dark == 30).all()
 
 

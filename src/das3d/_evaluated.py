@@ -17,6 +17,7 @@ from das3d.errors import DataError
 from das3d.evaluation import LazyMasks
 from das3d.inspection import output_names, read_map, reading_of
 from das3d.parts import Part
+from das3d.regions import Region
 
 # What the verdict on a part was, worst first.
 MISSED, FALSE_ALARM, FOUND, PASSED = "missed", "false alarm", "found", "passed"
@@ -31,6 +32,7 @@ class Row:
         defective: whether it is known to have a defect.
         outcome: of the verdict, "" where the model has no threshold.
         false_alarm_probability: of its score, where the model knows.
+        regions: of the defect, the largest first.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Row:
     defective: bool
     outcome: str
     false_alarm_probability: float | None
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass
@@ -73,7 +76,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         metrics = json.loads((folder / "metrics.json").read_text())
         limit = metrics["threshold"]["value"] if metrics["threshold"] else None
         with (folder / "scores.csv").open(newline="") as file:
-            rows = [row_of(values, limit) for values in csv.DictReader(file)]
+            regions = read_regions(folder / "regions.json")
+            rows = [row_of(values, limit, regions.get(values["id"], ())) for values in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: expected what das3d evaluate writes, found a problem: {error!r}; run it again"
@@ -86,14 +90,22 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     return Evaluation(folder, metrics, rows)
 
 
-def row_of(values: Mapping[str, str], limit: float | None) -> Row:
+def read_regions(file: Path) -> dict[str, tuple[Region, ...]]:
+    """The regions of parts by id; none where an older version evaluated."""
+    if not file.is_file():
+        return {}
+    parts = json.loads(file.read_text())["parts"]
+    return {part["id"]: tuple(Region(**region) for region in part["regions"]) for part in parts}
+
+
+def row_of(values: Mapping[str, str], limit: float | None, regions: tuple[Region, ...]) -> Row:
     """A line of ``scores.csv``, with the verdict by the threshold `limit`."""
     defective, score = values["label"] == "1", float(values["score"])
     outcome = ""
     if limit is not None:
         outcome = (FOUND if score > limit else MISSED) if defective else (FALSE_ALARM if score > limit else PASSED)
     chance = values.get("false_alarm_probability")
-    return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None)
+    return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None, regions)
 
 
 def find_parts(detector: Detector, evaluation: Evaluation, data: Path | None) -> dict[str, Part]:

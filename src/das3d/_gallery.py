@@ -15,7 +15,7 @@ from das3d.console import progress
 from das3d.detector import Detector
 from das3d.inspection import picture_scale, read_map
 from das3d.parts import Part
-from das3d.pictures import Image, depth_picture, grey, overlay
+from das3d.pictures import Image, depth_picture, grey, outlined, overlay
 from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Mask, Scan
 from das3d.surfaces import background_of, data_uri, surface_of
@@ -59,9 +59,10 @@ def make_card(detector: Detector, row: Row, scan: Scan, anomaly: NDArray[np.floa
         pictures.append(("RGB, repaired", repaired_rgb(output.rgb[0], detector, prepared)))
     if output.depth is not None:
         pictures.append(("Depth, repaired", grey(np.float32(1) - output.depth[0])))
-    pictures.append(("Heat", cut(overlay(scan, anomaly, high))))
+    heated = outlined(overlay(scan, anomaly, high), [region.outline for region in row.regions])
+    pictures.append(("Heat", cut(heated)))
     if row.defective:
-        pictures.append(("Ground truth", outlined(cut(base), None if scan.mask is None else cut(scan.mask))))
+        pictures.append(("Ground truth", with_truth(cut(base), None if scan.mask is None else cut(scan.mask))))
     surface = None
     if scan.depth is not None:
         plane = background_of(scan, detector.statistics)
@@ -76,7 +77,7 @@ def repaired_rgb(image: NDArray[np.float32], detector: Detector, prepared: Prepa
     return (np.clip(np.round(bright), 0, 255) * prepared.foreground[..., None]).astype(np.uint8)
 
 
-def outlined(picture: Image, mask: Mask | None) -> Image:
+def with_truth(picture: Image, mask: Mask | None) -> Image:
     """A picture with the outline of a mask, at the size that the report shows; darkened where nothing is known."""
     small = shrunk(picture)
     if mask is None:
