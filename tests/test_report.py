@@ -179,7 +179,10 @@ def test_regions_stand_beside_the_pictures_and_are_outlined(copied: Path) -> Non
     part = {"id": "test/dent/000", "score": 0.8, "regions": [region.to_dict()] * 5}
     file.write_text(json.dumps({"pixel_threshold": 0.1, "parts": [part]}))
     assert heat() != before
-    assert page_of(copied).text.count(f"<li>{region.describe()}</li>") == 3 and "<li>2 smaller ones</li>" in page_of(copied).text
+    assert (
+        page_of(copied).text.count(f"<li>{region.describe()}</li>") == 3
+        and "<li>2 smaller ones</li>" in page_of(copied).text
+    )
 
 
 # ------------------------------------------------------------------------------------ what may be wrong
