@@ -40,14 +40,14 @@ def main() -> None:
         return
     console, described, begun = Console(), machine(), time.monotonic()
     for line in described:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     rows: list[Row] = []
     for group in options.only:
         found = measure(group)
         rows += found
         for row in found:
             took = ", ".join(part for part in (row.ours, row.reference and f"against {row.reference}", row.memory) if part)
-            console.print(f"{row.stage}: {row.figure}" + (f" [{took}]" if took else ""), highlight=False, markup=False)
+            console.print(f"{row.stage}: {row.figure}" + (f" [{took}]" if took else ""), highlight=False, markup=False, soft_wrap=True)
     minutes = (time.monotonic() - begun) / 60
     console.print(table_of(rows))
     if options.write:
