@@ -47,7 +47,9 @@ def main() -> None:
         rows += found
         for row in found:
             took = ", ".join(part for part in (row.ours, row.reference and f"against {row.reference}", row.memory) if part)
-            console.print(f"{row.stage}: {row.figure}" + (f" [{took}]" if took else ""), highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{row.stage}: {row.figure}" + (f" [{took}]" if took else ""), highlight=False, markup=False, soft_wrap=True
+            )
     minutes = (time.monotonic() - begun) / 60
     console.print(table_of(rows))
     if options.write:
