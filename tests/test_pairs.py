@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from das3d.errors import DataError
 from das3d.pairs import SyntheticPairs, apply_recipes, describe, harm_pairs
 from das3d.settings import SynthesisSettings, make_settings
-from das3d.synthesis import Recipe
+from das3d.synthesis import FAMILIES, Recipe
 
 CHANGES = ("preparation.size=64",)
 
@@ -221,3 +222,19 @@ def test_again_refuses_an_unknown_part(tiny_data: Path) -> None:
     pairs = pairs_of(tiny_data)
     with pytest.raises(DataError, match="nothing: expected one of the 4 good parts here"):
         pairs.again(0, "nothing", [])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_example_runs(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    example = Path(__file__).parent.parent / "examples" / "synthetic_pairs.py"
+    monkeypatch.setattr("sys.argv", [str(example), str(tiny_data)])
+    runpy.run_path(str(example), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all("of 16 pairs are defective" in line for line in lines)
+
+
+def test_kinds_are_named_in_the_singular(tiny_data: Path) -> None:
+    pairs = pairs_of(tiny_data, 30, 0, "synthesis.rounds=1", "synthesis.drop=0.0", "synthesis.visible=0.0")
+    words = {describe(pairs.pair(number), pairs.statistics)[0] for number in range(30)}
+    singular = {family: family[:-2] if family == "scratches" else family[:-1] for family in FAMILIES}
+    assert "scratch" in singular.values() and words <= {*singular.values(), "left good"} and len(words) >= 3

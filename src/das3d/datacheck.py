@@ -248,7 +248,8 @@ def _on_twins(check: DataCheck) -> list[str]:
         where = ", ".join(f"{count} in {those}" for those, count in splits.items())
         lines.append(f"scans that stand in two splits ({where}): figures on them promise too much; keep each in one split.")
     if within := len(whole) - len(leaks):
-        lines.append(f"{within} pairs of scans within a split are (nearly) the same: they count as one part, not as two.")
+        pairs = "one pair" if within == 1 else f"{within} pairs"
+        lines.append(f"{pairs} of scans within a split, (nearly) the same: such scans count as one part, not as two.")
     return lines
 
 

@@ -274,7 +274,8 @@ def describe(pair: Pair, statistics: Statistics) -> list[str]:
     kinds = []
     for recipe in pair.recipes:
         if not bool(recipe.keep_rgb & recipe.keep_depth):
-            kinds.append(FAMILIES[int(recipe.family)].removesuffix("s"))
+            plural = FAMILIES[int(recipe.family)]
+            kinds.append(plural.removesuffix("es" if plural.endswith("ches") else "s"))
     if not bool(pair.harmed.mask.any()):
         return ["left good"]
     span = (statistics.far - statistics.near) * 1000

@@ -75,7 +75,7 @@ def shaded_relief(depth: NDArray[np.floating], shown: Mask) -> Image:
     right, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) / 8 * steepness, cv2.Sobel(smooth, cv2.CV_32F, 0, 1) / 8 * steepness
     # The surface normal is (right, down, 1) with the camera's z towards the viewer; the lamp stands at (-1, -1, 1.5).
     light = (1.5 - right - down) / np.sqrt(right**2 + down**2 + 1) / np.sqrt(4.25)
-    return grey(np.where(shown, 0.15 + 0.85 * np.clip(light, 0, 1), 0.0))
+    return grey(np.where(shown, 0.25 + 0.75 * np.clip(light, 0, 1), 0.0))
 
 
 # ------------------------------------------------------------------------------------------- sheets
