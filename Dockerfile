@@ -17,7 +17,8 @@ RUN useradd --uid 10001 --create-home das3d \
 COPY --from=build /opt/das3d /opt/das3d
 ENV PATH=/opt/das3d/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /home/das3d
 VOLUME /inspections

@@ -266,3 +266,14 @@ def test_250_scans_at_256_pixels_fit_into_64_mib(case: str, folder: Path) -> Non
 def test_250_real_scans_fit_into_64_mib(kind: str, category: str, crop: bool, real_data: Path, folder: Path) -> None:
     scans = [part.read() for part in find_dataset(real_data / kind, category).train[:2]]
     assert bytes_for(scans, PreparationSettings(size=256, crop=crop), folder) < LIMIT
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    # As after open(): a service reads models that somebody else has trained.
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "model", b"weights")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import onnx
 import torch
 
+import das3d.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, batches, compute, find_parts, made_up_parts, prepare_some
 from das3d.cache import write_atomically
 from das3d.detector import Detector, load

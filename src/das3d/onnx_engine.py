@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from das3d.engines import OUTPUTS, ExportedEngine, Floats, threads
 from das3d.errors import ModelError, one_line
+
+# Newer builds report to their maker over the network, from the import on, unless told not to before it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 
 class OnnxRuntimeEngine(ExportedEngine):

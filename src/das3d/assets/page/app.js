@@ -76,6 +76,8 @@ function showSolid(surface, item) {
 
 function describe(item) {
   $("name").textContent = item.part;
+  $("regions").replaceChildren(...item.regions.map((region) =>
+    Object.assign(document.createElement("li"), { textContent: wordsOf(region) })));
   const dl = $("facts").querySelector("dl");
   dl.replaceChildren();
   const facts = {
@@ -88,7 +90,7 @@ function describe(item) {
     About: modelOf(item)?.about ?? "this model is no longer served",
   };
   if (item.false_alarm_probability != null) {
-    facts["As high by chance"] = `${(100 * item.false_alarm_probability).toFixed(1)} % of good parts`;
+    facts["A good part as high"] = `${(100 * item.false_alarm_probability).toFixed(1)} % of them`;
   }
   for (const [name, text] of Object.entries(facts)) {
     dl.append(
@@ -97,6 +99,15 @@ function describe(item) {
     );
   }
   judge();
+}
+
+/** Size, height and evidence of a region. */
+function wordsOf({ area_mm2, area_px, height_mm, height_noise_mm, evidence }) {
+  const area = area_mm2 == null ? `${area_px} pixels` : `${area_mm2.toPrecision(3)} mm²`;
+  const measured = height_mm != null && Math.abs(height_mm) > (height_noise_mm ?? Infinity);
+  const height = measured ? `, ${Math.abs(height_mm).toPrecision(2)} mm ${height_mm > 0 ? "high" : "deep"}` : "";
+  const by = { colour: "seen in colour", shape: "seen in shape", both: "seen in colour and shape" }[evidence];
+  return `${area}${height}${by ? `, ${by}` : ""}`;
 }
 
 /** All that depends on the threshold. */

@@ -34,6 +34,27 @@ export class HeatMap {
       for (let c = 0; c < 3; c++) out.data[4 * i + c] += weight * (COLOURS[colour + c] - out.data[4 * i + c]);
     }
     this.context.putImageData(out, 0, 0);
+    this.drawRegions();
+  }
+
+  drawRegions() {
+    const { context } = this, scale = Math.max(1, this.canvas.width / 400);
+    context.font = `600 ${12 * scale}px system-ui, sans-serif`;
+    context.lineJoin = "round";
+    for (const [index, region] of this.regions.entries()) {
+      const corners = region.outline.map(([x, y]) => [x + 0.5 - this.window.left, y + 0.5 - this.window.top]);
+      const right = Math.max(...corners.map(([x]) => x)), top = Math.min(...corners.map(([, y]) => y));
+      for (const [colour, width] of [["#000a", 4], ["#fff", 1.5]]) {
+        Object.assign(context, { strokeStyle: colour, lineWidth: width * scale, fillStyle: colour });
+        context.beginPath();
+        for (const [x, y] of corners) context.lineTo(x, y);
+        context.closePath();
+        context.stroke();
+        const at = [right + 4 * scale, top + 8 * scale];
+        if (width > 2) context.strokeText(index + 1, ...at);
+        else context.fillText(index + 1, ...at);
+      }
+    }
   }
 }
 
