@@ -9,28 +9,43 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from das3d.inspections import Inspection
 
+# What a demo part got (its missing rib), so that the description shows what the service says.
 REGION = {
-    "centroid": [417.2, 380.4], "box": [402, 371, 31, 18], "outline": [[402, 371], [402, 388], [432, 388], [432, 371]],
-    "area_px": 388, "area_mm2": 24.1, "height_mm": -0.83, "height_noise_mm": 0.41, "evidence": "shape", "colour": 0.07,
-    "shape": 0.93, "score": 0.8712, "peak": 0.9431, "mean": 0.71,
+    "centroid": [155.9494, 152.9304],
+    "box": [150, 146, 16, 15],
+    "outline": [
+        [157, 146], [155, 148], [150, 148], [150, 157], [151, 158], [150, 159], [150, 160], [150, 159],
+        [151, 158], [153, 160], [157, 160], [157, 159], [159, 157], [161, 157], [162, 156], [162, 147],
+        [161, 147], [160, 148], [158, 146]
+    ],
+    "area_px": 158,
+    "area_mm2": 55.2749,
+    "height_mm": -0.9568,
+    "height_noise_mm": 4.0734,
+    "evidence": "colour",
+    "colour": 1.0,
+    "shape": 0.0,
+    "score": 0.3477,
+    "peak": 0.4218,
+    "mean": 0.3795,
 }  # fmt: skip
 INSPECTION: dict[str, Any] = {
-    "id": 17,
-    "at": "2026-11-24T19:31:44.512034Z",
-    "part": "000123",
-    "model": "cable_gland",
-    "model_hash": "9f2b6d0c6a5b0f4f7f3e7f5a9c0b0f1d2e3c4b5a69788796a5b4c3d2e1f00112",
+    "id": 9,
+    "at": "2026-11-24T21:08:49.907941Z",
+    "part": "missing_rib-001",
+    "model": "cover",
+    "model_hash": "069df84c8c55e64e54d9a3c235db2473db0a69e171747fa906bffda30f39e5f0",
     "engine": "PyTorch, fp32, CPU",
-    "score": 0.8712,
-    "threshold": 0.3127,
+    "score": 0.3477,
+    "threshold": 0.3471,
     "verdict": "defective",
-    "false_alarm_probability": 0.0189,
+    "false_alarm_probability": 0.0909,
     "regions": [REGION],
-    "width": 800,
-    "height": 800,
-    "seconds": 0.412,
-    "map": "/inspections/17/map.tiff",
-    "overlay": "/inspections/17/overlay.png",
+    "width": 256,
+    "height": 256,
+    "seconds": 0.6104,
+    "map": "/inspections/9/map.tiff",
+    "overlay": "/inspections/9/overlay.png",
 }
 
 
@@ -71,7 +86,7 @@ def answer(inspection: Inspection) -> InspectionAnswer:
 class InspectionPage(BaseModel):
     """Some inspections, newest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [INSPECTION], "total": 312, "next": 17}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [INSPECTION], "total": 312, "next": 9}]})
 
     items: list[InspectionAnswer]
     total: int = Field(description="How many fit the filters, on all pages.")
@@ -85,15 +100,15 @@ class ModelAnswer(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "name": "cable_gland",
+                    "name": "cover",
                     "hash": INSPECTION["model_hash"],
                     "engine": "PyTorch, fp32, CPU",
                     "members": ["rgb", "depth"],
-                    "depth_unit": "1.0",
-                    "frame": [800, 800],
-                    "threshold": 0.3127,
-                    "scale": 0.6254,
-                    "about": "threshold 0.3127 from 52 held-out good parts: at most 1.9% false alarms expected",
+                    "depth_unit": "1",
+                    "frame": [256, 256],
+                    "threshold": 0.3471,
+                    "scale": 0.6942,
+                    "about": "threshold 0.3471 from 10 held-out good parts: 9.1% false alarms expected",
                 }
             ]
         }

@@ -34,7 +34,7 @@ export class HeatMap {
       for (let c = 0; c < 3; c++) out.data[4 * i + c] += weight * (COLOURS[colour + c] - out.data[4 * i + c]);
     }
     this.context.putImageData(out, 0, 0);
-    this.drawRegions();
+    if (opacity > 0) this.drawRegions();
   }
 
   drawRegions() {
