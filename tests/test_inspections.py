@@ -128,6 +128,21 @@ def test_a_row_that_fails_leaves_no_files(inspections: Inspections) -> None:
     assert inspections.count() == 0 and not list(inspections.folder.glob("2*/*"))
 
 
+def test_a_start_sweeps_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:
+    crashed, idle = Inspections(tmp_path), Inspections(tmp_path)
+    for service in (crashed, idle):
+        (service.new_folder() / "rgb.png").write_bytes(b"half")
+    busy = Inspections(tmp_path)
+    half = busy.new_folder()
+    for service in (crashed, idle):
+        os.utime(service._incoming, (0, 0))
+    Inspections(tmp_path).close()
+    assert [folder.name for folder in (tmp_path / "incoming").iterdir()] == [busy._incoming.name]
+    assert half.is_dir() and record(idle, inspection()).id, "one that only slept goes on"
+    for service in (crashed, idle, busy):
+        service.close()
+
+
 def test_two_services_share_a_database(inspections: Inspections, tmp_path: Path) -> None:
     other = Inspections(tmp_path, inspections._engine.url.render_as_string(hide_password=False))
     half = inspections.new_folder()

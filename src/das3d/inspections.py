@@ -5,14 +5,17 @@
         print(inspection.at, inspection.part, inspection.score, inspections.file(inspection.map))
 
 A part's files come to lie in their place first and its row is committed last, so a row never points to a file that is not
-there, and what a crash leaves behind is at most an unnamed folder in `incoming`, which the next start sweeps away.
+there, and what a crash leaves behind are folders that no row names: in `incoming`, which a later start sweeps, or at worst
+one beside those of the day.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +43,7 @@ from sqlalchemy.types import TypeDecorator
 
 from das3d.errors import SettingsError, one_line
 
+ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of the tables
 DATABASE_FILE = "inspections.sqlite"
 Verdict = Literal["good", "defective"]
@@ -144,8 +148,8 @@ class Inspections:
             if isinstance(error, SettingsError):
                 raise
             raise SettingsError(f"database {self.place}: expected one that can be used, found {_reason(error)}") from None
-        self._incoming = folder / "incoming" / uuid4().hex  # one for each service, so that none sweeps another's
-        self._incoming.mkdir(parents=True)
+        _sweep(folder / "incoming")
+        self._incoming = folder / "incoming" / uuid4().hex  # one for each service, so that none closes another's
 
     def _prepare(self) -> None:
         Base.metadata.create_all(self._engine)
@@ -159,7 +163,7 @@ class Inspections:
     def new_folder(self) -> Path:
         """A new folder for the files of one part, which `record` or `forget` will take away again."""
         folder = self._incoming / uuid4().hex
-        folder.mkdir()
+        folder.mkdir(parents=True)
         return folder
 
     def forget(self, folder: Path) -> None:
@@ -276,6 +280,14 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     # Readers never wait for the writer, and a commit is on the disk when it returns.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
         connection.cursor().execute(f"PRAGMA {pragma}")
+
+
+def _sweep(incoming: Path) -> None:
+    # What services left behind that did not end as they should; others may be at work beside this one.
+    for folder in incoming.glob("*"):
+        with suppress(FileNotFoundError):  # another start may sweep at the same moment
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
