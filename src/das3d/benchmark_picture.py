@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ def draw(path: Path, title: str, tables: Sequence[Table], note: str = "") -> Non
     lines = [*tables[0].categories, *([MEAN] if tables[0].has_mean else [])]
     ours = list(dict.fromkeys(row.name for table in tables for row in table.rows if row.ours))
     others = list(dict.fromkeys(row.name for table in tables for row in table.rows if not row.ours))
-    height = 1.6 + len(lines) * (0.34 + 0.14 * len(ours)) + 0.2 * ((len(ours) + len(others)) // (2 * len(tables)))
+    columns = min(2 * len(tables) + (len(tables) > 1), len(ours) + len(others))  # of the legend, by the width there is
+    rows = math.ceil((len(ours) + len(others)) / columns)
+    height = 1.5 + 0.24 * rows + len(lines) * (0.34 + 0.14 * len(ours))
     figure = Figure(figsize=(1.6 + 4.2 * len(tables), height), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     for panel, table in zip(panels, tables, strict=True):
@@ -54,15 +57,13 @@ def draw(path: Path, title: str, tables: Sequence[Table], note: str = "") -> Non
         panel.set_ylim(len(lines) - 0.5, -0.5)
         panel.grid(axis="both", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
-        right = panel.get_xlim()[1]
-        panel.set_xlim(right=min(max(right, 1.0), 1.02))
+        left, right = panel.get_xlim()
+        panel.set_xlim(left - 0.04 * (1 - left), min(max(right, 1.0), 1.02))
     handles: dict[str, Any] = {}
     for panel in panels:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 2 * len(tables) + 1)
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     if note:
         figure.suptitle(note, fontsize=9)
     buffer = io.BytesIO()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def _conditions(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
 def _settings_in_words(settings: Settings) -> str:
     preset = flatten(make_settings(settings.preset).model_dump())
     mine = flatten(settings.model_dump(exclude={"modality", "seed"}))
-    changed = [f"{name}={value}" for name, value in mine.items() if preset[name] != value]
+    changed = [f"{name}={json.dumps(value)}" for name, value in mine.items() if preset[name] != value]
     return f"preset {settings.preset}" + (f", {', '.join(changed)}" if changed else "")
 
 
