@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,7 +20,7 @@ from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.inspection import AHEAD, BATCH, output_names, picture_scale, read_map, reading_of
+from das3d.inspection import AHEAD, BATCH, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 
@@ -150,6 +150,19 @@ def test_more_parts_than_are_read_ahead_come_in_order(detector: Detector, tiny_d
     assert len({result.prediction.score for result in results if result.prediction}) <= 2  # equal but for the batch's size
     result = das3d("predict", tmp_path / "none", "--data", folder, "--out", tmp_path / "out")
     assert result.exit_code == 1
+
+
+def test_what_was_done_before_an_interruption_is_kept(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+
+    def interrupted(parts: Sequence[Part], out: Path) -> Iterator[Inspected]:
+        yield from inspect_parts(detector, parts[:2], out)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(detector, tmp_path / "parts", tmp_path / "out", inspect=interrupted)
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == names[:2]
+    assert not list((tmp_path / "out").glob(".*"))  # no half-written file stays behind
 
 
 def test_unlabelled_folder(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:

@@ -56,12 +56,18 @@ def predict_folder(
 ) -> list[Inspected]:
     """Score every part of a folder in any layout; parts that fail are listed with their error in ``scores.csv``.
 
+    When interrupted, the files hold the parts that were done.
+
     `inspect` does the work where this process shall not: `das3d.inspection.inspect_on` with its first arguments given.
     """  # fmt: skip
     parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
-    results = list(inspect(parts, out) if inspect else inspect_parts(detector, parts, out))
-    write_scores(out / "scores.csv", results, verdicts=True)
-    write_regions(out / "regions.json", results, detector)
+    results: list[Inspected] = []
+    try:
+        for result in inspect(parts, out) if inspect else inspect_parts(detector, parts, out):
+            results.append(result)
+    finally:  # whoever is interrupted after hours keeps what was done
+        write_scores(out / "scores.csv", results, verdicts=True)
+        write_regions(out / "regions.json", results, detector)
     return results
 
 
