@@ -172,6 +172,13 @@ def test_nothing_to_look_at_is_one_clear_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["inspect", "synth"])
+def test_a_file_where_the_folder_should_be_is_refused_before_any_work(command: str, sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    result = das3d(command, sound, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "is a file" in result.stderr and (tmp_path / "out").read_text() == "mine"
+
+
 # ------------------------------------------------------------------------------------ real scans
 
 

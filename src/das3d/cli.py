@@ -126,9 +126,9 @@ def options(
 def inspect(
     data: Annotated[Path, typer.Argument(help="Folder of scans, in any layout.")],
     category: Category = None,
-    out: Annotated[Path, typer.Option(help="Folder for contact sheets, check.json and settings.toml.")] = Path(
-        "inspection"
-    ),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for contact sheets, check.json and settings.toml.")
+    ] = Path("inspection"),
     preset: Annotated[PresetOption, typer.Option(help="Preset to train with later.")] = PresetOption.fast,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     light: Light = None,
@@ -152,7 +152,7 @@ def inspect(
 def synth(
     data: Annotated[Path, typer.Argument(help="Folder of scans, in any layout.")],
     category: Category = None,
-    out: Annotated[Path, typer.Option(help="Folder for the sheet and recipes.json.")] = Path("synthesis"),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pairs.png and recipes.json.")] = Path("synthesis"),
     count: Annotated[int, typer.Option(min=1, max=200, help="How many pairs.")] = 8,
     modality: Annotated[ModalityOption | None, typer.Option(help="What is harmed; rgb+depth by default.")] = None,
     preset: Annotated[PresetOption | None, typer.Option(help="Where the settings start; fast by default.")] = None,

@@ -275,7 +275,7 @@ def _on_numbers(check: DataCheck) -> list[str]:
     rate = 1 / (len(held_out) + 1)
     if rate > check.settings.score.max_false_alarm:
         lines.append(
-            f"{len(held_out)} parts are held out for the threshold: they support a false-alarm rate of {rate:.0%} at best, "
+            f"held out for the threshold: {len(held_out)}, which supports a false-alarm rate of {rate:.0%} at best, "
             f"not score.max_false_alarm = {check.settings.score.max_false_alarm:.0%}; "
             f"{round(1 / check.settings.score.max_false_alarm) - 1} would."
         )

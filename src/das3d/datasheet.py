@@ -26,7 +26,7 @@ from das3d.suspects import length
 
 MOST_PARTS = 300  # on the sheet of all parts; of more, the suspects and an even choice of the others
 MOST_SUSPECTS = 60  # on the sheet of the oddest parts
-NEXT_ODDEST = 6  # parts in colour, and in shape, that are shown beside the suspects
+NEXT_ODDEST = 6  # parts in colour, and in shape, that are shown beside the suspects; of small sets a tenth
 UNKNOWN = "not known"
 
 
@@ -253,10 +253,11 @@ def oddest(check: DataCheck) -> list[tuple[Facts, str, tuple[int, int] | None]]:
     On rendered parts most stains and foreign bodies among the good parts that are no suspects are found here.
     """
     suspects = {suspect.part.id for suspect in check.suspects}
+    most = min(NEXT_ODDEST, len(check.good) // 10)
     found: dict[str, tuple[Facts, str, tuple[int, int] | None]] = {}
     for what in ("colour", "shape"):
         known = [one for one in check.good if getattr(one, f"odd_{what}") is not None and one.part.id not in suspects]
-        for one in sorted(known, key=lambda one: -getattr(one, f"odd_{what}"))[:NEXT_ODDEST]:
+        for one in sorted(known, key=lambda one: -getattr(one, f"odd_{what}"))[:most]:
             found.setdefault(one.part.id, (one, what, getattr(one, f"odd_{what}_at")))
     return list(found.values())
 
