@@ -93,6 +93,12 @@ def test_command_wants_parts_or_a_rate(tiny_run: Runs, tmp_path: Path) -> None:
         assert result.exit_code == 2 and "--data GOODPARTS" in result.output
 
 
+def test_exported_models_are_refused(tmp_path: Path) -> None:
+    result = das3d("calibrate", tmp_path / "model.onnx", "--max-false-alarm", "5%")
+    assert result.exit_code == 1
+    assert "model.onnx: expected a model as it was trained, found an exported one" in result.stderr
+
+
 @pytest.mark.parametrize("modality", ["rgb", "depth"])
 def test_one_modality(tiny_run: Runs, new_parts: Path, modality: str) -> None:
     found = calibrate(load(tiny_run(modality), "cpu"), new_parts).threshold

@@ -354,7 +354,12 @@ def calibrate(
     depth_format = parse_depth_unit(depth_unit)
     from das3d.calibration import calibrate as calibrated
     from das3d.detector import load, model_file
+    from das3d.engines import EXPORTED
 
+    if run.suffix in EXPORTED:
+        raise ModelError(
+            f"{run}: expected a model as it was trained, found an exported one; calibrate that and export again"
+        )
     detector, target = load(run, device), out or model_file(run)
     after = calibrated(
         detector, data, max_false_alarm=rate, merge=merge, category=category, light=light, depth_format=depth_format
