@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,15 +68,17 @@ def test_an_exported_model_predicts_and_evaluates(
     from das3d.detector import load
     from das3d.evaluation import evaluate
 
-    done = das3d("evaluate", tiny_onnx, "--data", tiny_data, "--out", tmp_path / "e", "--engine", "onnxruntime")
+    model = Path(shutil.copy(tiny_onnx, tmp_path))
+    done = das3d("evaluate", model, "--data", tiny_data, "--engine", "onnxruntime")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("computed by ONNX Runtime, fp32, CPU\n")
-    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    folder = tmp_path / f"evaluation_{model.stem}"
+    assert done.stdout.endswith(f"written to {folder}; computed by ONNX Runtime, fp32, CPU\n")
+    found = json.loads((folder / "metrics.json").read_text())
     expected = evaluate(load(tiny_run()), tiny_data, tmp_path / "trained")
     for figure in ("i_auroc", "p_auroc", "aupro_30", "aupro_01", "detected", "false_alarms"):
         assert found[figure] == pytest.approx(expected[figure], abs=1e-3), figure
     assert found["threshold"] == expected["threshold"] and found["training"] == expected["training"]
 
-    done = das3d("predict", tiny_onnx, "--data", tiny_data, "--out", tmp_path / "p", "--engine", "onnxruntime")
+    done = das3d("predict", model, "--data", tiny_data, "--out", tmp_path / "p", "--engine", "onnxruntime")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "p" / "scores.csv").read_text().count("\n") > 10

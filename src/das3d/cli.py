@@ -251,7 +251,7 @@ def evaluate(
     run: Model,
     data: Annotated[Path, typer.Option(help="Folder of scans with test parts.")],
     category: Category = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; RUN/evaluation by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; evaluation in the run folder by default.")] = None,
     device: Device = "auto",
     engine: EngineName = EngineOption.auto,
     light: Light = None,
@@ -260,10 +260,13 @@ def evaluate(
     """Compare a model with the ground truth of test parts."""
     depth_format = parse_depth_unit(depth_unit)
     from das3d.detector import load
+    from das3d.engines import EXPORTED
     from das3d.evaluation import evaluate as score
 
     detector = load(run, device, engine.value)
-    folder = out or (run if run.is_dir() else run.parent) / "evaluation"
+    # What an exported model finds lies beside what the trained one found, not in its place.
+    name = f"evaluation_{run.stem}" if run.suffix in EXPORTED else "evaluation"
+    folder = out or (run if run.is_dir() else run.parent) / name
     metrics = score(detector, data, folder, category=category, light=light, depth_format=depth_format)
     if out is None and run.is_dir():
         record_metrics(run, detector, metrics)
