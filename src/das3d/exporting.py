@@ -22,7 +22,6 @@ import torch
 
 import das3d.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, batches, compute, find_parts, made_up_parts, prepare_some
-from das3d.batches import GoodParts, make_batch
 from das3d.cache import write_atomically
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, installed
@@ -80,8 +79,7 @@ def export(
     Args:
         run: a run folder or a safetensors file.
         to: "onnx", or "openvino" for an IR pair.
-        precision: "fp32"; "fp16" keeps 16 bits; "int8" computes convolutions in 8 bits, calibrated on good parts, as
-            they are and with synthetic defects.
+        precision: "fp32"; "fp16" keeps 16 bits; "int8" computes convolutions in 8 bits, calibrated on good parts.
         out: file to write; where None, ``model.onnx``, ``model_int8.onnx`` or the like beside the trained model.
         data: folder of parts to check and calibrate by; where None, the training data if it is still where it was, else
             made-up parts, which do not do for int8.
@@ -201,34 +199,23 @@ def _to_fp16(file: Path) -> None:
 
 
 def _to_int8(detector: Detector, file: Path, good: Sequence[PreparedScan]) -> None:
-    # Convolutions alone, which take nearly all of the time; the ranges of what goes in are the extremes over calibration.
+    # Convolutions alone, which take nearly all of the time; the ranges of what goes in are the extremes over good parts.
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = _calibration(detector, good)
+            self.batches = batches(good)
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(self.batches, None)
+            for scans in self.batches:
+                return batch_of(scans, rgb=detector.settings.uses_rgb, depth=detector.settings.uses_depth)
+            return None
 
     with _quiet():
         quantization.quantize_static(
             file, file, Reader(), per_channel=True, op_types_to_quantize=["Conv"],
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
-
-
-def _calibration(detector: Detector, good: Sequence[PreparedScan]) -> Iterator[dict[str, Any]]:
-    # Good parts as they are, then harmed as in training: ranges from good parts alone would cut off what defects stir.
-    settings = detector.settings
-    for scans in batches(good):
-        yield batch_of(scans, rgb=settings.uses_rgb, depth=settings.uses_depth)
-    synthesis = settings.synthesis.model_copy(update={"texture": "procedural"})  # a folder of pictures may be elsewhere
-    parts, settings = GoodParts.from_scans(list(good)), settings.model_copy(update={"synthesis": synthesis})
-    for index in range(max(1, len(good) // settings.training.batch)):
-        harmed = make_batch(parts, settings, index).harmed
-        rgb = {"rgb": (harmed.rgb * 255).round().clamp(0, 255).byte().numpy()} if settings.uses_rgb else {}
-        yield rgb | ({"depth": harmed.depth.numpy()} if settings.uses_depth else {})
 
 
 def _write_model(graph: Path, about: dict[str, Any], file: Path) -> None:
