@@ -104,7 +104,7 @@ def inspect_parts(
             yield writing.popleft().result()
 
 
-def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], folder: Path) -> list[Inspected]:
+def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], folder: Path) -> Iterator[Inspected]:
     """What `inspect_parts` gives for a model, shared among the workers of a cluster.
 
     Each loads the model for itself: `model` holds the arguments of `das3d.load`, a path first. Model, parts and `folder`
@@ -115,11 +115,15 @@ def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], 
     chunks = [parts[start : start + CHUNK] for start in range(0, len(parts), CHUNK)]
     items = [(chunk, {part.id: names[part.id] for part in chunk}) for chunk in chunks]
     results: dict[int, list[Inspected]] = {}
+    done = told = 0
     with progress("inspecting", len(parts)) as step:
         for index, inspected, error in cluster.map(partial(_inspect_chunk, model, folder), items):
             results[index] = inspected or [Inspected(part, None, error) for part in chunks[index]]
-            step(sum(map(len, results.values())))
-    return [result for index in sorted(results) for result in results[index]]
+            done += len(results[index])
+            step(done)
+            while told in results:  # in the order of the parts, whichever chunk is ready first
+                yield from results.pop(told)
+                told += 1
 
 
 def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Part], dict[str, str]]) -> list[Inspected]:

@@ -59,7 +59,7 @@ def predict_folder(
     When interrupted, the files hold the parts that were done.
 
     `inspect` does the work where this process shall not: `das3d.inspection.inspect_on` with its first arguments given.
-    """  # fmt: skip
+    """
     parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
     results: list[Inspected] = []
     try:
