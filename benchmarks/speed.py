@@ -59,8 +59,9 @@ def main() -> None:
 
 def measure(group: str) -> list[Row]:
     command = [sys.executable, str(Path(__file__)), "--inside", group]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
+        print(done.stderr, file=sys.stderr)
         return [Row(group, "", "", "failed, see above", False)]
     return [Row(**values) for values in json.loads(done.stdout.splitlines()[-1])]
 
