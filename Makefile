@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 # Everything installed, redone when the dependencies change. torch comes first and alone: its CPU build has no CUDA packages.
 $(VENV)/installed: pyproject.toml
@@ -35,5 +35,9 @@ check: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py --write docs/results/speed.md
 
+# The documentation as a site in site/, from files on this machine alone; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs site
+
 clean:
-	rm -rf $(DEMO) $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(DEMO) $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
