@@ -19,7 +19,9 @@ from das3d.cli import app as cli
 from das3d.settings import PRESETS, Settings
 
 # Modules with the method itself, whose functions are worth reading beside the equations.
-METHOD = ("preparation", "synthesis", "noise", "network", "losses", "batches", "metrics", "threshold", "scan", "files")
+METHOD = (
+    "preparation", "synthesis", "noise", "network", "losses", "batches", "regions", "threshold", "metrics", "scan", "files",
+)  # fmt: skip
 
 
 def settings_page() -> str:

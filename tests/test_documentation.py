@@ -263,6 +263,27 @@ def test_commands_of_a_page_exist(page: Path) -> None:
             check(block)
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```bash\ndas3d trian mydata\n```",
+        "```bash\ndas3d train mydata --outt runs/mine\n```",
+        '```bash\npip install ".[everything]"\n```',
+        "```bash\nmake coffee\n```",
+        "```bash\npython examples/none.py\n```",
+        "```bash\nrm -rf mydata\n```",
+        "```python\nassert 1 + 1 == 3\n```",
+        "```toml\na = \n```",
+        "```cobol\nSTOP RUN.\n```",
+    ],
+)
+def test_a_block_that_cannot_work_is_noticed(block: str, tmp_path: Path, story: Story) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(block)
+    with pytest.raises((AssertionError, tomllib.TOMLDecodeError)):
+        story.tell(next(blocks_of(page)))
+
+
 @pytest.mark.parametrize("page", [*PAGES, PROJECT / "README.md"], ids=names([*PAGES, PROJECT / "README.md"]))
 def test_whatever_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
