@@ -240,12 +240,19 @@ def test_defects_lie_on_the_part_where_it_was_moved_to() -> None:
 
 def test_given_textures_are_used_and_chosen_among_all() -> None:
     settings = small("synthesis.opacity_rest=0", "synthesis.shaded=0", "synthesis.drop=0", "synthesis.rounds=1",
-                     "synthesis.shifts=0", "synthesis.cuts=0", "training.batch=64")  # fmt: skip
+                     "synthesis.shifts=0", "synthesis.cuts=0", "synthesis.warps=0", "training.batch=64")  # fmt: skip
     textures = torch.linspace(0.3, 0.9, 4)[:, None, None, None].expand(4, 3, SIDE, SIDE)
     batch = make_batch(good_parts(), settings, 0, textures)
     assert set(batch.recipes[0].texture.tolist()) == {0, 1, 2, 3}
     where = (batch.harmed.mask > 0).expand_as(batch.rgb)
     torch.testing.assert_close(batch.harmed.rgb[where], textures[batch.recipes[0].texture][where])
+
+
+def test_harmless_pairs_are_spared_in_every_round() -> None:
+    settings = small("synthesis.rounds=3", "synthesis.drop=0", "synthesis.harmless=0.5", "training.batch=60")
+    batch = make_batch(good_parts(), settings, 0)
+    kept = [recipe.keep_rgb & recipe.keep_depth for recipe in batch.recipes]
+    assert torch.equal(kept[0], kept[1]) and torch.equal(kept[0], kept[2]) and 15 < kept[0].sum() < 45
 
 
 def test_every_part_is_used() -> None:
@@ -265,11 +272,12 @@ def test_a_batch_does_not_change_the_good_parts() -> None:
     assert all(torch.equal(value, getattr(fresh, name)) for name, value in vars(parts).items())
 
 
-def test_some_pairs_stay_good() -> None:
-    settings = small("synthesis.rounds=1", "synthesis.drop=0.5", "training.batch=200")
+@pytest.mark.parametrize(("harmless", "low", "high"), [(0.0, 25, 80), (0.5, 100, 150)])
+def test_some_pairs_stay_good(harmless: float, low: int, high: int) -> None:
+    settings = small("synthesis.rounds=1", "synthesis.drop=0.5", f"synthesis.harmless={harmless}", "training.batch=200")
     batch = make_batch(good_parts(), settings, 0)
     both_kept = batch.recipes[0].keep_rgb & batch.recipes[0].keep_depth
-    assert 25 < both_kept.sum() < 80
+    assert low < both_kept.sum() < high
     good = Harmed(batch.rgb, batch.depth, torch.zeros_like(batch.depth))
     for name in ("rgb", "depth", "mask"):
         assert torch.equal(getattr(batch.harmed, name)[both_kept], getattr(good, name)[both_kept])

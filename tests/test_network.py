@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -187,29 +188,50 @@ def test_the_discriminator_sees_the_first_two_and_last_two_features_of_each_repa
 
 
 def test_projecting_before_upsampling_is_a_1x1_convolution_of_the_concatenation() -> None:
-    discriminator = fresh(narrow("fast")).discriminator
+    discriminator = fresh(narrow("fast", "network.direct=false")).discriminator
     assert discriminator.project is not None
-    layers = list(discriminator.project)
-    generator = torch.Generator().manual_seed(0)
-    sizes = [16 if i % 2 == 0 else 8 for i in range(len(layers))]
-    taps = [
-        torch.rand(2, int(layer.in_channels), size, size, generator=generator)  # type: ignore[arg-type]
-        for layer, size in zip(layers, sizes, strict=True)
-    ]
+    taps = features_for(discriminator)
     upsampled = [F.interpolate(tap, size=(16, 16), mode="bilinear", align_corners=False) for tap in taps]
-    weight = torch.cat([layer.weight for layer in layers], dim=1)  # type: ignore[misc]
-    bias = torch.stack([layer.bias for layer in layers]).sum(dim=0)  # type: ignore[misc]
-    want = F.conv2d(torch.cat(upsampled, dim=1), weight, bias)
-    torch.testing.assert_close(discriminator.fuse(taps), want, atol=1e-5, rtol=1e-4)
+    (fused,) = discriminator.joining(taps, 0, (16, 16))
+    torch.testing.assert_close(fused, projected(discriminator, upsampled, range(len(taps))), atol=1e-5, rtol=1e-4)
+
+
+def test_features_join_a_discriminator_that_looks_at_the_images_where_they_are_as_fine_as_it() -> None:
+    discriminator = fresh(narrow("fast", "network.stem=4", "network.discriminator_stem=2")).discriminator
+    taps = features_for(discriminator)
+    fine, coarse = [i for i in range(len(taps)) if i % 4 in (0, 3)], [i for i in range(len(taps)) if i % 4 in (1, 2)]
+    for level, (joined, size) in enumerate([([], 32), (fine, 16), (coarse, 8)]):
+        found = discriminator.joining(taps, level, (size, size))
+        assert len(found) == (1 if joined else 0)
+        for features in found:
+            want = projected(discriminator, [taps[i] for i in joined], joined)
+            torch.testing.assert_close(features, want, atol=1e-5, rtol=1e-4)
+
+
+def features_for(discriminator: Any) -> list[Tensor]:
+    """What the repair nets would give: of each net two coarse features between two fine ones."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [16 if i % 4 in (0, 3) else 8 for i in range(len(discriminator.project))]
+    return [
+        torch.rand(2, int(layer.in_channels), size, size, generator=generator)
+        for layer, size in zip(discriminator.project, sizes, strict=True)
+    ]
+
+
+def projected(discriminator: Any, features: list[Tensor], which: Iterable[int]) -> Tensor:
+    """The 1 x 1 convolution of features that lie at one resolution."""
+    layers = [discriminator.project[i] for i in which]
+    weight = torch.cat([layer.weight for layer in layers], dim=1)
+    return F.conv2d(torch.cat(features, dim=1), weight, torch.stack([layer.bias for layer in layers]).sum(dim=0))
 
 
 def test_without_projection_the_features_are_concatenated_at_one_resolution() -> None:
     discriminator = fresh(narrow("paper")).discriminator
     taps = [torch.rand(1, 3, 16, 16), torch.rand(1, 5, 8, 8)]
-    fused = discriminator.fuse(taps)
-    assert fused.shape == (1, 8, 16, 16)
-    assert torch.equal(fused[:, :3], taps[0])
-    torch.testing.assert_close(fused[:, 3:].mean(), taps[1].mean(), atol=0.02, rtol=0)
+    discriminator.level_of = [0, 0]
+    first, second = discriminator.joining(taps, 0, (16, 16))
+    assert torch.equal(first, taps[0]) and second.shape == (1, 5, 16, 16)
+    torch.testing.assert_close(second.mean(), taps[1].mean(), atol=0.02, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------- gradients

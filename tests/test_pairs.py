@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from das3d.errors import DataError
-from das3d.pairs import SyntheticPairs, apply_recipes, describe, harm_pairs
+from das3d.pairs import SyntheticPairs, describe, harm_pairs
 from das3d.settings import SynthesisSettings, make_settings
-from das3d.synthesis import FAMILIES, Recipe
+from das3d.synthesis import FAMILIES, Recipe, apply_recipes
 
 CHANGES = ("preparation.size=64",)
 

@@ -62,10 +62,11 @@ def test_the_paper_preset_keeps_to_the_paper() -> None:
     assert not (paper.preparation.crop or paper.preparation.level or paper.preparation.stretch)
     synthesis = paper.synthesis
     assert synthesis.skew_filter and synthesis.blobs > 0 and synthesis.opacity_rest == 0.8
-    assert synthesis.spots == synthesis.scratches == synthesis.shifts == synthesis.cuts == 0
-    assert synthesis.shaded == synthesis.visible == 0 and synthesis.rounds == 1
+    assert synthesis.spots == synthesis.scratches == synthesis.shifts == synthesis.cuts == synthesis.warps == 0
+    assert synthesis.shaded == synthesis.visible == synthesis.harmless == 0 and synthesis.rounds == 1 and not synthesis.peak
     network = paper.network
-    assert network.stem == 1 and network.fuse_width == 0 and not (network.skips or network.depth_relief)
+    assert network.stem == network.discriminator_stem == 1 and network.fuse_width == 0
+    assert not (network.skips or network.depth_relief or network.direct)
 
 
 def test_modalities_say_which_networks_there_are() -> None:
@@ -251,11 +252,13 @@ def test_a_change_without_name_or_value_says_how_to_write_one(change: str) -> No
         (["network.discriminator_widths=[8, 2, 8]"], r"settings: .*discriminator_widths: .*at least 4.* found \[8, 2, 8\]"),
         (["synthesis.texture=folder"], "settings: synthesis: texture = 'folder' needs texture_folder"),
         (["synthesis.texture=wood"], "settings: synthesis.texture: .*'procedural', 'folder' or 'parts', found 'wood'"),
-        ([f"synthesis.{name}=0" for name in ("blobs", "spots", "scratches", "shifts", "cuts")],
-         "settings: synthesis: at least one of blobs, spots, scratches, shifts, cuts must be above 0"),
+        ([f"synthesis.{name}=0" for name in ("blobs", "spots", "scratches", "shifts", "cuts", "warps")],
+         "settings: synthesis: at least one of blobs, spots, scratches, shifts, cuts, warps must be above 0"),
         (["network.stem=4", "network.repair_widths=[8,8,8,8,8]", "preparation.size=96"],
          "settings: preparation.size: expected a multiple of 64, which network.stem = 4 and 5 widths .*, found 96"),
-        (["network.stem=4", "network.discriminator_widths=[8,8,8,8,8]", "preparation.size=96"],
+        (["network.stem=4", "network.discriminator_stem=1", "network.discriminator_widths=[8,8,8]"],
+         r"settings: network: discriminator_widths: expected at least 4 for stem = 4 and discriminator_stem = 1, found .*"),
+        (["network.discriminator_stem=4", "network.discriminator_widths=[8,8,8,8,8]", "preparation.size=96"],
          "settings: preparation.size: expected a multiple of 64.*, found 96"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

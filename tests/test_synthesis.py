@@ -26,12 +26,15 @@ from das3d.synthesis import (
     SCRATCH,
     SHIFT,
     SPOT,
+    WARP,
     Harmed,
     Recipe,
     _harm,
+    bends,
     centres,
     draw_recipe,
     generated_texture,
+    rim,
     shaded,
     skew_normal_kernel,
     synthesise,
@@ -232,11 +235,11 @@ def test_an_unused_modality_counts_as_unharmed(used: str) -> None:
 
 
 def test_families_occur_with_their_frequencies() -> None:
-    weights = [0.5, 1.0, 0.0, 2.0, 0.25]
+    weights = [0.5, 1.0, 0.0, 2.0, 0.25, 0.75]
     settings = SynthesisSettings(**dict(zip(FAMILIES, weights, strict=True)))
     counts = torch.bincount(drawn(8000, settings).family, minlength=len(FAMILIES)).numpy()
     assert counts[SCRATCH] == 0
-    present = [BLOB, SPOT, SHIFT, CUT]
+    present = [BLOB, SPOT, SHIFT, CUT, WARP]
     expected = np.array(weights)[present] / sum(weights) * 8000
     assert stats.chisquare(counts[present], expected).pvalue > 1e-3
 
@@ -476,18 +479,73 @@ def test_labels_cover_what_a_harmed_modality_shows_and_no_more(least: float) -> 
     assert (harmed.mask < whole.mask).any() and harmed.mask.any()
 
 
+@pytest.mark.parametrize("skew_filter", [True, False])
+def test_with_peak_the_drawn_magnitude_is_the_largest_change(skew_filter: bool) -> None:
+    settings = only("spots", peak=True, skew_filter=skew_filter, visible=0.0)
+    rgb, depth, foreground = good_pairs(20, 64)
+    recipe = drawn(20, settings)
+    change = (synthesise(rgb, depth, foreground, recipe, settings).depth - depth).abs().amax(dim=(1, 2, 3))
+    torch.testing.assert_close(change[change > 0], recipe.magnitude[change > 0], atol=1e-5, rtol=0)
+    assert (change > 0).float().mean() > 0.9
+
+
+def test_warps_move_both_modalities_alike_and_most_at_their_centre() -> None:
+    settings = only("warps", visible=0.0)
+    side, count = 64, 30
+    grey = good_pairs(count, side)[1]
+    foreground = torch.ones(count, 1, side, side, dtype=torch.bool)
+    recipe = drawn(count, settings)
+    harmed = synthesise(grey.expand(-1, 3, -1, -1).contiguous(), grey, foreground, recipe, settings)
+    inside = (harmed.mask > 0) & (harmed.depth < 1)  # what comes in from beyond the frame is black background
+    torch.testing.assert_close(harmed.rgb[:, :1][inside], harmed.depth[inside], atol=1e-5, rtol=0)
+    reach = torch.stack(bends(foreground, recipe, Box.whole(side))).norm(dim=0)  # (B, S, S)
+    assert reach.amax(dim=(1, 2)).mean() > 1 / side
+    u, v = centres(foreground, recipe)
+    grid_u, grid_v = Box.whole(side).grid(torch.device("cpu"))
+    away = torch.sqrt((grid_u - u[:, None, None]) ** 2 + (grid_v - v[:, None, None]) ** 2) / recipe.radius[:, None, None]
+    for one, distance in zip(reach, away, strict=True):
+        assert (one[distance > 4] < 1e-3).all() and one.max() > 0
+
+
+def test_every_other_cut_has_its_centre_along_the_outline() -> None:
+    settings = only("cuts")
+    _, _, foreground = good_pairs(200, 64)
+    recipe = drawn(200, settings)
+    edge = rim(foreground)
+    assert (edge <= foreground).all() and 0 < edge.sum() < foreground.sum()
+    u, v = (((axis + 0.5) * 64).long() for axis in centres(foreground, recipe))
+    on_edge = edge[torch.arange(200), 0, v, u]
+    assert on_edge[recipe.place[:, 1] < 0.5].all() and not on_edge.all()
+
+
+def test_own_colour_limits_how_close_a_texture_comes_to_the_part() -> None:
+    assert drawn(500, only("spots", own_colour=0.3)).own_colour.max() <= 0.3
+
+
+def test_spared_pairs_keep_both_modalities() -> None:
+    settings = only("spots", drop=0.0)
+    rgb, depth, foreground = good_pairs(4, 32)
+    recipe = drawn(4, settings).spare(torch.tensor([True, False, True, False]))
+    harmed = synthesise(rgb, depth, foreground, recipe, settings)
+    for i in (0, 2):
+        assert torch.equal(harmed.rgb[i], rgb[i]) and torch.equal(harmed.depth[i], depth[i]) and not harmed.mask[i].any()
+    assert harmed.mask[1].any() and harmed.mask[3].any()
+
+
 # ------------------------------------------------------------------------------------------- what holds for every recipe
 
 
 @st.composite
 def some_settings(draw: st.DrawFn) -> SynthesisSettings:
-    weights = draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=5, max_size=5).filter(any))
+    weights = draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=6, max_size=6).filter(any))
     return SynthesisSettings(
         **dict(zip(FAMILIES, weights, strict=True)),
         skew_filter=draw(st.booleans()),
+        peak=draw(st.booleans()),
         drop=draw(st.sampled_from([0.0, 0.4, 1.0])),
         shaded=draw(st.sampled_from([0.0, 0.5, 1.0])),
         visible=draw(st.sampled_from([0.0, 0.02, 0.1])),
+        magnitude_low=0.01,
         magnitude_high=draw(st.sampled_from([0.02, 0.15, 1.0])),
         mask_threshold=draw(st.sampled_from([0.001, 0.004, 0.05])),
         opacity_rest=draw(st.sampled_from([0.0, 0.8, 1.0])),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
-from das3d.synthesis import Harmed, Recipe, draw_recipe, synthesise
+from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,12 @@ def make_batch(
     count = settings.training.batch
     index = torch.randint(len(parts), (count,), generator=generator)
     pose = draw_pose(count, settings.training, generator)
-    recipes = [
-        draw_recipe(
-            count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth,
-            textures=0 if textures is None else len(textures),
-        )
-        for _ in range(settings.synthesis.rounds)
-    ]  # fmt: skip
+    rounds = draw_rounds(
+        count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth,
+        textures=0 if textures is None else len(textures),
+    )  # fmt: skip
     own = slice(rank * count // ranks, (rank + 1) * count // ranks)
     pose = Pose(**{name: value[own] for name, value in vars(pose).items()})
     rgb, depth, foreground = vary(parts[index[own].to(parts.device)], pose)
-    harmed = Harmed(rgb, depth, torch.zeros_like(depth))
-    mine = [recipe[own].to(parts.device) for recipe in recipes]
-    for recipe in mine:
-        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings.synthesis, textures)
-        harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
-    return Batch(rgb, depth, harmed, mine)
+    recipes = [recipe[own].to(parts.device) for recipe in rounds]
+    return Batch(rgb, depth, apply_recipes(rgb, depth, foreground, recipes, settings.synthesis, textures), recipes)

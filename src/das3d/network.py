@@ -6,6 +6,7 @@ One definition serves every preset; only widths and two switches differ (`Networ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def block(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def upsample(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -70,7 +71,8 @@ class RepairNet(nn.Module):
             block(a + b if skips else a, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
-        self.tap_widths = [widths[0], widths[1], widths[1], widths[0], *([folded] if skips else [])]
+        fine, coarse = (widths[0], stem), (widths[1], 2 * stem)  # channels, pixels a step
+        self.tap_shapes = [fine, coarse, coarse, fine, *([(folded, stem)] if skips else [])]
         if skips:
             nn.init.zeros_(self.head.weight)
             assert self.head.bias is not None
@@ -94,33 +96,44 @@ class RepairNet(nn.Module):
 class Discriminator(nn.Module):
     """D: a U-Net with skips over the fused features (eq. 11).
 
-    The paper upsamples every feature to full resolution and concatenates them. With `fuse_width` a 1 x 1 convolution of
-    that concatenation follows, done where it is cheapest: as a projection of each feature before upsampling, summed.
+    As in the paper every feature is upsampled to full resolution and concatenated. With `pictures` channels the U-Net looks
+    at the images themselves, in blocks of `stem` pixels, and a projection of each feature to `fuse_width` channels joins it
+    at the level that has the feature's own resolution: nothing is upsampled, and the finest levels stay narrow.
     """
 
-    def __init__(self, tap_widths: list[int], widths: tuple[int, ...], fuse_width: int, stem: int) -> None:
+    def __init__(
+        self, taps: list[tuple[int, int]], widths: tuple[int, ...], fuse_width: int, stem: int, pictures: int
+    ) -> None:
         super().__init__()
-        self.stem = stem
-        self.project = nn.ModuleList(nn.Conv2d(tap, fuse_width, 1) for tap in tap_widths) if fuse_width else None
-        fused = fuse_width or sum(tap_widths)
-        self.encoder = nn.ModuleList(block(a, b) for a, b in zip((fused, *widths), widths, strict=False))
+        self.stem, self.direct = stem, pictures > 0
+        self.project = nn.ModuleList(nn.Conv2d(width, fuse_width, 1) for width, _ in taps) if fuse_width else None
+        each = [fuse_width or width for width, _ in taps]
+        # Where features join: at their own level, or all at the first.
+        self.level_of = [max(stride // stem, 1).bit_length() - 1 if self.direct else 0 for _, stride in taps]
+        into = [pictures * stem * stem, *widths[:-1]] if self.direct else [0, *widths[:-1]]
+        for level in set(self.level_of):
+            joined = [width for width, own in zip(each, self.level_of, strict=True) if own == level]
+            into[level] += fuse_width if fuse_width else sum(joined)
+        self.encoder = nn.ModuleList(block(a, b) for a, b in zip(into, widths, strict=True))
         self.decoder = nn.ModuleList(
             block(below + skip, skip) for below, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], stem * stem, 3, padding=1)
 
-    def fuse(self, taps: list[Tensor]) -> Tensor:
-        size = taps[0].shape[2:]  # (s, s)
-        if self.project is not None:
-            taps = [layer(tap) for layer, tap in zip(self.project, taps, strict=True)]
-        taps = [tap if tap.shape[2:] == size else upsample(tap, size) for tap in taps]
-        return torch.cat(taps, dim=1) if self.project is None else sum(taps[1:], start=taps[0])
+    def joining(self, taps: list[Tensor], level: int, size: Sequence[int]) -> list[Tensor]:
+        """What joins a level: the sum of its projected features, or all of them."""
+        here = [i for i, own in enumerate(self.level_of) if own == level]
+        features = [taps[i] if self.project is None else self.project[i](taps[i]) for i in here]
+        features = [one if one.shape[2:] == size else upsample(one, size) for one in features]
+        return features if self.project is None or not features else [sum(features[1:], start=features[0])]
 
-    def forward(self, taps: list[Tensor]) -> Tensor:
-        x = self.fuse(taps)  # (B, fused, s, s)
+    def forward(self, taps: list[Tensor], pictures: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(pictures, self.stem)  # (B, C stem^2, s, s)
         skips = []
         for level, layer in enumerate(self.encoder):
-            x = layer(F.max_pool2d(x, 2) if level else x)
+            x = F.max_pool2d(x, 2) if level else x
+            joined = self.joining(taps, level, x.shape[2:])
+            x = layer(torch.cat([x, *joined] if level or self.direct else joined, dim=1))
             skips.append(x)
         for layer, skip in zip(self.decoder, skips[-2::-1], strict=True):
             x = layer(torch.cat([upsample(x, skip.shape[2:]), skip], dim=1))
@@ -152,8 +165,10 @@ class DepthFeatures(nn.Module):
         down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * (side / 2 * self.SLOPE)
         reach = max(1, round(side * self.NEIGHBOURHOOD / 2))
         around = F.pad(depth, (reach,) * 4, mode="replicate")
-        relief = (depth - F.avg_pool2d(around, 2 * reach + 1, stride=1)) * self.RELIEF
-        return torch.cat([depth, torch.tanh(torch.cat([right, down, relief], dim=1))], dim=1)
+        # Along rows, then along columns: a square window costs a CPU several times as much. So does tanh.
+        mean = F.avg_pool2d(F.avg_pool2d(around, (1, 2 * reach + 1), stride=1), (2 * reach + 1, 1), stride=1)
+        relief = (depth - mean) * self.RELIEF
+        return torch.cat([depth, 2 * torch.sigmoid(2 * torch.cat([right, down, relief], dim=1)) - 1], dim=1)
 
 
 class DAS3DNet(nn.Module):
@@ -165,8 +180,11 @@ class DAS3DNet(nn.Module):
         shape = (settings.repair_widths, settings.stem, settings.skips)
         self.repair_rgb = RepairNet(3, *shape) if rgb else None
         self.repair_depth = RepairNet(self.depth_features.channels, *shape) if depth else None
-        taps = [width for net in (self.repair_rgb, self.repair_depth) if net is not None for width in net.tap_widths]
-        self.discriminator = Discriminator(taps, settings.discriminator_widths, settings.fuse_width, settings.stem)
+        taps = [tap for net in (self.repair_rgb, self.repair_depth) if net is not None for tap in net.tap_shapes]
+        seen = 3 * rgb + self.depth_features.channels * depth
+        self.discriminator = Discriminator(
+            taps, settings.discriminator_widths, settings.fuse_width, settings.discriminator_stem, seen * settings.direct
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DAS3DNet:
@@ -175,16 +193,20 @@ class DAS3DNet(nn.Module):
     def forward(self, rgb: Tensor | None, depth: Tensor | None) -> Output:
         """One pass over RGB (B, 3, S, S) in (0, 1) and normalised depth (B, 1, S, S); S a multiple of 16 times stem."""
         taps: list[Tensor] = []
+        pictures: list[Tensor] = []
         repaired_rgb = repaired_depth = None
         if self.repair_rgb is not None:
             assert rgb is not None
             repaired_rgb = self.repair_rgb(rgb)
             taps += repaired_rgb.taps
+            pictures += [rgb]
         if self.repair_depth is not None:
             assert depth is not None
-            repaired_depth = self.repair_depth(self.depth_features(depth))
+            features = self.depth_features(depth)
+            repaired_depth = self.repair_depth(features)
             taps += repaired_depth.taps
-        logits = self.discriminator(taps)
+            pictures += [features]
+        logits = self.discriminator(taps, torch.cat(pictures, dim=1))
         return Output(
             logits,
             None if repaired_rgb is None else repaired_rgb.image,

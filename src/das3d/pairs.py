@@ -28,7 +28,7 @@ from das3d.layouts import DEFAULT_LIGHT
 from das3d.preparation import PreparedScan, Statistics
 from das3d.prepared import measure_parts, prepare_part, split_good
 from das3d.settings import Settings, SynthesisSettings, make_settings
-from das3d.synthesis import FAMILIES, Harmed, Recipe, draw_recipe, synthesise
+from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
 from das3d.textures import load_textures
 
 # ------------------------------------------------------------------------------------------- any good pairs
@@ -83,25 +83,10 @@ def draw_recipes(
     rounds: list[list[dict[str, Any]]] = [[] for _ in range(settings.rounds)]
     for number in numbers:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        for of_round in rounds:
-            of_round += draw_recipe(1, settings, generator, rgb=rgb, depth=depth, textures=textures).to_dicts()
+        drawn = draw_rounds(1, settings, generator, rgb=rgb, depth=depth, textures=textures)
+        for of_round, recipe in zip(rounds, drawn, strict=True):
+            of_round += recipe.to_dicts()
     return [Recipe.from_dicts(dicts) for dicts in rounds]
-
-
-def apply_recipes(
-    rgb: Tensor,
-    depth: Tensor,
-    foreground: Tensor,
-    recipes: Sequence[Recipe],
-    settings: SynthesisSettings,
-    textures: Tensor | None = None,
-) -> Harmed:
-    """Harm pairs by one recipe after the other; arguments as for `harm_pairs`. The mask covers what any of them harmed."""
-    harmed = Harmed(rgb, depth, torch.zeros_like(depth))
-    for recipe in recipes:
-        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings, textures)
-        harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
-    return harmed
 
 
 # ------------------------------------------------------------------------------------------- the parts of a data set

@@ -45,29 +45,37 @@ class SynthesisSettings(_Section):
     skew_filter: bool = Field(True, description="eqs. (3) to (5); false: the ternary mask itself is added to the depth")
     sigma_low: float = Field(0.008, gt=0, lt=0.2, description="smallest sigma of eq. (3), as a share of the image side")
     sigma_high: float = Field(0.03, gt=0, lt=0.2, description="largest sigma of eq. (3), as a share of the image side")
-    magnitude_low: float = Field(0.01, ge=0, le=1, description="pmin of eq. (6), on the normalised depth")
-    magnitude_high: float = Field(0.15, gt=0, le=1, description="pmax of eq. (6)")
-    mask_threshold: float = Field(0.004, gt=0, le=1, description="th of eq. (7), on the normalised depth")
-    opacity_rest: float = Field(
-        0.8, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
+    magnitude_low: float = Field(0.03, ge=0, le=1, description="pmin of eq. (6), on the normalised depth")
+    magnitude_high: float = Field(0.2, gt=0, le=1, description="pmax of eq. (6)")
+    peak: bool = Field(True, description="scale each change of depth so that pz is its largest value; false: as eq. (5)")
+    own_colour: float = Field(
+        0.7, ge=0, le=1, description="largest share of the part's own colour in a generated texture; 1: down to invisible"
     )
-    rounds: int = Field(2, ge=1, le=4, description="how many times a pair is harmed, one defect after the other")
-    drop: float = Field(0.4, ge=0, le=1, description="pd of eq. (12): chance that a modality is left unharmed")
+    mask_threshold: float = Field(0.008, gt=0, le=1, description="th of eq. (7), on the normalised depth")
+    opacity_rest: float = Field(
+        0.6, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
+    )
+    harmless: float = Field(
+        0.25, ge=0, lt=1, description="share of pairs left whole, beside those that drop leaves whole in every round"
+    )
+    rounds: int = Field(3, ge=1, le=4, description="how many times a pair is harmed, one defect after the other")
+    drop: float = Field(0.3, ge=0, le=1, description="pd of eq. (12): chance that a modality is left unharmed")
     texture: Literal["procedural", "folder", "parts"] = Field(
         "procedural",
         description="source of Iu in eq. (8): generated, pictures of texture_folder, or the training parts",
     )
     texture_folder: str = Field("", description="folder of pictures, such as DTD, for texture = 'folder'")
-    blobs: float = Field(0.5, ge=0, description="relative frequency of the paper's Perlin blobs")
+    blobs: float = Field(0.3, ge=0, description="relative frequency of the paper's Perlin blobs")
     spots: float = Field(1.0, ge=0, description="relative frequency of single compact defects of drawn size")
     scratches: float = Field(0.4, ge=0, description="relative frequency of thin, winding lines")
     shifts: float = Field(0.8, ge=0, description="relative frequency of regions showing a displaced piece of the part")
     cuts: float = Field(0.4, ge=0, description="relative frequency of missing material")
+    warps: float = Field(0.8, ge=0, description="relative frequency of regions that are bent or crumpled")
     shaded: float = Field(
         0.4, ge=0, le=1, description="share of defects that change RGB by the shading of their relief only"
     )
-    visible: float = Field(0.02, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
-    spot_low: float = Field(0.02, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")
+    visible: float = Field(0.06, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
+    spot_low: float = Field(0.012, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")
     spot_high: float = Field(0.12, gt=0, lt=1, description="largest radius of a spot, as a share of the image side")
 
     @model_validator(mode="after")
@@ -76,8 +84,8 @@ class SynthesisSettings(_Section):
                           ("magnitude_low", "magnitude_high"), ("spot_low", "spot_high")):  # fmt: skip
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} must not exceed {high}, found {getattr(self, low)} > {getattr(self, high)}")
-        if self.blobs + self.spots + self.scratches + self.shifts + self.cuts <= 0:
-            raise ValueError("at least one of blobs, spots, scratches, shifts, cuts must be above 0")
+        if self.blobs + self.spots + self.scratches + self.shifts + self.cuts + self.warps <= 0:
+            raise ValueError("at least one of blobs, spots, scratches, shifts, cuts, warps must be above 0")
         if self.texture == "folder" and not self.texture_folder:
             raise ValueError("texture = 'folder' needs texture_folder")
         return self
@@ -86,9 +94,17 @@ class SynthesisSettings(_Section):
 class NetworkSettings(_Section):
     """Widths of the three networks. The paper's are those of DRAEM."""
 
-    stem: Literal[1, 2, 4] = Field(4, description="pixels folded into channels per axis before the first layer")
-    repair_widths: tuple[int, ...] = Field((64, 96, 128, 128), description="channels of the repair nets, one a level")
-    discriminator_widths: tuple[int, ...] = Field((64, 96, 128), description="channels of the discriminator, one a level")
+    stem: Literal[1, 2, 4] = Field(
+        4, description="pixels folded into channels per axis before the repair nets' first layer"
+    )
+    discriminator_stem: Literal[1, 2, 4] = Field(2, description="the same of the discriminator")
+    repair_widths: tuple[int, ...] = Field((48, 64, 96, 128), description="channels of the repair nets, one a level")
+    discriminator_widths: tuple[int, ...] = Field(
+        (32, 64, 96, 128, 128), description="channels of the discriminator, one a level"
+    )
+    direct: bool = Field(
+        True, description="the discriminator sees the images beside the features of the repair nets; false: as the paper"
+    )
     fuse_width: int = Field(
         32, ge=0, description="channels each feature is projected to before fusing; 0: none, as the paper"
     )
@@ -103,29 +119,37 @@ class NetworkSettings(_Section):
             widths = getattr(self, name)
             if not 3 <= len(widths) <= 6 or min(widths) < 4:
                 raise ValueError(f"{name}: expected 3 to 6 widths of at least 4 channels, found {list(widths)}")
+        coarsest = (2 * self.stem // self.discriminator_stem).bit_length()  # level that the coarsest features join
+        if self.direct and coarsest > len(self.discriminator_widths):
+            raise ValueError(
+                f"discriminator_widths: expected at least {coarsest} for stem = {self.stem} and discriminator_stem = "
+                f"{self.discriminator_stem}, found {list(self.discriminator_widths)}"
+            )
         return self
 
 
 class TrainingSettings(_Section):
     """Schedule, optimiser and augmentation of good parts."""
 
-    iterations: int = Field(4000, ge=1, description="optimiser steps; a time budget replaces it by what fits")
+    iterations: int = Field(8000, ge=1, description="optimiser steps; a time budget replaces it by what fits")
     batch: int = Field(8, ge=2, description="pairs a step")
-    learning_rate: float = Field(2e-3, gt=0, lt=1, description="peak learning rate")
+    learning_rate: float = Field(4e-3, gt=0, lt=1, description="peak learning rate")
     schedule: Literal["one-cycle", "steps"] = Field(
         "one-cycle", description="one-cycle, or steps: x 0.2 at 80 % and 90 % of the iterations"
     )
-    optimizer: Literal["adamw", "adam"] = Field("adamw", description="adamw decays weights by weight_decay, adam does not")
-    weight_decay: float = Field(0.01, ge=0, description="of adamw")
+    optimizer: Literal["muon", "adamw", "adam"] = Field(
+        "muon", description="muon: for the filters, with adamw for the rest; adam: without weight decay, as DRAEM"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of muon and adamw")
     focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss, eq. (11)")
     average: float = Field(
         0.995, ge=0, lt=1, description="decay of the moving average of the weights that is kept; 0: none"
     )
     flip: bool = Field(False, description="mirror good parts at random")
-    rotation: float = Field(10.0, ge=0, le=180, description="largest random rotation of good parts, degrees")
-    zoom: float = Field(0.05, ge=0, le=0.5, description="largest random change of scale of good parts")
+    rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation of good parts, degrees")
+    zoom: float = Field(0.1, ge=0, le=0.5, description="largest random change of scale of good parts")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
-    brightness: float = Field(0.1, ge=0, le=1, description="largest random change of gain of RGB")
+    brightness: float = Field(0.15, ge=0, le=1, description="largest random change of gain of RGB")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the chip multiplies it faster than float32"
     )
@@ -139,7 +163,7 @@ class ScoreSettings(_Section):
     """From the anomaly map to the score of a part."""
 
     window: int = Field(
-        11, ge=1, le=101, description="side of the mean filter before the maximum, pixels of the prepared image"
+        9, ge=1, le=101, description="side of the mean filter before the maximum, pixels of the prepared image"
     )
     max_false_alarm: float = Field(
         0.05, gt=0, lt=1, description="share of good parts that the threshold may call defective"
@@ -161,13 +185,17 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _sides_halve(self) -> Settings:
-        levels = max(len(self.network.repair_widths), len(self.network.discriminator_widths))
-        step = self.network.stem * 2 ** (levels - 1)
-        if self.preparation.size % step:
-            raise ValueError(
-                f"preparation.size: expected a multiple of {step}, which network.stem = {self.network.stem} and {levels} "
-                f"widths halve down to, found {self.preparation.size}"
-            )
+        network = self.network
+        for name, stem, widths in (
+            ("stem", network.stem, network.repair_widths),
+            ("discriminator_stem", network.discriminator_stem, network.discriminator_widths),
+        ):
+            step = stem * 2 ** (len(widths) - 1)
+            if self.preparation.size % step:
+                raise ValueError(
+                    f"preparation.size: expected a multiple of {step}, which network.{name} = {stem} and {len(widths)} "
+                    f"widths halve down to, found {self.preparation.size}"
+                )
         return self
 
     @property
@@ -187,11 +215,13 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "preparation": {"size": 256, "crop": False, "level": False, "background_distance": 0.005, "stretch": False},
         "synthesis": {
             "threshold_low": 0.5, "threshold_high": 0.5, "magnitude_low": 0.0, "magnitude_high": 0.1,
-            "blobs": 1.0, "spots": 0.0, "scratches": 0.0, "shifts": 0.0, "cuts": 0.0,
-            "shaded": 0.0, "visible": 0.0, "rounds": 1, "drop": 0.5,
+            "mask_threshold": 0.004, "opacity_rest": 0.8, "own_colour": 1.0,
+            "blobs": 1.0, "spots": 0.0, "scratches": 0.0, "shifts": 0.0, "cuts": 0.0, "warps": 0.0, "peak": False,
+            "shaded": 0.0, "visible": 0.0, "harmless": 0.0, "rounds": 1, "drop": 0.5,
         },
         "network": {
-            "stem": 1, "repair_widths": (128, 256, 512, 1024, 1024), "discriminator_widths": (64, 128, 256, 512, 512),
+            "stem": 1, "discriminator_stem": 1, "direct": False,
+            "repair_widths": (128, 256, 512, 1024, 1024), "discriminator_widths": (64, 128, 256, 512, 512),
             "fuse_width": 0, "depth_relief": False,
         },
         "training": {

@@ -1,4 +1,4 @@
-"""Synthetic defects in depth and RGB at once: equations (1) to (8) and (12) of the paper, and four families beside them.
+"""Synthetic defects in depth and RGB at once: equations (1) to (8) and (12) of the paper, and five families beside them.
 
 Every random choice is drawn first, as a `Recipe`; applying a recipe is deterministic. A recipe makes the same pixels again
 from the same good parts, alone or in any batch:
@@ -13,7 +13,8 @@ away from the camera, masks (B, 1, S, S) bool.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ from torch import Tensor
 from das3d.noise import Box, hash_uniform, perlin
 from das3d.settings import SynthesisSettings
 
-FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts")
-BLOB, SPOT, SCRATCH, SHIFT, CUT = range(len(FAMILIES))
+FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts", "warps")
+BLOB, SPOT, SCRATCH, SHIFT, CUT, WARP = range(len(FAMILIES))
+OFFSET = 0.15  # largest displacement of a shifted region, as a share of the side
+RIM = 0.04  # width of the strip along the outline in which every other cut has its centre, as a share of the side
+WARPED = 2.0  # a warp reaches this many radii
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Recipe:
             index = range(len(self))[index]  # IndexError beyond the last pair, which also ends a for loop
             index = slice(index, index + 1)
         return Recipe(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def spare(self, whole: Tensor) -> Recipe:
+        """The recipe with both modalities left unharmed in the pairs that `whole` (B,) marks."""
+        return replace(self, keep_rgb=self.keep_rgb | whole, keep_depth=self.keep_depth | whole)
 
     def to(self, device: torch.device | str) -> Recipe:
         return Recipe(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -155,12 +163,48 @@ def draw_recipe(
         beta=uniform(0, settings.opacity_rest),
         texture=torch.randint(0, max(textures, 1), (batch,), generator=generator),
         colour=uniform(0, 1, 2, 3),
-        own_colour=uniform(0, 1),
+        own_colour=uniform(0, settings.own_colour),
         shade=uniform(0, 1) * (uniform(0, 1) < settings.shaded),
-        offset=uniform(-0.15, 0.15, 2),
+        offset=uniform(-OFFSET, OFFSET, 2),
         keep_rgb=(uniform(0, 1) < settings.drop) if rgb else torch.ones(batch, dtype=torch.bool),
         keep_depth=(uniform(0, 1) < settings.drop) if depth else torch.ones(batch, dtype=torch.bool),
     )
+
+
+def draw_rounds(
+    batch: int,
+    settings: SynthesisSettings,
+    generator: torch.Generator,
+    *,
+    rgb: bool = True,
+    depth: bool = True,
+    textures: int = 0,
+) -> list[Recipe]:
+    """Recipes for all of ``settings.rounds``, one a round; a share of `harmless` pairs is left whole in every one.
+
+    Arguments as for `draw_recipe`.
+    """
+    whole = torch.rand(batch, generator=generator) < settings.harmless
+    return [
+        draw_recipe(batch, settings, generator, rgb=rgb, depth=depth, textures=textures).spare(whole)
+        for _ in range(settings.rounds)
+    ]
+
+
+def apply_recipes(
+    rgb: Tensor,
+    depth: Tensor,
+    foreground: Tensor,
+    recipes: Sequence[Recipe],
+    settings: SynthesisSettings,
+    textures: Tensor | None = None,
+) -> Harmed:
+    """Harm pairs by one recipe after the other; arguments as for `synthesise`. The mask covers what any of them harmed."""
+    harmed = Harmed(rgb, depth, torch.zeros_like(depth))
+    for recipe in recipes:
+        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings, textures)
+        harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
+    return harmed
 
 
 def synthesise(
@@ -215,12 +259,15 @@ def _harm(
     )
     good_rgb, good_depth = box.cut(rgb), box.cut(depth)
     region = ternary_mask(foreground, recipe, box)  # Mt: (B, 1, height, width) in {-1, 0, 1}
-    is_shift, is_cut = family == SHIFT, family == CUT
-    is_relief = ~(is_shift | is_cut)
+    is_moved, is_cut = (family == SHIFT) | (family == WARP), family == CUT
+    is_relief = ~(is_moved | is_cut)
     change = region
     if settings.skew_filter and _any(is_relief):
         change = skew_filtered(region, recipe, settings.sigma_high, box.side)
-    change = change * as_float(box.cut(foreground)) * magnitude  # pz dZ
+    change = change * as_float(box.cut(foreground))
+    if settings.peak and _any(is_relief):
+        change = change / change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    change = change * magnitude  # pz dZ
     harmed_depth = good_depth - change  # eq. (6); convex is nearer, and depth grows away from the camera
     mask = change.abs().ge_(settings.mask_threshold)  # eq. (7)
 
@@ -232,10 +279,10 @@ def _harm(
     if _any(~is_relief):
         solid = region.abs()
         mask = torch.where(is_relief, mask, solid)
-    if _any(is_shift):
-        moved_rgb, moved_depth = displaced(rgb, depth, recipe, box)
-        painted = torch.where(is_shift, moved_rgb, painted)
-        harmed_depth = torch.where(is_shift, torch.lerp(good_depth, moved_depth, solid), harmed_depth)
+    if _any(is_moved):
+        moved_rgb, moved_depth = displaced(rgb, depth, foreground, recipe, box)
+        painted = torch.where(is_moved, moved_rgb, painted)
+        harmed_depth = torch.where(is_moved, torch.lerp(good_depth, moved_depth, solid), harmed_depth)
     if _any(is_cut):
         # Where material is missing the camera sees what lies behind: the background, or deeper inside the part.
         behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)
@@ -269,7 +316,9 @@ def reach_of(recipe: Recipe, foreground: Tensor, settings: SynthesisSettings) ->
         if recipe.family == SCRATCH:
             half = math.hypot(2 * float(recipe.radius), 0.08)  # bend, grain and width take a line less far than 0.08 aside
         else:
-            half = 1.5 * float(recipe.radius) * math.sqrt(float(recipe.aspect))  # noise of -1 makes a spot that much larger
+            # Noise of -1 makes a spot that much larger.
+            half = (WARPED if recipe.family == WARP else 1) + 0.5
+            half *= float(recipe.radius) * math.sqrt(float(recipe.aspect))
         half *= side
         if settings.skew_filter and recipe.family < SHIFT:
             half += _reach(recipe.sigma, side)
@@ -311,7 +360,7 @@ def shape(foreground: Tensor, noise: Tensor, recipe: Recipe, box: Box) -> Tensor
     along, across = cos * x - sin * y, sin * x + cos * y
     radius, stretch = recipe.radius[:, None, None], recipe.aspect.sqrt()[:, None, None]
     distance = torch.sqrt((along / stretch) ** 2 + (across * stretch) ** 2) / radius
-    spot = distance.add_(noise, alpha=0.5).lt_(1)
+    spot = distance.add_(noise, alpha=0.5).lt_(torch.where(recipe.family == WARP, WARPED, 1.0)[:, None, None])
     if not _any(recipe.family == SCRATCH):
         return spot
     bend = 0.04 * torch.sin(along / radius * 2 + recipe.place[:, :1, None] * 6.3)
@@ -328,6 +377,9 @@ def as_float(mask: Tensor) -> Tensor:
 def centres(foreground: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Coordinates (B,), (B,) in (-0.5, 0.5) of the foreground pixel that `place` chooses; the middle if there is none."""
     side = foreground.shape[-1]
+    at_rim = (recipe.family == CUT) & (recipe.place[:, 1] < 0.5)
+    if _any(at_rim):
+        foreground = torch.where(at_rim[:, None, None, None], rim(foreground), foreground)
     in_rows = foreground[:, 0].sum(dim=2).cumsum(dim=1)  # (B, S) of foreground pixels up to the end of each row
     total = in_rows[:, -1]
     rank = (recipe.place[:, 0] * total).floor().long()[:, None]  # 0 for the first foreground pixel
@@ -337,6 +389,13 @@ def centres(foreground: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     column = torch.searchsorted(in_row, rank, right=True)
     row, column = (torch.where(total > 0, index[:, 0], side // 2) for index in (row, column))
     return (column + 0.5) / side - 0.5, (row + 0.5) / side - 0.5
+
+
+def rim(foreground: Tensor) -> Tensor:
+    """(B, 1, S, S) bool: those pixels of the part that lie along its outline."""
+    reach = max(1, round(RIM * foreground.shape[-1] / 2))
+    outside = F.max_pool2d(as_float(~foreground), 2 * reach + 1, stride=1, padding=reach)
+    return foreground & (outside > 0)
 
 
 def skew_normal_kernel(sigma: Tensor, alpha: Tensor, reach: int) -> Tensor:
@@ -451,15 +510,40 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
     return (rgb * bright).clamp_(0, 1)
 
 
-def displaced(rgb: Tensor, depth: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
-    """A box of the pairs moved by `offset` and turned a little: RGB and depth together."""
+def displaced(rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
+    """A box of the pairs with their pixels moved, RGB and depth together.
+
+    Shifts show another piece of the part, moved by `offset` and turned a little. Warps bend the part around their centre,
+    most there and less with the distance: in one direction or, the rougher, in many.
+    """
     u, v = box.grid(rgb.device)
     angle = recipe.angle[:, None, None] * (recipe.beta[:, None, None] > 0.4)
-    x = 2 * (angle.cos() * u - angle.sin() * v + recipe.offset[:, 0, None, None])
-    y = 2 * (angle.sin() * u + angle.cos() * v + recipe.offset[:, 1, None, None])
+    x = angle.cos() * u - angle.sin() * v + recipe.offset[:, 0, None, None]
+    y = angle.sin() * u + angle.cos() * v + recipe.offset[:, 1, None, None]
+    is_warp = (recipe.family == WARP)[:, None, None]
+    if _any(is_warp):
+        bend_u, bend_v = bends(foreground, recipe, box)
+        x, y = torch.where(is_warp, u + bend_u, x), torch.where(is_warp, v + bend_v, y)
     both = torch.cat([rgb, depth - 1], dim=1)  # beyond the frame is black background at depth 1
-    moved = F.grid_sample(both, torch.stack([x, y], dim=-1), mode="bilinear", align_corners=False)
+    moved = F.grid_sample(both, 2 * torch.stack([x, y], dim=-1), mode="bilinear", align_corners=False)
     return moved[:, :3], moved[:, 3:] + 1
+
+
+def bends(foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
+    """How far a warp moves each pixel of a box, (B, height, width) right and down, as a share of the side."""
+    u, v = box.grid(foreground.device)
+    centre_u, centre_v = (centre[:, None, None] for centre in centres(foreground, recipe))
+    reach = 1.5 * recipe.radius[:, None, None]
+    near = torch.exp(-2 * ((u - centre_u) ** 2 + (v - centre_v) ** 2) / reach**2)
+    drawn = hash_uniform(recipe.seed[:, None], torch.arange(2, device=foreground.device)[None] + 2_000_003)
+    rough = (drawn[:, 0, None, None] * 2 - 0.5).clamp(0, 1)  # a quarter bends smoothly, a quarter crumples
+    periods = 1.5 / recipe.radius * (0.5 + drawn[:, 1])
+    moved = []
+    for axis in range(2):
+        noise = perlin(recipe.seed + 2 + axis, periods, periods, recipe.angle, box.side, box)
+        steady = recipe.offset[:, axis, None, None] / OFFSET
+        moved.append(near * reach * ((1 - rough) * steady + 0.7 * rough * noise))
+    return moved[0], moved[1]
 
 
 def visible(rgb: Tensor, depth: Tensor, harmed_rgb: Tensor, harmed_depth: Tensor, least: float) -> Tensor:
