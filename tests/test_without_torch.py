@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
     "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "losses", "network",
-    "noise", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
+    "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
 )  # fmt: skip
 
 

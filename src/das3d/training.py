@@ -26,6 +26,7 @@ from das3d.console import duration, progress
 from das3d.errors import Das3dError, ModelError
 from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, Output
+from das3d.optimizer import make_optimizer
 from das3d.pairs import as_pictures, pairs_sheet
 from das3d.settings import Settings, TrainingSettings
 from das3d.synthesis import Harmed
@@ -99,19 +100,11 @@ def fit(
 
     with progress("training", state.total or None) as step:
         while state.total == 0 or state.iteration < state.total:
-            rate = learning_rate(state.iteration, state.total or training.iterations, training)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
             batch = make_batch(parts, settings, state.iteration, textures, rank=fabric.global_rank, ranks=fabric.world_size)
-            output, losses = losses_of(state.network, batch, settings)
-            state.optimizer.zero_grad(set_to_none=True)
-            fabric.backward(losses.sum())
-            state.optimizer.step()
-            update_average(state.average, state.network, training.average, state.iteration)
-            state.iteration += 1
+            rate, output, losses = advance(state, batch, settings, fabric)
             state.seconds = time.monotonic() - begun
 
-            log.add(mean_over_shares(fabric, losses.detach()), rate, state)
+            log.add(mean_over_shares(fabric, losses), rate, state)
             if budget and state.iteration % LOG_EVERY == 0:
                 state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
             step(state.iteration, state.total or None, log.note)
@@ -135,13 +128,26 @@ def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
     average.load_state_dict(network.state_dict())
     if fabric.world_size > 1:
         network = share_batch_norm(network, fabric.device)
-    training = settings.training
-    decay = training.weight_decay if training.optimizer == "adamw" else 0.0
     network.to(fabric.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=decay)
-    wrapped, optimizer = fabric.setup(network, optimizer)
+    dtype = torch.bfloat16 if "bf16" in str(fabric._precision.precision) else torch.float32
+    wrapped, optimizer = fabric.setup(network, make_optimizer(network, settings.training, dtype))
     average = average.to(fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return State(wrapped, average, optimizer, total=total)
+
+
+def advance(state: State, batch: Batch, settings: Settings, fabric: Fabric) -> tuple[float, Output, Tensor]:
+    """One iteration: learning rate, networks' output, and the three terms of eq. (13) as a (3,) tensor without gradient."""
+    training = settings.training
+    rate = learning_rate(state.iteration, state.total or training.iterations, training)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    output, losses = losses_of(state.network, batch, settings)
+    state.optimizer.zero_grad(set_to_none=True)
+    fabric.backward(losses.sum())
+    state.optimizer.step()
+    update_average(state.average, state.network, training.average, state.iteration)
+    state.iteration += 1
+    return rate, output, losses.detach()
 
 
 def losses_of(network: Any, batch: Batch, settings: Settings) -> tuple[Output, Tensor]:

@@ -1,0 +1,106 @@
+"""Muon: orthogonal steps against a singular value decomposition, AdamW for the rest, a state that can be kept."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from das3d.optimizer import Muon, make_optimizer, orthogonal
+from das3d.settings import TrainingSettings
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+
+def images() -> Tensor:
+    return torch.rand(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+    loss = torch.zeros(())
+    for _ in range(steps):
+        loss = (network(images()) - images()[:, :1]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.floats(1e-3, 1e3), st.integers(0, 100))
+@examples(max_examples=60, deadline=None)
+def test_steps_keep_the_singular_vectors_and_even_out_the_values(rows: int, columns: int, scale: float, seed: int) -> None:
+    matrix = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    u, values, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    found = orthogonal(matrix).double()
+    inside = u.T @ found @ vh.T  # diagonal where the vectors are kept
+    torch.testing.assert_close(inside, torch.diag(inside.diagonal()), atol=2e-3, rtol=0)
+    torch.testing.assert_close(u @ inside @ vh, found, atol=2e-3, rtol=0)
+    clear = values > 0.02 * values.norm()  # those near 0 are raised, but not in five rounds to 1
+    assert (inside.diagonal()[clear] > 0.6).all() and (inside.diagonal()[clear] < 1.3).all()
+
+
+def test_without_filters_it_is_adamw() -> None:
+    network, other = small_network(), small_network()
+    groups = [{"params": list(network.parameters()), "filters": False}]
+    train(network, Muon(groups, lr=0.01, weight_decay=0.1), 5)
+    train(other, torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.1), 5)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_only_filters_larger_than_a_pixel_take_orthogonal_steps() -> None:
+    network = small_network()
+    optimizer = make_optimizer(network, TrainingSettings(optimizer="muon"))
+    filters, rest = optimizer.param_groups
+    assert [id(p) for p in filters["params"]] == [id(network[0].weight)]
+    assert len(rest["params"]) == len(list(network.parameters())) - 1
+
+
+def test_a_first_step_is_the_learning_rate_along_the_orthogonal_gradient() -> None:
+    network = small_network()
+    optimizer = make_optimizer(network, TrainingSettings(optimizer="muon", learning_rate=0.01, weight_decay=0.0))
+    before = network[0].weight.detach().clone()
+    train(network, optimizer, 1)
+    step = (before - network[0].weight.detach()).reshape(4, -1)
+    values = torch.linalg.svdvals(step) / (0.01 * 0.2 * 18**0.5)
+    assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam"])
+def test_it_learns_and_a_kept_state_goes_on_as_if_never_stopped(name: Any) -> None:
+    settings = TrainingSettings(optimizer=name, learning_rate=0.01)
+    network = small_network()
+    optimizer = make_optimizer(network, settings)
+    first = train(network, optimizer, 3)
+    weights, state = copy.deepcopy(network.state_dict()), copy.deepcopy(optimizer.state_dict())
+    assert train(network, optimizer, 20) < first
+    other = small_network()
+    other.load_state_dict(weights)
+    resumed = make_optimizer(other, settings)
+    resumed.load_state_dict(state)
+    train(other, resumed, 20)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_adam_does_not_decay_weights_and_the_others_do() -> None:
+    for name, decays in (("muon", True), ("adamw", True), ("adam", False)):
+        optimizer = make_optimizer(small_network(), TrainingSettings(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]
+        assert all((group["weight_decay"] == 0.3) is decays for group in optimizer.param_groups)
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    network = small_network()
+    optimizer = make_optimizer(network, TrainingSettings(optimizer="muon"))
+    before = copy.deepcopy(network.state_dict())
+    optimizer.step()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
