@@ -80,7 +80,7 @@ def test_failing_category_is_reported_and_the_others_go_on(two_categories: Path,
     # Another recipe has no place in these tables.
     changed = run(two_categories, tmp_path, "--seeds", "2", "--set", "synthesis.drop=0.1")
     assert changed.exit_code == 1
-    expected = "benchmark.json: expected the recipe that this benchmark began with, found synthesis.drop 0.1 instead of 0.4"
+    expected = "benchmark.json: expected the recipe that this benchmark began with, found synthesis.drop 0.1 instead of 0.3"
     assert f"{expected}; use a new --out" in changed.stderr
     assert len(rows_of(tmp_path / "runs.csv")) == 4
 
@@ -107,7 +107,7 @@ def test_variants_share_everything_but_what_they_set(tiny_data: Path, tmp_path: 
     known = [make_settings(file=tmp_path / "out/runs" / CATEGORY / "rgb+depth/seed3" / name / "settings.toml")
              for name in ("plain", "dropped")]  # fmt: skip
     assert [s.synthesis.skew_filter for s in known] == [False, True]
-    assert [s.synthesis.drop for s in known] == [0.4, 0.9]
+    assert [s.synthesis.drop for s in known] == [make_settings().synthesis.drop, 0.9]
     assert known[0].training == known[1].training and known[0].seed == known[1].seed == 3
     text = (tmp_path / "out" / "benchmark.md").read_text()
     assert "published mean of such a variant" in text and "| 0.922 |" in text

@@ -217,7 +217,7 @@ def test_synthetic_defects_are_the_same_every_time_and_of_one_kind_each(detector
     part = find_dataset(tiny_data, CATEGORY).validation[0]
     scan = prepare_part(part, detector.statistics, detector.settings.preparation)
     one, other = (harmed(scan, detector.settings, 3, 4) for _ in range(2))
-    assert list(one) == ["blobs", "spots", "scratches", "shifts", "cuts"]
+    assert list(one) == ["blobs", "spots", "scratches", "shifts", "cuts", "warps"]
     for kind, scans in one.items():
         for made, again in zip(scans, other[kind], strict=True):
             assert made.mask is not None and np.count_nonzero(made.mask) >= SMALLEST
@@ -234,7 +234,7 @@ def test_only_kinds_that_training_makes_are_tried(detector: Detector, tiny_data:
     settings = detector.settings.model_copy(
         update={"synthesis": detector.settings.synthesis.model_copy(update={"cuts": 0.0, "blobs": 0.0})}
     )
-    assert list(harmed(scan, settings, 0, 2)) == ["spots", "scratches", "shifts"]
+    assert list(harmed(scan, settings, 0, 2)) == ["spots", "scratches", "shifts", "warps"]
 
 
 def test_synthetic_scores_are_those_of_the_harmed_parts(detector: Detector, tiny_data: Path) -> None:

@@ -255,11 +255,11 @@ def test_a_change_without_name_or_value_says_how_to_write_one(change: str) -> No
         ([f"synthesis.{name}=0" for name in ("blobs", "spots", "scratches", "shifts", "cuts", "warps")],
          "settings: synthesis: at least one of blobs, spots, scratches, shifts, cuts, warps must be above 0"),
         (["network.stem=4", "network.repair_widths=[8,8,8,8,8]", "preparation.size=96"],
-         "settings: preparation.size: expected a multiple of 64, which network.stem = 4 and 5 widths .*, found 96"),
+         "settings: preparation.size: expected a multiple of 64, to which network.stem and .*, found 96"),
         (["network.stem=4", "network.discriminator_stem=1", "network.discriminator_widths=[8,8,8]"],
          r"settings: network: discriminator_widths: expected at least 4 for stem = 4 and discriminator_stem = 1, found .*"),
         (["network.discriminator_stem=4", "network.discriminator_widths=[8,8,8,8,8]", "preparation.size=96"],
-         "settings: preparation.size: expected a multiple of 64.*, found 96"),
+         "settings: preparation.size: expected a multiple of 64, to which network.discriminator_stem .*, found 96"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -9,6 +9,7 @@ Every part is judged against the other good parts alone. What cannot be told fro
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -345,9 +346,7 @@ def suggested_size(check: DataCheck) -> int:
     size, statistics = check.settings.preparation.size, check.statistics
     if statistics is None or not statistics.window:
         return size
-    network = check.settings.network
-    step = network.stem * 2 ** (max(len(network.repair_widths), len(network.discriminator_widths)) - 1)
-    step = int(np.lcm(step, 32))
+    step = math.lcm(32, *check.settings.network.steps.values())
     return min(size, max(-(-statistics.window // step) * step, step))
 
 

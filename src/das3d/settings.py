@@ -113,6 +113,14 @@ class NetworkSettings(_Section):
     )
     depth_relief: bool = Field(True, description="give the networks slopes and local relief beside the depth")
 
+    @property
+    def steps(self) -> dict[str, int]:
+        """How many pixels the coarsest level of the repair nets and of the discriminator takes for one."""
+        return {
+            "network.stem": self.stem * 2 ** (len(self.repair_widths) - 1),
+            "network.discriminator_stem": self.discriminator_stem * 2 ** (len(self.discriminator_widths) - 1),
+        }
+
     @model_validator(mode="after")
     def _levels_suffice(self) -> NetworkSettings:
         for name in ("repair_widths", "discriminator_widths"):
@@ -185,16 +193,11 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _sides_halve(self) -> Settings:
-        network = self.network
-        for name, stem, widths in (
-            ("stem", network.stem, network.repair_widths),
-            ("discriminator_stem", network.discriminator_stem, network.discriminator_widths),
-        ):
-            step = stem * 2 ** (len(widths) - 1)
+        for name, step in self.network.steps.items():
             if self.preparation.size % step:
                 raise ValueError(
-                    f"preparation.size: expected a multiple of {step}, which network.{name} = {stem} and {len(widths)} "
-                    f"widths halve down to, found {self.preparation.size}"
+                    f"preparation.size: expected a multiple of {step}, to which {name} and the number of its widths halve "
+                    f"an image, found {self.preparation.size}"
                 )
         return self
 
