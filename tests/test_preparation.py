@@ -246,6 +246,18 @@ def test_specks_are_left_out() -> None:
     assert not find_foreground(np.ones((40, 50), np.float32), np.ones((40, 50), dtype=bool), (0, 0, 1), 0.01).any()
 
 
+@pytest.mark.parametrize(("rise", "belongs"), [(0.0025, False), (0.01, True)])
+def test_a_separate_patch_that_hardly_rises_is_table_and_a_lower_piece_is_not(rise: float, belongs: bool) -> None:
+    scene = see(solids=(Box(-0.01, 0.05, -0.03, 0.03, 0.04),))
+    depth = scene.depth.copy()
+    patch = np.zeros(scene.part.shape, dtype=bool)
+    patch[60:90, 15:30] = True
+    assert not scene.part[patch].any()
+    depth[patch] -= rise
+    found = foreground_of(scan_from_arrays(scene.rgb, depth))
+    assert iou(found, scene.part | patch if belongs else scene.part) > 0.95
+
+
 def test_distance_to_the_background_follows_the_noise_unless_set() -> None:
     for noise, expected in ((0.00001, 0.003 * 0.6), (0.0006, 5 * 0.0006)):
         scan = see(noise=noise).scan()

@@ -29,6 +29,7 @@ BORDER = 10  # pixels; the strip along the frame on which the background plane i
 HYPOTHESES = 300
 RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
+FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 
 
@@ -140,11 +141,12 @@ def fit_surface(depth: Depth, valid: Mask) -> Plane:
 def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
-    Walls and fixtures that run out of the frame are left out where something lies inside it; specks are left out;
-    missing points that the part encloses belong to it as far as its surface surrounds them, so that the table seen
+    Walls and fixtures that run out of the frame are left out where something lies inside it; specks are left out, and so
+    are separate patches that hardly rise above the plane, where the table itself was measured too near; missing points that the part encloses belong to it as far as its surface surrounds them, so that the table seen
     through a ring stays background.
     """
-    surface = valid & (plane_depth(plane, depth.shape) - depth > distance)
+    rise = plane_depth(plane, depth.shape) - depth
+    surface = valid & (rise > distance)
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)
     if count == 1:
         return np.zeros_like(valid)
@@ -155,6 +157,10 @@ def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) ->
     candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
     largest = area[candidates].max()
     keep = (area >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
+    pieces = np.flatnonzero(keep)
+    if pieces.size > 1:
+        tops = np.array([np.quantile(rise[labels == piece + 1], 0.95) for piece in pieces])
+        keep[pieces] = tops >= FLAT * tops[np.argmax(area[pieces])]
     surface = np.concatenate([[False], keep])[labels]
 
     closed = _morph(surface, cv2.MORPH_CLOSE, 5)
