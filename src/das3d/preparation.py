@@ -142,8 +142,9 @@ def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) ->
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
     Walls and fixtures that run out of the frame are left out where something lies inside it; specks are left out, and so
-    are separate patches that hardly rise above the plane, where the table itself was measured too near; missing points that the part encloses belong to it as far as its surface surrounds them, so that the table seen
-    through a ring stays background.
+    are separate patches that hardly rise above the plane, where the table itself was measured too near; missing points
+    that the part encloses belong to it as far as its surface surrounds them, so that the table seen through a ring stays
+    background.
     """
     rise = plane_depth(plane, depth.shape) - depth
     surface = valid & (rise > distance)
