@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 from das3d.agreement import BATCH, Computed, agreement, compute, find_parts, prepare_some
 from das3d.detector import Detector, load
 from das3d.engines import installed
+from das3d.errors import ModelError
 from das3d.exporting import SUFFIX, export
 from das3d.preparation import PreparedScan
 from das3d.run import machine
@@ -58,9 +59,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for to, suffix in SUFFIX.items():
             for precision in ("fp32", "fp16", "int8"):
-                done = export(
-                    options.run, to, precision=precision, data=options.data, out=Path(folder) / f"model_{precision}{suffix}"
-                )
+                file = Path(folder) / f"model_{precision}{suffix}"
+                try:
+                    done = export(options.run, to, precision=precision, data=options.data, out=file)
+                except ModelError as error:  # a failed check is a finding too
+                    print(
+                        f"| {to} {precision} | | not written: {str(error).partition(', found ')[2]} | | | | | |", flush=True
+                    )
+                    continue
                 for engine in ("onnxruntime", "openvino") if to == "onnx" else ("openvino",):
                     if not installed(engine):
                         continue

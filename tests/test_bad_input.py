@@ -759,7 +759,7 @@ def run_without_model(root: Path) -> Act:
     return load_model(root)
 
 
-@bad(r"data/model\.safetensors: expected a das3d model as safetensors, found .+$", error=ModelError)
+@bad(r"data/model\.safetensors: expected a das3d model as \.safetensors, .+, found none of these \(.+\)$", error=ModelError)
 def damaged_model(root: Path) -> Act:
     root.mkdir()
     (root / "model.safetensors").write_bytes(b'\x10\0\0\0\0\0\0\0{"a": not json}' + bytes(64))

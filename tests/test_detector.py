@@ -154,7 +154,9 @@ def test_what_is_no_model_is_refused_and_never_unpickled(kind: str, both: Detect
     for path in (file, tmp_path):
         with pytest.raises(ModelError) as caught:
             load(path)
-        assert str(caught.value).startswith(f"{file}: expected a das3d model as safetensors, found ")
+        assert str(caught.value).startswith(
+            f"{file}: expected a das3d model as .safetensors, .onnx or .xml (OpenVINO), found "
+        )
     assert not trap.exists()
 
 
@@ -216,8 +218,22 @@ def test_damage_beside_the_weights_is_refused(changes: dict[str, Any], both: Det
 def test_weights_of_other_settings_are_refused(both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
     other = detector("rgb").settings.model_dump(mode="json")
-    with pytest.raises(ModelError, match=r"model\.safetensors: weights do not fit the settings beside them: "):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors: expected weights of the networks .* \([0-9]+ unknown, such as "
+    ):
         load(rewritten(tmp_path / MODEL_FILE, settings=other))
+
+
+def test_a_model_of_networks_before_they_changed_says_what_differs_and_to_train_again(tmp_path: Path) -> None:
+    old = detector("rgb+depth", "network.direct=false")
+    old.save(tmp_path / MODEL_FILE)
+    about = old.settings.model_dump(mode="json")
+    del about["network"]["direct"]  # as in files of the time before there was such a setting
+    with pytest.raises(ModelError) as caught:
+        load(rewritten(tmp_path / MODEL_FILE, settings=about))
+    message = str(caught.value)
+    assert "\n" not in message and str(tmp_path / MODEL_FILE) in message and "train it again" in message
+    assert "of another size, such as discriminator.encoder.0.0.weight: expected 8x" in message
 
 
 # ------------------------------------------------------------------------------------------- predictions

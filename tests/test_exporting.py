@@ -215,8 +215,10 @@ def test_only_a_trained_model_is_exported_and_only_by_its_suffix(tiny_onnx: Path
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["empty", "text", "half", "foreign", "newer"])
-def test_files_of_something_else_are_refused(kind: str, engine: str, tiny_onnx: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["empty", "text", "picture", "half", "foreign", "newer"])
+def test_files_of_something_else_are_refused(
+    kind: str, engine: str, tiny_onnx: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "other.onnx"
     content, model = tiny_onnx.read_bytes(), onnx.load(tiny_onnx)
     if kind == "foreign":
@@ -224,11 +226,13 @@ def test_files_of_something_else_are_refused(kind: str, engine: str, tiny_onnx: 
     if kind == "newer":
         model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": 2})
     contents = {"empty": b"", "text": b"hello\n", "half": content[: len(content) // 2]}
+    contents["picture"] = b"\x89PNG\r\n\x1a\n" + bytes(64)
     file.write_bytes(contents.get(kind, model.SerializeToString()))
     with pytest.raises(ModelError) as caught:
         load(file, "cpu", engine)
     text = str(caught.value)
     assert text.startswith(f"{file}: expected ") and "\n" not in text
+    assert capfd.readouterr().err == ""  # nor do the engines' own readers complain
     assert {"foreign": "that das3d exported", "newer": "format 1, found 2"}.get(kind, "a model as ONNX") in text
 
 

@@ -134,6 +134,8 @@ def write_atomically(path: Path, content: bytes, *, lasting: bool = True) -> Non
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what the user knows, not the temporary file
         raise

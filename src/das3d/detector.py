@@ -195,7 +195,9 @@ def _about_in(file: Path) -> Any:
         with safe_open(file, framework="np") as opened:
             about = json.loads((opened.metadata() or {}).get("das3d", "null"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file}: expected a das3d model as safetensors, found {error}") from None
+        raise ModelError(
+            f"{file}: expected a das3d model as .safetensors, .onnx or .xml (OpenVINO), found none of these ({error})"
+        ) from None
     return about
 
 
@@ -219,5 +221,6 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         reason = "; ".join(str(error).splitlines())
         raise ModelError(
-            f"{file}: expected what this version writes beside the weights, found a problem: {reason}"
+            f"{file}: expected what this version writes beside the weights, found a problem: {reason}; "
+            "train it again, or use it with the version that trained it"
         ) from None

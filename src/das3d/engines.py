@@ -47,7 +47,7 @@ class Engine(ABC):
 
     Attributes:
         name: of the library that computes.
-        precision: "fp32", "fp16", "bf16" or "int8".
+        precision: that it computes in: "fp32", "tf32", "fp16" or "int8".
         device: "CPU", or what its maker calls it.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -82,15 +83,17 @@ class TorchEngine(Engine):
 
     @classmethod
     def open(cls, file: Path, settings: Settings, device: str = "auto") -> TorchEngine:
-        """The engine of a safetensors model file. Raises ModelError where the weights are of other settings."""
+        """The engine of a safetensors model file. Raises ModelError where its weights are of other networks."""
         from safetensors.torch import load_file
 
         network = DAS3DNet.from_settings(settings)
-        try:
-            network.load_state_dict(load_file(file))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{file}: weights do not fit the settings beside them: {reason}") from None
+        weights = load_file(file)
+        if differs := _difference(network.state_dict(), weights):
+            raise ModelError(
+                f"{file}: expected weights of the networks that its settings describe, found those of others "
+                f"({differs}); train it again, or use it with the version that trained it"
+            )
+        network.load_state_dict(weights)
         network = network.eval().to(choose_device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, settings.score)
 
@@ -113,6 +116,24 @@ class TorchEngine(Engine):
             scores.cpu().numpy(),
             *(None if images is None else images.float().cpu().numpy() for images in repaired),
         )
+
+
+def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    # In words, with an example of each kind; empty where all fit.
+    def size(tensor: Tensor) -> str:
+        return "x".join(map(str, tensor.shape)) or "1"
+
+    both = [name for name in expected if name in found]
+    kinds = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "of another size": [
+            f"{name}: expected {size(expected[name])}, found {size(found[name])}"
+            for name in both
+            if expected[name].shape != found[name].shape
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind}, such as {names[0]}" for kind, names in kinds.items() if names)
 
 
 def choose_device(device: str = "auto") -> torch.device:
