@@ -23,8 +23,10 @@ demo: $(VENV)/installed
 	$(BIN)/das3d predict $(DEMO)/run --data $(DEMO)/data/moulded_cover/test/dent --out $(DEMO)/predictions
 	@echo "training pairs and repairs: $(DEMO)/run/pictures   all test parts, in a browser: $(DEMO)/run/report.html"
 
+# In two halves: all engines, browsers, clusters and process groups in one process have ended in a segmentation fault.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --cov --cov-report= tests/test_[a-m]*.py
+	$(BIN)/python -m pytest --cov --cov-append --cov-report=term tests/test_[n-z]*.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

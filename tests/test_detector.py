@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_failed_save_keeps_the_old_model(both: Detector, tmp_path: Path, monke
     content = (tmp_path / MODEL_FILE).read_bytes()
 
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)

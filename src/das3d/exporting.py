@@ -198,8 +198,13 @@ def _to_fp16(file: Path) -> None:
         onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
 
 
+KEPT_IN_FLOAT = ("encoder.0.", ".head.")
+
+
 def _to_int8(detector: Detector, file: Path, good: Sequence[PreparedScan]) -> None:
     # Convolutions alone, which take nearly all of the time; the ranges of what goes in are the extremes over good parts.
+    # The first and the last layers of the networks stay as they are: what they see and give has ranges that 8 bits are
+    # too coarse for, and an error there is an error of the map.
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -211,9 +216,13 @@ def _to_int8(detector: Detector, file: Path, good: Sequence[PreparedScan]) -> No
                 return batch_of(scans, rgb=detector.settings.uses_rgb, depth=detector.settings.uses_depth)
             return None
 
+    kept = [
+        node.name for node in onnx.load(file).graph.node
+        if node.op_type == "Conv" and any(part in name for name in node.input for part in KEPT_IN_FLOAT)
+    ]  # fmt: skip
     with _quiet():
         quantization.quantize_static(
-            file, file, Reader(), per_channel=True, op_types_to_quantize=["Conv"],
+            file, file, Reader(), per_channel=True, op_types_to_quantize=["Conv"], nodes_to_exclude=kept,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
 
