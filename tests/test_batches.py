@@ -14,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.batches import Batch, GoodParts, Pose, draw_pose, make_batch, vary
+from das3d.batches import LAMPS, Batch, GoodParts, Pose, draw_pose, make_batch, vary
 from das3d.preparation import PreparedScan, Window
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
@@ -38,8 +38,13 @@ def good_parts(count: int = 5) -> GoodParts:
 
 
 def at_rest(count: int, **changes: float) -> Pose:
-    values = {"turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, "gain": 1.0, **changes}
-    return Pose(**{name: torch.full((count,), float(value)) for name, value in values.items()})
+    values = {
+        "turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, "gain": 1.0, "contrast": 1.0, **changes,
+    }  # fmt: skip
+    return Pose(
+        **{name: torch.full((count,), float(value)) for name, value in values.items()},
+        lighting=torch.ones(count, LAMPS, LAMPS),
+    )
 
 
 def members(batch: Batch) -> tuple[Tensor, ...]:
@@ -143,12 +148,28 @@ def test_gain_brightens_rgb_alone_and_within_bounds() -> None:
         assert torch.equal(other_depth, depth)
 
 
+def test_contrast_and_lighting_change_rgb_alone_and_smoothly() -> None:
+    parts = good_parts(2)
+    rgb, depth, foreground = vary(parts, at_rest(2))
+    harsh, same_depth, _ = vary(parts, at_rest(2, contrast=1.5))
+    torch.testing.assert_close(harsh, rgb**1.5)
+    assert torch.equal(same_depth, depth)
+
+    lighting = 1 + 0.2 * torch.rand(2, LAMPS, LAMPS, generator=torch.Generator().manual_seed(0))
+    uneven, same_depth, _ = vary(parts, replace(at_rest(2), lighting=lighting))
+    assert torch.equal(same_depth, depth)
+    gain = (uneven / rgb).where(foreground, torch.nan)
+    assert float(gain[foreground.expand_as(gain)].min()) >= 1 and float(gain[foreground.expand_as(gain)].max()) <= 1.2
+    step = gain.diff(dim=-1).abs()
+    assert float(step[step.isfinite()].max()) < 0.2 / (SIDE / (LAMPS - 1)) + 1e-3  # a lamp's whole range over its reach
+
+
 def test_poses_keep_to_their_settings() -> None:
-    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, brightness=0.2)
+    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, brightness=0.2, contrast=0.3, lighting=0.25)
     pose = draw_pose(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
         (pose.turn, 0, math.radians(20)), (pose.zoom, 1, 0.1), (pose.shift_u, 0, 0.05), (pose.shift_v, 0, 0.05),
-        (pose.gain, 1, 0.2),
+        (pose.gain, 1, 0.2), (pose.contrast.log(), 0, 0.3), (pose.lighting, 1, 0.25),
     ):  # fmt: skip
         spread = (values - centre).abs()
         assert 0.95 * limit < spread.max() <= limit + 1e-6
@@ -156,7 +177,7 @@ def test_poses_keep_to_their_settings() -> None:
     assert set(pose.mirror.unique().tolist()) == {-1.0, 1.0}
     assert abs(float(pose.mirror.mean())) < 0.06
 
-    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, brightness=0)
+    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0, lighting=0)
     pose = draw_pose(50, still, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(pose).items())
 

@@ -18,6 +18,8 @@ from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
 from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds
 
+LAMPS = 5  # an uneven light is drawn at so many points a side and is smooth between them
+
 
 @dataclass(frozen=True)
 class GoodParts:
@@ -66,7 +68,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pose:
-    """How good parts are varied, drawn before it is applied. All (B,)."""
+    """How good parts and their light are varied, drawn before it is applied. All (B,) but `lighting`."""
 
     turn: Tensor  # radians
     zoom: Tensor
@@ -74,6 +76,8 @@ class Pose:
     shift_v: Tensor
     mirror: Tensor  # +1 or -1
     gain: Tensor
+    contrast: Tensor  # exponent of RGB
+    lighting: Tensor  # (B, LAMPS, LAMPS) gain from place to place
 
 
 def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:
@@ -88,11 +92,13 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
         shift_v=spread(settings.shift),
         mirror=torch.where(mirror, -1.0, 1.0),
         gain=1 + spread(settings.brightness),
+        contrast=spread(settings.contrast).exp(),
+        lighting=1 + settings.lighting * (2 * torch.rand(batch, LAMPS, LAMPS, generator=generator) - 1),
     )
 
 
 def vary(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-    """RGB in (0, 1), depth and foreground of the parts in another pose; what comes into view is background."""
+    """RGB in (0, 1), depth and foreground of the parts in another pose and light; what comes into view is background."""
     pose = Pose(**{name: value.to(parts.device) for name, value in vars(pose).items()})
     rgb = parts.rgb.float() / 255
     cos, sin = pose.turn.cos() / pose.zoom, pose.turn.sin() / pose.zoom
@@ -103,9 +109,16 @@ def vary(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
     grid = F.affine_grid(matrix, list(members.shape), align_corners=False)
     moved = F.grid_sample(members, grid, mode="bilinear", align_corners=False)
     foreground = moved[:, 4:] > 0.5
-    rgb = (moved[:, :3] * pose.gain[:, None, None, None]).clamp(0, 1) * foreground
+    rgb = lit(moved[:, :3], pose) * foreground
     depth = torch.where(foreground, moved[:, 3:4] + 1, 1.0)
     return rgb, depth, foreground
+
+
+def lit(rgb: Tensor, pose: Pose) -> Tensor:
+    """RGB (B, 3, S, S) in (0, 1) in other light: weaker or stronger, harsher or softer, and uneven."""
+    field = F.interpolate(pose.lighting[:, None], size=rgb.shape[2:], mode="bilinear", align_corners=True)
+    exponent, gain = pose.contrast[:, None, None, None], pose.gain[:, None, None, None]
+    return (rgb.pow(exponent) * (gain * field)).clamp_(0, 1)
 
 
 def make_batch(

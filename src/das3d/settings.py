@@ -158,6 +158,8 @@ class TrainingSettings(_Section):
     zoom: float = Field(0.1, ge=0, le=0.5, description="largest random change of scale of good parts")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
     brightness: float = Field(0.15, ge=0, le=1, description="largest random change of gain of RGB")
+    contrast: float = Field(0.25, ge=0, le=1, description="largest random change of the exponent of RGB, as a logarithm")
+    lighting: float = Field(0.2, ge=0, le=1, description="largest random change of gain of RGB from place to place")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the chip multiplies it faster than float32"
     )
@@ -230,6 +232,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "training": {
             "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",
             "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "brightness": 0.0,
+            "contrast": 0.0, "lighting": 0.0,
         },
         "score": {"window": 21, "flips": False},
     },
