@@ -261,7 +261,8 @@ def test_defects_lie_on_the_part_where_it_was_moved_to() -> None:
 
 def test_given_textures_are_used_and_chosen_among_all() -> None:
     settings = small("synthesis.opacity_rest=0", "synthesis.shaded=0", "synthesis.drop=0", "synthesis.rounds=1",
-                     "synthesis.shifts=0", "synthesis.cuts=0", "synthesis.warps=0", "training.batch=64")  # fmt: skip
+                     "synthesis.shifts=0", "synthesis.cuts=0", "synthesis.warps=0", "synthesis.edge_high=0",
+                     "training.batch=64")  # fmt: skip
     textures = torch.linspace(0.3, 0.9, 4)[:, None, None, None].expand(4, 3, SIDE, SIDE)
     batch = make_batch(good_parts(), settings, 0, textures)
     assert set(batch.recipes[0].texture.tolist()) == {0, 1, 2, 3}
@@ -281,7 +282,7 @@ def test_every_part_is_used() -> None:
     marked = replace(
         parts, rgb=parts.foreground.repeat(1, 3, 1, 1).byte() * torch.arange(20, 70, 10)[:, None, None, None].byte()
     )
-    still = ["rotation", "zoom", "shift", "brightness"]
+    still = ["rotation", "zoom", "shift", "brightness", "contrast", "lighting"]
     settings = small(*[f"training.{name}=0" for name in still])
     seen = torch.cat([make_batch(marked, settings, i).rgb.amax(dim=(1, 2, 3)) * 255 for i in range(8)]).round()
     assert set(seen.tolist()) == {20.0, 30.0, 40.0, 50.0, 60.0}

@@ -53,7 +53,7 @@ def test_a_pair_is_the_same_alone_and_in_any_batch() -> None:
 
 def test_harm_lies_on_the_part_and_where_the_mask_says() -> None:
     rgb, depth, foreground = good_pairs(16)
-    settings = SynthesisSettings(visible=0)
+    settings = SynthesisSettings(visible=0, edge_high=0)
     harmed, _ = harm_pairs(rgb, depth, foreground, settings, seed=1)
     assert harmed.mask.any() and set(harmed.mask.unique().tolist()) == {0.0, 1.0}
     assert not (harmed.mask.bool() & ~foreground).any()

@@ -22,6 +22,7 @@ from das3d.settings import SynthesisSettings, make_settings
 from das3d.synthesis import (
     BLOB,
     CUT,
+    EDGE_REACH,
     FAMILIES,
     SCRATCH,
     SHIFT,
@@ -34,9 +35,11 @@ from das3d.synthesis import (
     centres,
     draw_recipe,
     generated_texture,
+    hued,
     rim,
     shaded,
     skew_normal_kernel,
+    soft_edged,
     synthesise,
     ternary_mask,
 )
@@ -50,7 +53,8 @@ def paper(**changes: Any) -> SynthesisSettings:
 
 
 def only(family: str, **changes: Any) -> SynthesisSettings:
-    return SynthesisSettings(**{**dict.fromkeys(FAMILIES, 0.0), family: 1.0, "drop": 0.0, "visible": 0.0, **changes})
+    plain = {"drop": 0.0, "visible": 0.0, "edge_high": 0.0}
+    return SynthesisSettings(**{**dict.fromkeys(FAMILIES, 0.0), family: 1.0, **plain, **changes})
 
 
 def good_pairs(count: int, side: int, seed: int = 0) -> Pairs:
@@ -257,7 +261,7 @@ def test_drawn_numbers_keep_to_the_ranges_of_the_settings() -> None:
     recipe = drawn(4000, settings, textures=7)
     for name, low, high in (
         ("threshold", 0.2, 0.25), ("sigma", 0.01, 0.011), ("magnitude", 0.3, 0.31), ("radius", 0.05, 0.06),
-        ("beta", 0, 0.1), ("texture", 0, 6), ("alpha", -0.5, 0.5), ("aspect", 1, 3), ("sign", -1, 1),
+        ("beta", 0, 0.1), ("edge", 0, 1.5), ("texture", 0, 6), ("alpha", -0.5, 0.5), ("aspect", 1, 3), ("sign", -1, 1),
     ):  # fmt: skip
         values = getattr(recipe, name).double()
         margin = 0.05 * (high - low)
@@ -265,6 +269,10 @@ def test_drawn_numbers_keep_to_the_ranges_of_the_settings() -> None:
         assert high + 1e-6 >= values.max() > high - margin, name
     assert set(recipe.periods.unique().tolist()) == {1.0, 2.0}
     assert stats.binomtest(int((recipe.shade > 0).sum()), 4000, 0.25).pvalue > 1e-3
+    assert stats.binomtest(int(recipe.own_hue.sum()), 4000, 0.5).pvalue > 1e-3 and set(recipe.own_hue.tolist()) == {
+        0.0,
+        1.0,
+    }
     assert (drawn(500, only("blobs", shaded=0.0)).shade == 0).all()
 
 
@@ -420,7 +428,7 @@ def test_without_opacity_a_defect_is_its_texture() -> None:
 
 def test_generated_textures_lie_between_their_two_colours() -> None:
     rgb, _, foreground = good_pairs(30, 32)
-    foreign = generated_texture(rgb, foreground, drawn(30, PAPER, own_colour=0.0))
+    foreign = generated_texture(rgb, foreground, drawn(30, PAPER, own_colour=0.0, own_hue=0.0))
     colour = drawn(30, PAPER).colour[..., None, None]
     low, high = colour.amin(dim=1), colour.amax(dim=1)
     assert (foreign >= low - 1e-6).all() and (foreign <= high + 1e-6).all()
@@ -431,6 +439,41 @@ def test_generated_textures_lie_between_their_two_colours() -> None:
     for i, (u, v) in enumerate(zip(*centres(foreground, recipe), strict=True)):
         at_centre = rgb[i, :, int((v + 0.5) * 32), int((u + 0.5) * 32)]
         torch.testing.assert_close(own[i], at_centre[:, None, None].expand(3, 32, 32))
+
+
+def test_textures_of_the_parts_own_hue_differ_in_brightness_alone() -> None:
+    own = torch.tensor([[0.6, 0.3, 0.15], [0.02, 0.0, 0.0]])
+    colours = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(0)) * 0.5
+    made = hued(colours, own)
+    torch.testing.assert_close(made[0], colours[0, :, :1] * own[0] / own[0].mean())
+    torch.testing.assert_close(made[1], colours[1, :, :1].expand(2, 3))  # next to black has no hue
+
+    rgb = torch.tensor([0.6, 0.3, 0.15])[:, None, None].expand(8, 3, 32, 32)
+    recipe = drawn(8, PAPER, own_hue=1.0)
+    recipe = replace(recipe, colour=recipe.colour / 2, own_hue=torch.ones(8))  # so that none is as bright as white
+    texture = generated_texture(rgb, torch.ones(8, 1, 32, 32, dtype=torch.bool), recipe)
+    torch.testing.assert_close(texture[:, 1], texture[:, 0] / 2)
+    assert texture[:, 0].std() > 0.05
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.5])
+def test_edges_in_rgb_are_as_soft_as_a_gaussian_makes_them(sigma: float) -> None:
+    mask = torch.zeros(2, 1, 40, 40)
+    mask[0, 0, 12:25, 10:30] = 1
+    mask[1, 0, 20, 20] = 1
+    soft = soft_edged(mask, torch.full((2,), sigma))
+    for one, seen in zip(mask[:, 0], soft[:, 0], strict=True):
+        want = ndimage.gaussian_filter(one.double().numpy(), max(sigma, 0.1), mode="constant", radius=EDGE_REACH)
+        np.testing.assert_allclose(seen, want, atol=1e-5)
+
+
+def test_soft_edges_stay_on_the_part_and_leave_depth_and_labels_as_they_are() -> None:
+    rgb, depth, foreground = good_pairs(12, 64)
+    hard = synthesise(rgb, depth, foreground, drawn(12, only("spots"), edge=1.5), only("spots"))
+    soft = synthesise(rgb, depth, foreground, drawn(12, only("spots"), edge=1.5), only("spots", edge_high=2.0))
+    assert torch.equal(soft.mask, hard.mask) and torch.equal(soft.depth, hard.depth)
+    assert not torch.equal(soft.rgb, hard.rgb)
+    assert (soft.rgb[~foreground.expand_as(rgb)] == 0).all()
 
 
 def test_shading_keeps_the_hue_and_follows_the_slope() -> None:
@@ -549,6 +592,8 @@ def some_settings(draw: st.DrawFn) -> SynthesisSettings:
         magnitude_high=draw(st.sampled_from([0.02, 0.15, 1.0])),
         mask_threshold=draw(st.sampled_from([0.001, 0.004, 0.05])),
         opacity_rest=draw(st.sampled_from([0.0, 0.8, 1.0])),
+        own_hue=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        edge_high=draw(st.sampled_from([0.0, 1.5])),
     )
 
 
@@ -591,8 +636,10 @@ def test_what_every_defect_keeps_to(settings: SynthesisSettings, seed: int, with
     # What is not labelled did not change beyond the thresholds, what is labelled did.
     colour = (harmed.rgb - rgb).abs().amax(dim=1, keepdim=True)
     unlabelled = harmed.mask == 0
-    assert (colour[unlabelled] <= settings.visible).all()
-    assert (change[unlabelled] < max(settings.mask_threshold, settings.visible / 4) + 1e-6).all()
+    reach = EDGE_REACH if settings.edge_high else 0
+    far = torch.nn.functional.max_pool2d(harmed.mask, 2 * reach + 1, stride=1, padding=reach) == 0
+    assert (colour[far] <= settings.visible).all()
+    assert (change[far] < max(settings.mask_threshold, settings.visible / 4) + 1e-6).all()
     if settings.visible:
         seen = nearby(torch.maximum(colour, 4 * change)[:, 0])[:, None]
         assert (seen[~unlabelled] > settings.visible).all()

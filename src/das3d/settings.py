@@ -74,6 +74,12 @@ class SynthesisSettings(_Section):
     shaded: float = Field(
         0.4, ge=0, le=1, description="share of defects that change RGB by the shading of their relief only"
     )
+    own_hue: float = Field(
+        0.5, ge=0, le=1, description="share of generated textures that differ from the part in brightness and not in hue"
+    )
+    edge_high: float = Field(
+        1.5, ge=0, le=4, description="largest blur of a defect's edge in RGB, pixels; 0: hard edges, as the paper"
+    )
     visible: float = Field(0.06, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
     spot_low: float = Field(0.012, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")
     spot_high: float = Field(0.12, gt=0, lt=1, description="largest radius of a spot, as a share of the image side")
@@ -222,7 +228,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
             "threshold_low": 0.5, "threshold_high": 0.5, "magnitude_low": 0.0, "magnitude_high": 0.1,
             "mask_threshold": 0.004, "opacity_rest": 0.8, "own_colour": 1.0,
             "blobs": 1.0, "spots": 0.0, "scratches": 0.0, "shifts": 0.0, "cuts": 0.0, "warps": 0.0, "peak": False,
-            "shaded": 0.0, "visible": 0.0, "harmless": 0.0, "rounds": 1, "drop": 0.5,
+            "shaded": 0.0, "own_hue": 0.0, "edge_high": 0.0, "visible": 0.0, "harmless": 0.0, "rounds": 1, "drop": 0.5,
         },
         "network": {
             "stem": 1, "discriminator_stem": 1, "direct": False,

@@ -28,6 +28,7 @@ FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts", "warps")
 BLOB, SPOT, SCRATCH, SHIFT, CUT, WARP = range(len(FAMILIES))
 OFFSET = 0.15  # largest displacement of a shifted region, as a share of the side
 RIM = 0.04  # width of the strip along the outline in which every other cut has its centre, as a share of the side
+EDGE_REACH = 4  # how far an edge in RGB is blurred, pixels
 WARPED = 2.0  # a warp reaches this many radii
 
 
@@ -52,6 +53,8 @@ class Recipe:
         texture: index of the texture picture, where textures are given.
         colour: (B, 2, 3) the two colours of a generated texture.
         own_colour: share of the part's own colour in those.
+        own_hue: how far those have the part's own hue; 1: they differ from it in brightness alone.
+        edge: standard deviation of the blur of the defect's edge in RGB, pixels.
         shade: how strongly relief shades RGB instead of a texture; 0: texture.
         offset: (B, 2) displacement of shifted regions, as a share of the side.
         keep_rgb, keep_depth: dI and dZ of eq. (12): True leaves that modality unharmed.
@@ -73,6 +76,8 @@ class Recipe:
     texture: Tensor
     colour: Tensor
     own_colour: Tensor
+    own_hue: Tensor
+    edge: Tensor
     shade: Tensor
     offset: Tensor
     keep_rgb: Tensor
@@ -164,6 +169,8 @@ def draw_recipe(
         texture=torch.randint(0, max(textures, 1), (batch,), generator=generator),
         colour=uniform(0, 1, 2, 3),
         own_colour=uniform(0, settings.own_colour),
+        own_hue=(uniform(0, 1) < settings.own_hue).float(),
+        edge=uniform(0, settings.edge_high),
         shade=uniform(0, 1) * (uniform(0, 1) < settings.shaded),
         offset=uniform(-OFFSET, OFFSET, 2),
         keep_rgb=(uniform(0, 1) < settings.drop) if rgb else torch.ones(batch, dtype=torch.bool),
@@ -279,17 +286,21 @@ def _harm(
     if _any(~is_relief):
         solid = region.abs()
         mask = torch.where(is_relief, mask, solid)
+    covering = mask
+    if settings.edge_high > 0:
+        is_outline = (is_cut & (shade == 0)).flatten()  # against the background edges are sharp: preparation keeps them so
+        covering = soft_edged(mask, recipe.edge * ~is_outline) * as_float(box.cut(foreground))
     if _any(is_moved):
         moved_rgb, moved_depth = displaced(rgb, depth, foreground, recipe, box)
         painted = torch.where(is_moved, moved_rgb, painted)
-        harmed_depth = torch.where(is_moved, torch.lerp(good_depth, moved_depth, solid), harmed_depth)
+        harmed_depth = torch.where(is_moved, torch.lerp(good_depth, moved_depth, covering), harmed_depth)
     if _any(is_cut):
         # Where material is missing the camera sees what lies behind: the background, or deeper inside the part.
         behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)
-        harmed_depth = torch.where(is_cut, torch.lerp(good_depth, behind, solid), harmed_depth)
+        harmed_depth = torch.where(is_cut, torch.lerp(good_depth, behind, covering), harmed_depth)
         painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
     # Eqs. (8) and (12): a modality that is kept takes nothing of what is made.
-    harmed_rgb = torch.lerp(good_rgb, painted, mask * (opacity * ~keep_rgb))
+    harmed_rgb = torch.lerp(good_rgb, painted, covering * (opacity * ~keep_rgb))
     harmed_depth = torch.lerp(good_depth, harmed_depth, (~keep_depth).float())
     mask = mask * ~(keep_rgb & keep_depth)
     if settings.visible > 0:
@@ -325,8 +336,9 @@ def reach_of(recipe: Recipe, foreground: Tensor, settings: SynthesisSettings) ->
         u, v = (float(middle + 0.5) * side for middle in centres(foreground, recipe))
         rows = max(rows[0], math.floor(v - half)), min(rows[1], math.ceil(v + half))
         columns = max(columns[0], math.floor(u - half)), min(columns[1], math.ceil(u + half))
-    # Two pixels more, as far as `shaded` and `visible` look for changes.
-    rows, columns = ((max(first - 2, 0), min(end + 2, side)) for first, end in (rows, columns))
+    # Beyond that, as far as `shaded` and `visible` look for changes and edges are blurred.
+    more = 2 + (EDGE_REACH if settings.edge_high > 0 else 0)
+    rows, columns = ((max(first - more, 0), min(end + more, side)) for first, end in (rows, columns))
     return Box(side, rows, columns)
 
 
@@ -490,9 +502,30 @@ def generated_texture(rgb: Tensor, foreground: Tensor, recipe: Recipe, box: Box 
     row = ((centre_v + 0.5) * side).long().clamp(0, side - 1)
     own = rgb[torch.arange(count, device=rgb.device), :, row, column]  # (B, 3)
     share = recipe.own_colour[:, None, None]
-    colours = share * own[:, None] + (1 - share) * recipe.colour  # (B, 2, 3)
+    colours = torch.lerp(recipe.colour, hued(recipe.colour, own), recipe.own_hue[:, None, None])
+    colours = share * own[:, None] + (1 - share) * colours  # (B, 2, 3)
     first, second = colours[:, 0, :, None, None], colours[:, 1, :, None, None]
     return torch.lerp(first, second, mixture)
+
+
+def hued(colours: Tensor, own: Tensor) -> Tensor:
+    """Colours (B, 2, 3) of the hue of `own` (B, 3), as bright as their first number; grey where that is next to black."""
+    brightness = own.mean(dim=1, keepdim=True)
+    hue = torch.where(brightness > 0.05, own / brightness.clamp(min=0.05), 1.0)  # (B, 3)
+    return (colours[:, :, :1] * hue[:, None]).clamp(max=1)
+
+
+def soft_edged(mask: Tensor, sigma: Tensor) -> Tensor:
+    """A mask (B, 1, height, width) float32 under a Gaussian of each pair's own sigma (B,), pixels.
+
+    No camera shows an edge as sharp as a mask's: networks would learn to look for sharp edges instead of defects.
+    """
+    offsets = torch.arange(-EDGE_REACH, EDGE_REACH + 1, device=mask.device, dtype=torch.float32)
+    weights = torch.exp(-(offsets**2) / (2 * sigma[:, None].clamp(min=0.1) ** 2))
+    weights = (weights / weights.sum(dim=1, keepdim=True))[:, None]  # (B, 1, taps)
+    pairs = mask[:, 0][None]  # pairs as channels, each with a filter of its own
+    blurred = F.conv2d(pairs, weights[..., None], padding=(EDGE_REACH, 0), groups=len(mask))
+    return F.conv2d(blurred, weights[:, :, None], padding=(0, EDGE_REACH), groups=len(mask))[0][:, None]
 
 
 def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
