@@ -27,7 +27,7 @@ from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_dataset
-from das3d.settings import make_settings
+from das3d.settings import Settings, make_settings
 
 COLUMNS = (
     "name", "data", "modality", "settings", "seed", "minutes", "iterations", "synthetic_i_auroc", "synthetic_p_auroc",
@@ -64,6 +64,20 @@ class Canvas:
         patch = cv2.fillPoly(np.zeros(self.part.shape, np.uint8), [points.round().astype(np.int32)], 1)
         return (patch > 0) & self.part
 
+    def paint(self, where: Mask, colour: Image | float) -> None:
+        """Cover a patch of the part with a colour or an image."""
+        cover = self.cover(where)[..., None]
+        self.rgb = self.rgb * (1 - cover) + np.clip(colour, 0, 1) * cover
+
+    def set_depth(self, where: Mask, depth: Image) -> None:
+        """Give a patch of the part another depth."""
+        cover = self.cover(where)
+        self.depth = (self.depth * (1 - cover) + depth * cover).astype(np.float32)
+
+    def cover(self, where: Mask) -> Image:
+        """A patch with an edge as soft as in scans that were resized; only outlines against the background are sharp."""
+        return cv2.GaussianBlur(where.astype(np.float32), (0, 0), 0.7) * self.part
+
     def light(self, relief: Image) -> None:
         """Shade the RGB by a height change of the relief, in units of the side."""
         angle = self.rng.uniform(0, 2 * np.pi)
@@ -94,9 +108,23 @@ def crack(c: Canvas) -> None:
     width = int(c.rng.integers(1, 4))
     line = cv2.polylines(np.zeros(c.part.shape, np.uint8), [np.array(points, np.int32)], False, 1, width)
     where = (line > 0) & c.part
-    c.rgb[where] *= c.rng.uniform(0.2, 0.7)
-    c.depth[where] += np.float32(c.rng.uniform(0.01, 0.06))
+    c.paint(where, c.rgb * c.rng.uniform(0.2, 0.7))
+    c.set_depth(where, c.depth + c.rng.uniform(0.01, 0.06))
     c.mask |= where
+
+
+def pit(c: Canvas) -> None:
+    """A small hole, dark within and bright along one side."""
+    row, column = c.place()
+    rows, columns = np.mgrid[: c.side, : c.side].astype(np.float32)
+    radius, angle = c.rng.uniform(0.008, 0.03) * c.side, c.rng.uniform(0, 2 * np.pi)
+    hole = np.hypot(rows - row, columns - column) < radius
+    aside = np.hypot(rows - row + radius * np.sin(angle) / 2, columns - column + radius * np.cos(angle) / 2) < radius
+    own = c.rgb[hole & c.part].mean(axis=0)
+    c.paint(aside, own * c.rng.uniform(1.2, 1.8))
+    c.paint(hole, own * c.rng.uniform(0.1, 0.6))
+    c.set_depth(hole, c.depth + c.rng.uniform(0.02, 0.1))
+    c.mask |= (hole | aside) & c.part
 
 
 def bend(c: Canvas) -> None:
@@ -116,10 +144,13 @@ def bend(c: Canvas) -> None:
 
 
 def blot(c: Canvas) -> None:
-    """A soft-edged stain of a few drops; colour alone."""
+    """A soft-edged stain of a few drops, every other one of the part's own hue; colour alone."""
     colour = c.rng.uniform(0, 1, 3)
     stain = np.zeros(c.part.shape, np.float32)
     row, column = c.place()
+    if c.rng.random() < 0.5:
+        own = c.rgb[row, column]
+        colour = np.clip(own / max(own.mean(), 0.05) * colour.mean(), 0, 1)
     for _ in range(c.rng.integers(1, 4)):
         centre = (np.array([column, row]) + c.rng.normal(0, 0.02 * c.side, 2)).astype(int).tolist()
         axes = (c.rng.uniform(0.01, 0.05, 2) * c.side + 1).astype(int).tolist()
@@ -135,8 +166,8 @@ def smear(c: Canvas) -> None:
     where = c.polygon(c.rng.uniform(0.1, 0.25))
     size = c.rng.uniform(0.015, 0.03) * c.side
     before = c.rgb.copy()
-    c.rgb[where] = cv2.GaussianBlur(c.rgb, (0, 0), size)[where]
-    c.depth[where] = cv2.GaussianBlur(c.depth, (0, 0), size)[where]
+    c.paint(where, cv2.GaussianBlur(c.rgb, (0, 0), size))
+    c.set_depth(where, cv2.GaussianBlur(c.depth, (0, 0), size))
     if np.abs(c.rgb - before)[where].mean() > 0.02:
         c.mask |= where
 
@@ -147,8 +178,8 @@ def crumb(c: Canvas) -> None:
     slope = c.rng.normal(0, 0.3, 2)
     rows, columns = np.mgrid[: c.side, : c.side] / c.side
     top = c.depth[where].min() if where.any() else 0
-    c.depth[where] = (top - c.rng.uniform(0.02, 0.1) + slope[0] * rows + slope[1] * columns - slope.sum() / 2)[where] * 1.0
-    c.rgb[where] = c.rng.uniform(0, 1, 3) * c.rng.uniform(0.8, 1.1, (int(where.sum()), 1))
+    c.set_depth(where, top - c.rng.uniform(0.02, 0.1) + slope[0] * rows + slope[1] * columns - slope.sum() / 2)
+    c.paint(where, (c.rng.uniform(0, 1, 3) * c.rng.uniform(0.8, 1.1, (c.side, c.side, 1))).astype(np.float32))
     c.mask |= where
 
 
@@ -167,17 +198,19 @@ def chip(c: Canvas) -> None:
     c.mask |= where
 
 
-KINDS: tuple[Callable[[Canvas], None], ...] = (dent, crack, bend, blot, smear, crumb, chip)
+KINDS: tuple[Callable[[Canvas], None], ...] = (dent, crack, pit, bend, blot, smear, crumb, chip)
 
 
-def harmed(scans: list[PreparedScan], *, seed: int = 7, copies: int = 2) -> list[PreparedScan]:
-    """Each scan with one defect of each kind, `copies` times; those that changed nothing are left out."""
+def harmed(scans: list[PreparedScan], settings: Settings, *, seed: int = 7, copies: int = 2) -> list[PreparedScan]:
+    """Each scan with one defect of each kind, `copies` times; those that do not show in the modality are left out."""
     out = []
     for index, scan in enumerate(scans):
         for number, kind in enumerate(KINDS * copies):
             canvas = Canvas(scan, np.random.default_rng([seed, index, number]))
             kind(canvas)
-            if canvas.mask.sum() >= 9:
+            in_rgb = settings.uses_rgb and np.abs(canvas.rgb - scan.rgb / 255).max() > 0.02
+            in_depth = settings.uses_depth and np.abs(canvas.depth - scan.depth).max() > 0.005
+            if canvas.mask.sum() >= 9 and (in_rgb or in_depth):
                 rgb = (np.clip(canvas.rgb, 0, 1) * 255).round().astype(np.uint8)
                 name = f"{kind.__name__} {scan.name}"
                 out.append(replace(scan, name=name, rgb=rgb, depth=canvas.depth.astype(np.float32), mask=canvas.mask))
@@ -186,7 +219,7 @@ def harmed(scans: list[PreparedScan], *, seed: int = 7, copies: int = 2) -> list
 
 def synthetic_figures(detector: Detector, good: list[PreparedScan]) -> dict[str, float]:
     """I-AUROC, P-AUROC and pixel average precision on defects of `KINDS`."""
-    scans = [*good, *harmed(good)]
+    scans = [*good, *harmed(good, detector.settings)]
     scores, maps = [], []
     for start in range(0, len(scans), 16):
         batch = [replace(scan, window=replace(scan.window, top=0, left=0, side=len(scan.depth), frame=scan.depth.shape))
@@ -205,6 +238,8 @@ def synthetic_figures(detector: Detector, good: list[PreparedScan]) -> dict[str,
     }
     for kind in KINDS:
         chosen = [i for i, scan in enumerate(scans) if i < len(good) or scan.name.startswith(kind.__name__)]
+        if len(chosen) == len(good):
+            continue  # the modality shows none
         result[kind.__name__] = roc_auc_score([labels[i] for i in chosen], [scores[i] for i in chosen])
     return result
 
