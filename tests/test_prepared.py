@@ -146,7 +146,7 @@ def test_a_second_call_reads_no_part(data: Dataset, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Part, "read", fail)
     assert same(prepare_dataset(data, with_settings()), first)
-    for other in ("training.iterations=7", "seed=3", "score.window=5", "synthesis.drop=0.1"):
+    for other in ("training.iterations=7", "seed=3", "score.window=7", "synthesis.drop=0.1"):
         assert same(prepare_dataset(data, with_settings(other)), first), "what preparation does not use changes nothing"
 
 

@@ -98,12 +98,12 @@ def test_making_settings_leaves_the_presets_alone() -> None:
 
 def test_a_change_goes_over_an_argument_over_a_file_over_the_preset_over_the_default(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('seed = 5\nmodality = "rgb"\n[training]\nbatch = 12\niterations = 77\n[score]\nwindow = 5\n')
+    file.write_text('seed = 5\nmodality = "rgb"\n[training]\nbatch = 12\niterations = 77\n[score]\nwindow = 7\n')
     settings = make_settings("demo", file=file, modality="depth", changes=["training.iterations=99", "score.flips=true"])
     assert settings.score.flips  # change over default
     assert settings.training.iterations == 99  # change over file
     assert settings.modality == "depth"  # argument over file
-    assert settings.seed == 5 and settings.training.batch == 12 and settings.score.window == 5  # file over the rest
+    assert settings.seed == 5 and settings.training.batch == 12 and settings.score.window == 7  # file over the rest
     assert settings.preset == "demo" and settings.preparation.size == 128  # preset over default
     assert settings.training.learning_rate == Settings().training.learning_rate  # default
     assert make_settings(file=file, seed=6, changes=["seed=7", "modality=rgb+depth"]).seed == 7

@@ -179,7 +179,7 @@ class ScoreSettings(_Section):
     """From the anomaly map to the score of a part."""
 
     window: int = Field(
-        9, ge=1, le=101, description="side of the mean filter before the maximum, pixels of the prepared image"
+        5, ge=1, le=101, description="side of the mean filter before the maximum, pixels of the prepared image"
     )
     max_false_alarm: float = Field(
         0.05, gt=0, lt=1, description="share of good parts that the threshold may call defective"
