@@ -124,6 +124,13 @@ def test_ablation_of_the_paper_is_what_it_says() -> None:
     assert published["both"] == {"i_auroc": 0.982, "p_auroc": 0.993}
 
 
+def test_the_small_paper_settings_change_no_synthesis() -> None:
+    small = make_settings(file=Path(__file__).parents[1] / "benchmarks" / "paper_small.toml")
+    paper = make_settings("paper")
+    assert small.synthesis == paper.synthesis and small.preset == "paper"
+    assert sum(small.network.discriminator_widths) < sum(paper.network.discriminator_widths)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
