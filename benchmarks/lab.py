@@ -30,9 +30,11 @@ from das3d.prepared import prepare_dataset
 from das3d.settings import Settings, make_settings
 
 COLUMNS = (
-    "name", "data", "modality", "settings", "seed", "minutes", "iterations", "synthetic_i_auroc", "synthetic_p_auroc",
-    "synthetic_ap", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_01", "machine",
+    "name", "drawing", "data", "modality", "settings", "seed", "minutes", "iterations", "synthetic_i_auroc",
+    "synthetic_p_auroc", "synthetic_ap", "i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_01", "machine",
 )  # fmt: skip
+
+DRAWING = 2  # of the defects below: figures of another drawing do not compare
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -273,9 +275,9 @@ def main() -> None:
     for name, value in {**figures, **real["per_defect"]}.items():
         print(f"{name:24} {value:.4f}")
     row = {
-        "name": options.name, "data": options.category, "modality": options.modality,
+        "name": options.name, "drawing": DRAWING, "data": options.category, "modality": settings.modality,
         "settings": " ".join([f"--preset {options.preset}"] * (options.preset != "fast") + options.set),
-        "seed": options.seed, **detector.training,
+        "seed": settings.seed, **detector.training,
         **{name: f"{value:.4f}" for name, value in figures.items()},
     }  # fmt: skip
     options.table.parent.mkdir(parents=True, exist_ok=True)
