@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from das3d.losses import depth_loss, focal_loss, rgb_loss, ssim
+from das3d.losses import depth_loss, focal_loss, rgb_loss, ssim, ssim_loss
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -45,6 +45,25 @@ def test_ssim_of_equal_images_is_one_and_of_inverted_ones_negative() -> None:
     torch.testing.assert_close(ssim(x, x), torch.ones_like(x))
     assert ssim(x, 1 - x)[..., 5:-5, 5:-5].mean() < -0.5
     torch.testing.assert_close(ssim(x, 0.5 * x), ssim(0.5 * x, x))
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.3, 1.0])
+def test_the_gradient_of_ssim_loss_is_that_of_its_definition(strength: float) -> None:
+    good = noise(3, 2, 20, 28, seed=1)
+    one = (good + strength * (noise(3, 2, 20, 28, seed=2) - 0.5)).clamp(0, 1).requires_grad_()
+    other = one.detach().clone().requires_grad_()
+    loss, want = ssim_loss(one, good), 1 - ssim(other, good).mean()
+    (3 * loss).backward()
+    (3 * want).backward()
+    assert one.grad is not None and other.grad is not None
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(one.grad, other.grad, atol=1e-4 * float(other.grad.abs().max()), rtol=1e-3)
+
+
+def test_ssim_loss_of_half_precision_gives_a_gradient_of_its_input_type() -> None:
+    x = noise(1, 3, 24, 24).bfloat16().requires_grad_()
+    ssim_loss(x, noise(1, 3, 24, 24, seed=1)).backward()
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
