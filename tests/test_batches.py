@@ -106,6 +106,24 @@ def test_rgb_depth_and_foreground_move_together(
     assert (depth[outside] == 1).all() and (rgb[outside.expand_as(rgb)] == 0).all()
 
 
+@given(
+    turn=st.floats(-math.pi, math.pi),
+    zoom=st.floats(0.8, 1.25),
+    shift=st.tuples(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1)),
+)
+@examples(max_examples=30, deadline=None)
+def test_the_outline_of_a_moved_part_takes_nothing_from_beyond_it(
+    turn: float, zoom: float, shift: tuple[float, float]
+) -> None:
+    parts = good_parts(2)
+    plain = GoodParts(100 * parts.foreground.byte().expand(-1, 3, -1, -1), torch.where(parts.foreground, 0.3, 1.0),
+                      parts.foreground)  # fmt: skip
+    rgb, depth, foreground = vary(plain, at_rest(2, turn=turn, zoom=zoom, shift_u=shift[0], shift_v=shift[1]))
+    assert foreground.any()
+    torch.testing.assert_close(depth, torch.where(foreground, 0.3, 1.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rgb, (100 / 255 * foreground).expand_as(rgb), atol=1e-5, rtol=0)
+
+
 def test_a_pose_at_rest_changes_nothing() -> None:
     parts = good_parts()
     rgb, depth, foreground = vary(parts, at_rest(5))
@@ -165,7 +183,9 @@ def test_contrast_and_lighting_change_rgb_alone_and_smoothly() -> None:
 
 
 def test_poses_keep_to_their_settings() -> None:
-    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, brightness=0.2, contrast=0.3, lighting=0.25)
+    limits = TrainingSettings(
+        flip=True, rotation=20, zoom=0.1, shift=0.05, still=0, brightness=0.2, contrast=0.3, lighting=0.25
+    )
     pose = draw_pose(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
         (pose.turn, 0, math.radians(20)), (pose.zoom, 1, 0.1), (pose.shift_u, 0, 0.05), (pose.shift_v, 0, 0.05),
@@ -180,6 +200,16 @@ def test_poses_keep_to_their_settings() -> None:
     still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0, lighting=0)
     pose = draw_pose(50, still, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(pose).items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_share_of_parts_stays_still_in_varying_light(share: float) -> None:
+    pose = draw_pose(2000, TrainingSettings(still=share), torch.Generator().manual_seed(0))
+    still = (pose.turn == 0) & (pose.zoom == 1) & (pose.shift_u == 0) & (pose.shift_v == 0)
+    assert float(still.float().mean()) == pytest.approx(share, abs=0.04)
+    moved = (pose.turn != 0) & (pose.zoom != 1) & (pose.shift_u != 0) & (pose.shift_v != 0)
+    assert torch.equal(moved, ~still)
+    assert (pose.gain != 1).all() and (pose.contrast != 1).all()
 
 
 # ------------------------------------------------------------------------------------------- batches

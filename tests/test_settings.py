@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from das3d.errors import SettingsError
-from das3d.settings import PRESETS, Settings, make_settings, settings_from_dict, settings_to_toml
+from das3d.settings import PRESETS, Settings, flatten, make_settings, settings_from_dict, settings_to_toml
 
 SECTIONS = {
     name: getattr(Settings(), name) for name in Settings.model_fields if isinstance(getattr(Settings(), name), BaseModel)
@@ -67,6 +67,8 @@ def test_the_paper_preset_keeps_to_the_paper() -> None:
     network = paper.network
     assert network.stem == network.discriminator_stem == 1 and network.fuse_width == 0
     assert not (network.skips or network.depth_relief or network.direct)
+    training = paper.training
+    assert training.still == training.rotation == training.zoom == training.shift == training.brightness == 0
 
 
 def test_modalities_say_which_networks_there_are() -> None:
@@ -294,3 +296,14 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(value: str) -> None:
     assert error_of(preset=value) == want + repr(value)
     assert error_of(f"preset={value}") == want + repr(value)
     assert error_of("preset.x=1") == want + repr({"x": 1})
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": "f", "g": [1]}) == {"a.b.c": 1, "a.d": None, "e": "f", "g": [1]}
+
+
+def test_the_window_of_the_score_has_a_middle() -> None:
+    assert (
+        error_of("score.window=4")
+        == "settings: score.window: expected an odd number, so that the window has a middle pixel, found 4"
+    )

@@ -389,6 +389,22 @@ def test_what_a_shift_brings_in_from_beyond_the_frame_is_background() -> None:
     assert (harmed.rgb[(harmed.mask > 0).expand_as(rgb)] == 0).all() and (harmed.depth[harmed.mask > 0] == 1).all()
 
 
+@pytest.mark.parametrize("family", ["shifts", "warps"])
+def test_what_is_moved_is_the_part_or_background_and_no_mixture(family: str) -> None:
+    settings = only(family, edge_high=0.0, visible=0.0)
+    rgb, _, foreground = good_pairs(12, 48)
+    recipe = drawn(12, settings)
+    plain = torch.where(foreground, 0.25, 1.0)
+    beyond = 0.9 * ~foreground  # colour outside the part, which must not come in either
+    harmed = synthesise((0.5 * foreground + beyond).expand_as(rgb), plain, foreground, recipe, settings)
+    moved = (harmed.mask > 0) & foreground
+    came_in = moved & (harmed.depth == 1)
+    assert came_in.any()
+    torch.testing.assert_close(harmed.depth[moved & ~came_in], plain[moved & ~came_in])
+    want = torch.where(came_in, 0.0, 0.5).expand_as(rgb)
+    torch.testing.assert_close(harmed.rgb[moved.expand_as(rgb)], want[moved.expand_as(rgb)])
+
+
 def test_cuts_show_the_background_or_deeper_inside() -> None:
     settings = only("cuts")
     rgb, depth, foreground = good_pairs(6, 64)
@@ -615,12 +631,13 @@ def test_what_every_defect_keeps_to(settings: SynthesisSettings, seed: int, with
     # Values.
     assert harmed.rgb.dtype == harmed.depth.dtype == harmed.mask.dtype == torch.float32
     assert harmed.rgb.shape == rgb.shape and harmed.depth.shape == harmed.mask.shape == depth.shape
-    assert harmed.rgb.min() >= 0 and harmed.rgb.max() <= 1 + 1e-6
+    assert harmed.rgb.min() >= -1e-6 and harmed.rgb.max() <= 1 + 1e-6
     assert set(harmed.mask.unique().tolist()) <= {0.0, 1.0}
     change = (harmed.depth - depth).abs()
     reliefs = recipe.family < SHIFT
     assert (flat(change).amax(dim=1) <= recipe.magnitude + 1e-5)[reliefs].all()
-    assert (harmed.depth.amax(dim=(1, 2, 3)) <= 1)[~reliefs].all() and (harmed.depth >= 0)[~reliefs].all()
+    others = harmed.depth[~reliefs]
+    assert (others <= 1 + 1e-6).all() and (others >= -1e-6).all()
 
     # Only the part is harmed.
     outside = ~foreground

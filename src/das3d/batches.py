@@ -16,7 +16,7 @@ from torch import Tensor
 
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
-from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds
+from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resampled
 
 LAMPS = 5  # an uneven light is drawn at so many points a side and is smooth between them
 
@@ -85,11 +85,14 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
         return limit * (2 * torch.rand(batch, generator=generator) - 1)
 
     mirror = torch.rand(batch, generator=generator) < (0.5 if settings.flip else 0.0)
+    # Resampling softens, and parts that are judged are not resampled: networks that saw moved parts alone take their
+    # sharpness for a defect.
+    moves = (torch.rand(batch, generator=generator) >= settings.still).float()
     return Pose(
-        turn=spread(math.radians(settings.rotation)),
-        zoom=1 + spread(settings.zoom),
-        shift_u=spread(settings.shift),
-        shift_v=spread(settings.shift),
+        turn=spread(math.radians(settings.rotation)) * moves,
+        zoom=1 + spread(settings.zoom) * moves,
+        shift_u=spread(settings.shift) * moves,
+        shift_v=spread(settings.shift) * moves,
         mirror=torch.where(mirror, -1.0, 1.0),
         gain=1 + spread(settings.brightness),
         contrast=spread(settings.contrast).exp(),
@@ -104,14 +107,9 @@ def vary(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
     cos, sin = pose.turn.cos() / pose.zoom, pose.turn.sin() / pose.zoom
     rows = [cos * pose.mirror, -sin, 2 * pose.shift_u, sin * pose.mirror, cos, 2 * pose.shift_v]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
-    # One resampling for all members: none can move without the others. Zero beyond the frame means background.
-    members = torch.cat([rgb, parts.depth - 1, parts.foreground.float()], dim=1)
-    grid = F.affine_grid(matrix, list(members.shape), align_corners=False)
-    moved = F.grid_sample(members, grid, mode="bilinear", align_corners=False)
-    foreground = moved[:, 4:] > 0.5
-    rgb = lit(moved[:, :3], pose) * foreground
-    depth = torch.where(foreground, moved[:, 3:4] + 1, 1.0)
-    return rgb, depth, foreground
+    grid = F.affine_grid(matrix, [len(rgb), 1, *rgb.shape[2:]], align_corners=False)
+    rgb, depth, foreground = resampled(rgb, parts.depth, parts.foreground, grid)
+    return lit(rgb, pose), depth, foreground
 
 
 def lit(rgb: Tensor, pose: Pose) -> Tensor:

@@ -7,11 +7,11 @@ A preset is nothing but a set of values for the same settings, so anything that 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from das3d.errors import SettingsError
 
@@ -163,6 +163,9 @@ class TrainingSettings(_Section):
     rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation of good parts, degrees")
     zoom: float = Field(0.1, ge=0, le=0.5, description="largest random change of scale of good parts")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
+    still: float = Field(
+        0.5, ge=0, le=1, description="share of good parts not turned, zoomed or shifted, which keep all of their sharpness"
+    )
     brightness: float = Field(0.15, ge=0, le=1, description="largest random change of gain of RGB")
     contrast: float = Field(0.25, ge=0, le=1, description="largest random change of the exponent of RGB, as a logarithm")
     lighting: float = Field(0.2, ge=0, le=1, description="largest random change of gain of RGB from place to place")
@@ -171,7 +174,10 @@ class TrainingSettings(_Section):
     )
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints")
     hold_out: float = Field(
-        0.1, ge=0, lt=0.5, description="share of the training parts held out where there is no validation split"
+        0.1,
+        ge=0,
+        lt=0.5,
+        description="share of the training parts held out where a data set has no validation parts",
     )
 
 
@@ -185,6 +191,13 @@ class ScoreSettings(_Section):
         0.05, gt=0, lt=1, description="share of good parts that the threshold may call defective"
     )
     flips: bool = Field(False, description="average the maps over mirrored copies of the part")
+
+    @field_validator("window")
+    @classmethod
+    def _window_has_a_middle(cls, window: int) -> int:
+        if window % 2 == 0:
+            raise ValueError("expected an odd number, so that the window has a middle pixel")
+        return window
 
 
 class Settings(_Section):
@@ -237,8 +250,8 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         },
         "training": {
             "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",
-            "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "brightness": 0.0,
-            "contrast": 0.0, "lighting": 0.0,
+            "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "still": 0.0,
+            "brightness": 0.0, "contrast": 0.0, "lighting": 0.0,
         },
         "score": {"window": 21, "flips": False},
     },
@@ -355,3 +368,11 @@ def _explain(source: str, problem: Any) -> str:
     found = problem["input"]
     where = f"{source}: {name}" if name else source
     return f"{where}: {message}" + ("" if isinstance(found, dict | BaseModel) else f", found {found!r}")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as "group.name", in their order."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

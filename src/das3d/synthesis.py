@@ -42,14 +42,15 @@ class Recipe:
         periods: (B, 2) Perlin periods across the image along each axis.
         angle: turn of noise and shapes, radians.
         threshold: tp of eq. (1).
-        place: (B, 2) uniform numbers that choose the centre among the part's pixels.
-        radius: of spots and cuts, half length of scratches, as a share of the side.
+        place: (B, 2) uniform numbers: the first chooses the centre among the part's pixels, the second the side that a lamp
+            shines from, and whether a cut lies along the outline.
+        radius: of spots and cuts, a quarter of the length of scratches, as a share of the side.
         aspect: how much longer than wide a shape is.
         sigma: of eq. (3), as a share of the side.
         alpha: (B, 2) skew of eq. (3).
         magnitude: pz of eq. (6).
         sign: -1 concave, +1 convex, 0 both at once, of the families with a single shape.
-        beta: of eq. (8).
+        beta: of eq. (8); of scratches also the width, and shifts are turned where it is above 0.4.
         texture: index of the texture picture, where textures are given.
         colour: (B, 2, 3) the two colours of a generated texture.
         own_colour: share of the part's own colour in those.
@@ -557,9 +558,23 @@ def displaced(rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, bo
     if _any(is_warp):
         bend_u, bend_v = bends(foreground, recipe, box)
         x, y = torch.where(is_warp, u + bend_u, x), torch.where(is_warp, v + bend_v, y)
-    both = torch.cat([rgb, depth - 1], dim=1)  # beyond the frame is black background at depth 1
-    moved = F.grid_sample(both, 2 * torch.stack([x, y], dim=-1), mode="bilinear", align_corners=False)
-    return moved[:, :3], moved[:, 3:] + 1
+    return resampled(rgb, depth, foreground, 2 * torch.stack([x, y], dim=-1))[:2]
+
+
+def resampled(rgb: Tensor, depth: Tensor, foreground: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """RGB, depth and foreground (B, 1, S, S) bool read at the places of a grid (B, height, width, 2) as of `grid_sample`.
+
+    All members by one resampling, so none can move without the others. What comes into view is black background at depth 1.
+    A pixel of the part takes nothing from beyond the outline: mixed with the background, everything that was moved would
+    have a step in depth around it that no part that is judged has.
+    """
+    share = as_float(foreground)
+    members = torch.cat([rgb * share, (depth - 1) * share, share], dim=1)  # zero is background, and read beyond the frame
+    moved = F.grid_sample(members, grid, mode="bilinear", align_corners=False)
+    share = moved[:, 4:]
+    inside = share > 0.5
+    values = moved[:, :4] / share.clamp(min=0.5) * as_float(inside)
+    return values[:, :3], values[:, 3:] + 1, inside
 
 
 def bends(foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
