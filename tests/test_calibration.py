@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from builders import declare, own_kind
 from safetensors import safe_open
-from tiny import SIZE, das3d
+from tiny import SIZE, copy_category, das3d
 
 from das3d.calibration import SMALLEST, calibrate, calibrated, fingerprints_of, harmed
 from das3d.cli import parse_share
@@ -55,7 +55,7 @@ def test_command_sets_the_threshold_by_new_parts_and_keeps_the_weights(
     before, old = weights_hash(file), load(run).threshold
     assert old is not None
     result = das3d("calibrate", run, "--data", new_parts, "--max-false-alarm", "20%", "--device", "cpu")
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0 and "warning" not in result.stderr, result.output
     after = load(run, "cpu")
     assert weights_hash(file) == before
     assert after.threshold is not None
@@ -160,6 +160,16 @@ def test_defective_parts_are_refused(detector: Detector, tiny_data: Path) -> Non
         DataError, match=r"000\.png: expected good parts, found one that the data set around it labels 'dent'"
     ):
         calibrate(detector, folder)
+
+
+def test_parts_labelled_defective_are_left_out_of_any_split(
+    detector: Detector, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    shutil.copytree(category / "test" / "dent", category / "validation" / "dent")
+    found = calibrate(detector, tmp_path)
+    assert "left out: 1 part labelled defective\n" in capsys.readouterr().out
+    assert found.threshold == detector.threshold
 
 
 def test_good_test_parts_are_left_out_even_alone(detector: Detector, tiny_data: Path) -> None:

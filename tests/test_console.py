@@ -127,3 +127,14 @@ def test_durations_are_right_to_the_last_shown_unit(seconds: float) -> None:
     shown = sum(int(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
     # Hours are shown to the minute, cut; all else is rounded to the second.
     assert -0.5 <= seconds - shown <= (60.5 if "h" in words else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rank", "worker"), [(None, False), ("0", False), ("2", True), ("", False), ("-1", False), ("first", False)]
+)
+def test_a_worker_is_told_by_its_rank(rank: str | None, worker: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert console.is_worker() is worker

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from das3d.errors import SettingsError
 from das3d.inspections import Inspection, Inspections
@@ -151,6 +152,37 @@ def test_two_services_share_a_database(inspections: Inspections, tmp_path: Path)
     assert inspections.count() == 1 and half.is_dir()
     inspections.forget(half)
     assert not half.exists()
+
+
+def test_services_that_start_together_share_a_new_database(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from das3d.inspections import Inspections; Inspections(Path(sys.argv[1]))"
+    )
+    for turn in range(3):
+        started = [
+            subprocess.Popen([sys.executable, "-c", script, str(tmp_path / str(turn))], stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
+        assert [(one.communicate()[1], one.returncode) for one in started] == [("", 0)] * 3
+
+
+def test_numbers_and_moments_beyond_all_rows_find_none(inspections: Inspections) -> None:
+    record(inspections, inspection())
+    assert all(inspections.get(number) is None for number in (0, -1, 1 << 63, -(1 << 70)))
+    first, last = datetime.min.replace(tzinfo=timezone(timedelta(hours=10))), datetime.max.replace(tzinfo=UTC)
+    assert inspections.count(since=first) == 1 and inspections.count(since=last) == 0
+
+
+def test_files_stay_where_a_commit_may_have_gone_through(inspections: Inspections, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise OperationalError("COMMIT", {}, Exception("connection lost"), connection_invalidated=True)
+
+    monkeypatch.setattr(inspections, "_session", type("Session", (), {"begin": staticmethod(lost)}))
+    folder = inspections.new_folder()
+    (folder / "map.tiff").write_bytes(b"map")
+    with pytest.raises(OperationalError):
+        inspections.record(folder, inspection())
+    assert [file.read_bytes() for file in inspections.folder.rglob("map.tiff")] == [b"map"]
 
 
 def test_tables_of_another_version_are_refused(inspections: Inspections, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from builders import declare, own_kind
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
+from das3d.datasets import find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
 from das3d.errors import DataError
@@ -300,6 +302,16 @@ def test_a_folder_with_a_declared_unit_needs_no_option(detector: Detector, tiny_
         assert result.prediction.score == pytest.approx(expected.score, rel=1e-4)
 
 
+def test_a_unit_declared_for_a_data_set_holds_in_its_folders(detector: Detector, tmp_path: Path) -> None:
+    own_kind(tmp_path / "test" / "dent", "ab")
+    declare(tmp_path, "depth_scale: 0.00005")
+    for folder in (tmp_path / "test" / "dent", tmp_path / "test" / "dent" / ".." / "dent"):
+        found = find_folder(folder, depth_format=DepthFormat(0.0001))
+        assert [part.depth_format for part in found] == [DepthFormat(0.00005)] * 2
+    (tmp_path / "dataset.yaml").unlink()
+    assert find_folder(tmp_path / "test" / "dent", depth_format=DepthFormat(1.0))[0].depth_format == DepthFormat(1.0)
+
+
 def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
     depth = tmp_path / "mm.tiff"
     tifffile.imwrite(depth, tifffile.imread(dent[1])[..., 2] * 1000)
@@ -317,7 +329,7 @@ def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
     reading = reading_of(detector, None, None)
     assert reading["light"] == 0 and reading["depth_format"] == DepthFormat(0.001, missing=65535)
     told = reading_of(detector, 2, DepthFormat(0.01))
-    assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.01)
+    assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.01, missing=65535)  # what is not told stays
     assert reading_of(load(tiny_run("depth")), None, None)["rgb"] is False
 
 

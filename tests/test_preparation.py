@@ -596,6 +596,14 @@ def test_a_scan_that_hides_the_plane_takes_that_of_the_training_scans(statistics
         (see(size=(140, 180)).scan("p7"), "p7: expected 180 x 150 pixels as in training, found 180 x 140"),
         (see(solids=()).scan("p7"), r"p7: expected a part more than 1\.\d mm above the background, found none"),
         (
+            see(solids=(Dome(0, 0, 0.006),)).scan("p7"),
+            r"p7: expected a part more than 1\.\d mm above .*, found 0\.\d+% of the picture there, .* covers \d\d\.\d+%",
+        ),
+        (
+            replace(see().scan("p7"), depth=see().scan("p7").depth * 1000),
+            "p7: expected the background 0.6.* m away, as in training, found 600 m: a thousand times as far, so written in",
+        ),
+        (
             scan_from_arrays(see().rgb, np.full((150, 180), np.nan), name="p7"),
             "p7: expected some measured depth, found none",
         ),
@@ -604,6 +612,13 @@ def test_a_scan_that_hides_the_plane_takes_that_of_the_training_scans(statistics
 def test_a_scan_that_cannot_be_prepared_is_named(scan: Scan, message: str, statistics: Statistics) -> None:
     with pytest.raises(DataError, match=message):
         prepare(scan, statistics, SETTINGS)
+
+
+def test_a_narrow_picture_of_any_length_is_refused_before_it_takes_memory() -> None:
+    statistics = replace(measure([see().scan().without(depth=True)], SETTINGS), frame=None)
+    strip = scan_from_arrays(np.zeros((3, 20_000, 3), np.uint8), name="strip")
+    with pytest.raises(DataError, match="strip: expected at most 16384 pixels either way, found 20000 of 20000 x 3"):
+        prepare(strip, statistics, SETTINGS)
 
 
 def test_scans_of_any_size_fit_where_the_training_scans_differed() -> None:

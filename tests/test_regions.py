@@ -31,6 +31,7 @@ from das3d.regions import (
     Moments,
     Region,
     RegionNorms,
+    _place,
     components,
     evidence_in,
     find_regions,
@@ -256,6 +257,15 @@ def test_place_and_area_are_those_on_the_frame(
     depth = np.median(scene.depth[scene.part])
     assert region.area_mm2 == pytest.approx(region.area_px * 1e6 * depth**2 / scene.camera.fx**2, rel=0.01)
     assert region.area_px == pytest.approx(np.pi * (radius + 0.5) ** 2 * scale**2, rel=0.5)
+
+
+def test_a_region_beyond_the_frame_lies_at_its_edge(good: PreparedScan, scene: Scene, statistics: Statistics) -> None:
+    size = len(good.depth)
+    scan = replace(good, window=Window(-250, 0, 900, (400, 900)))  # of a wide frame, with borders above and below
+    mask = np.zeros((size, size), dtype=bool)
+    mask[1:3, size // 2 : size // 2 + 3] = True
+    place = _place(mask, scan)
+    assert place["area_px"] == 1 and place["box"][1:] == (0, 1, 1) and abs(place["box"][0] - 450) < 30
 
 
 def test_area_in_mm_needs_a_camera(scene: Scene, statistics: Statistics) -> None:

@@ -19,7 +19,7 @@ from tiny import CHANGES, ITERATIONS, copy_category, das3d
 from das3d import __version__
 from das3d.demo import CATEGORY
 from das3d.detector import load
-from das3d.errors import DataError, ModelError
+from das3d.errors import DataError, ModelError, SettingsError
 from das3d.preparation import Statistics
 from das3d.run import machine, precision_for, train
 from das3d.settings import make_settings, settings_from_dict
@@ -149,9 +149,22 @@ def test_bad_data_leaves_no_run_behind(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ going on
 
 
-def test_finished_run_resumes_to_the_same_weights_by_its_own_settings(copied: Path, tiny_data: Path) -> None:
+def test_a_finished_run_is_returned_as_it_is(copied: Path, tiny_data: Path) -> None:
+    from das3d.calibration import calibrate
+
+    calibrate(load(copied, "cpu"), max_false_alarm=0.5).save(copied / "model.safetensors")
+    before, known = contents(copied), load(copied).threshold
+    assert train(tiny_data, copied, device="cpu", resume=True).threshold == known
+    (copied / "checkpoint.pt").unlink()
+    assert train(tiny_data, copied, device="cpu", resume=True).threshold == known
+    assert {name for name in before if name != "checkpoint.pt"} == set(contents(copied))
+    assert all(before[name] == content for name, content in contents(copied).items() if name != "training.json")
+
+
+def test_a_run_without_its_model_resumes_to_the_same_weights_by_its_own_settings(copied: Path, tiny_data: Path) -> None:
     before = contents(copied)
     finished = load(copied, "cpu")
+    (copied / "model.safetensors").unlink()
     resumed = train(tiny_data, copied, device="cpu", resume=True)  # no settings given
     weights, other = finished.network.state_dict(), resumed.network.state_dict()
     assert all(torch.equal(weights[name], other[name]) for name in weights)
@@ -175,7 +188,7 @@ def test_resume_by_other_settings_names_them_and_keeps_the_file(copied: Path, ti
 
 def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
     category = copy_category(tiny_data, tmp_path / "moved")
-    assert train(category, copied, device="cpu", resume=True).training["data"] == str(category)  # moved is not changed
+    train(category, copied, device="cpu", resume=True)  # moved is not changed
     for member in ("rgb/003.png", "xyz/003.tiff"):
         (category / "train" / "good" / member).unlink()
     with pytest.raises(
@@ -190,12 +203,21 @@ def test_resume_keeps_the_precision_of_the_run(tiny_data: Path, tmp_path: Path) 
     other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[first.training["precision"]]
     facts = json.loads((tmp_path / "training.json").read_text())
     (tmp_path / "training.json").write_text(json.dumps(facts | {"precision": other}))
+    (tmp_path / "model.safetensors").unlink()
     assert train(tiny_data, tmp_path, device="cpu", resume=True).training["precision"] == other
 
 
 def test_resume_without_a_run_begins_one(tiny_data: Path, tmp_path: Path) -> None:
     settings = make_settings("demo", changes=[*CHANGES, "training.iterations=1"])
     assert train(tiny_data, tmp_path / "new", settings=settings, resume=True, device="cpu").training["iterations"] == 1
+    changes = [word for change in [*CHANGES, "training.iterations=1"] for word in ("--set", change)]
+    result = das3d("train", tiny_data, "--out", tmp_path / "other", "--preset", "demo", *changes, "--resume")
+    assert f"{tmp_path / 'other'}: no checkpoint there, so a new training begins\n" in result.stdout
+
+
+def test_a_numbered_device_is_one(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="device: expected one without a number for 2 processes, found cpu:0"):
+        train(tiny_data, tmp_path / "run", device="cpu:0", processes=2)
 
 
 # ------------------------------------------------------------------------------------ around it

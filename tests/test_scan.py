@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scenes import see
 
 from das3d.errors import DataError
-from das3d.scan import UNITS, Camera, Scan, camera_from_points, scan_from_arrays
+from das3d.scan import FARTHEST, UNITS, Camera, Scan, camera_from_points, scan_from_arrays
 
 RGB = np.zeros((4, 6, 3), np.uint8)
 DEPTH = np.full((4, 6), 0.5, np.float32)
@@ -68,12 +68,17 @@ def test_without_a_member_the_others_stay() -> None:
 
 @pytest.mark.parametrize(("unit", "scale"), [("m", 1.0), ("cm", 1e-2), ("mm", 1e-3), ("um", 1e-6)])
 def test_every_unit_becomes_metres(unit: str, scale: float) -> None:
-    scan = scan_from_arrays(depth=np.array([[300.0, 0.0]]), unit=unit)
+    scan = scan_from_arrays(depth=np.array([[30.0, 0.0]]), unit=unit)
     assert scan.depth is not None and scan.valid is not None
     assert scan.depth.dtype == np.float32
-    assert scan.depth[0] == pytest.approx([300 * scale, 0])
+    assert scan.depth[0] == pytest.approx([30 * scale, 0])
     assert scan.valid.tolist() == [[True, False]]
     assert set(UNITS) == {"m", "cm", "mm", "um"}
+
+
+def test_arrays_in_a_wrong_unit_are_refused() -> None:
+    with pytest.raises(DataError, match="gland: expected depths of at most 100 m, found 445 m in the middle; is it m"):
+        scan_from_arrays(depth=np.full((4, 4), 445, np.uint16), name="gland")
 
 
 @given(counts=hnp.arrays(np.uint16, (5, 7)), kind=st.sampled_from([np.uint16, np.int32, ">u2", np.float32, np.float64]))
@@ -92,6 +97,10 @@ def test_millimetres_in_any_type_are_the_same_as_metres(counts: np.ndarray, kind
 )
 @settings(max_examples=100, deadline=None)
 def test_depth_is_positive_and_finite_exactly_where_valid(values: np.ndarray, unit: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        metres = (values * UNITS[unit]).astype(np.float32)
+    measured = metres[np.isfinite(metres) & (metres > 0)]
+    assume(not measured.size or np.median(measured) <= FARTHEST)
     scan = scan_from_arrays(depth=values, unit=unit)
     assert scan.depth is not None and scan.valid is not None
     assert np.array_equal(scan.valid, scan.depth > 0)

@@ -14,7 +14,7 @@ from tiny import CHANGES, das3d
 from das3d import tracking
 from das3d.errors import SettingsError
 from das3d.settings import make_settings
-from das3d.tracking import Tracking, check_trackers, flatten, open_tracking, record
+from das3d.tracking import Tracking, check_trackers, open_tracking, record
 from das3d.training import fit
 
 LOSSES = ("loss_rgb", "loss_depth", "loss_discriminator")
@@ -117,8 +117,17 @@ def test_missing_package_and_unknown_tracker_are_told_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_flatten() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": "f", "g": [1], "h": False}) == {"a.b.c": 1, "e": "f", "h": False}
+def test_a_tracker_that_is_away_in_the_end_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: object) -> None:
+        raise SettingsError("--track mlflow: expected a server to answer, found none")
+
+    (tmp_path / tracking.FILE).write_text('{"mlflow": {"run": "1"}}')
+    monkeypatch.setattr(tracking, "check_trackers", lambda names: None)
+    monkeypatch.setitem(tracking.OPENERS, "mlflow", away)
+    tracking.record(tmp_path, make_settings(), {"i_auroc": 1.0}, 3)
+    assert capsys.readouterr().err == "warning: --track mlflow: expected a server to answer, found none\n"
 
 
 # ------------------------------------------------------------------------------------ the real ones

@@ -88,7 +88,8 @@ class Service:
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
     ) -> Inspection:
         """Read, score and record one part, in this order; when this returns, the verdict is in the database."""
-        depth_format = _depth_format(unit) or served.depth_format
+        told = _depth_format(unit)
+        depth_format = told.over(served.depth_format) if told else served.depth_format
         at, begun = datetime.now(UTC), time.perf_counter()
         folder = await self._in(self._writers, self.inspections.new_folder)
         try:

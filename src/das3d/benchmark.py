@@ -17,14 +17,14 @@ from typing import Any
 
 from das3d.cache import write_atomically
 from das3d.console import say
-from das3d.datasets import find_categories
+from das3d.datasets import find_categories, find_dataset
 from das3d.detector import MODEL_FILE, load
 from das3d.errors import DataError, SettingsError, one_line
 from das3d.evaluation import evaluate
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.run import differences, flatten, train
-from das3d.settings import Modality, Settings, settings_from_dict
+from das3d.run import differences, train
+from das3d.settings import Modality, Settings, flatten, settings_from_dict
 
 RECIPE_FILE = "benchmark.json"
 METRICS_FILE = "metrics.json"
@@ -183,6 +183,11 @@ def finish(plan: Plan, run: Run) -> Outcome:
     """Train and evaluate one run, going on where it stopped. What goes wrong comes back in the outcome."""
     try:
         if not (run.folder / MODEL_FILE).is_file():
+            # Before hours are spent: without test parts there is nothing to compare.
+            find_dataset(
+                plan.data, run.category, needs="test", light=plan.light, depth_format=plan.depth_format,
+                rgb=run.modality != "depth", depth=run.modality != "rgb",
+            )  # fmt: skip
             train(
                 plan.data, run.folder, category=run.category, settings=plan.settings_of(run), device=plan.device,
                 budget=plan.budget, resume=True, light=plan.light, depth_format=plan.depth_format,

@@ -20,8 +20,7 @@ from das3d.console import duration, warn
 from das3d.errors import MissingPackageError
 from das3d.metrics import FIGURES
 from das3d.published import MEAN, OTHER, Published, published_for
-from das3d.run import flatten
-from das3d.settings import Settings, make_settings
+from das3d.settings import Settings, flatten, make_settings
 
 if TYPE_CHECKING:
     from das3d.benchmark import Outcome, Plan

@@ -20,7 +20,7 @@ import numpy as np
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
-FORMAT = 2
+FORMAT = 3
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes

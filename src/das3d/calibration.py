@@ -55,15 +55,16 @@ def calibrate(
     Args:
         detector: a trained one; it is not changed.
         data: good parts, as a plain folder or a data set in any layout. Parts that the model was trained on are left out,
-            and so are test parts. None: the held-out scores that the model keeps are used again, for another rate.
+            and so are test parts and those that are labelled defective. None: the held-out scores that the model keeps are
+            used again, for another rate.
         max_false_alarm: the share of good parts that may be called defective; as it was where None.
         merge: add the new scores to those that the model keeps; otherwise they take their place.
         category: which one, where `data` holds several; the one trained on where None and it is there.
         light, depth_format: as for `train`; where None, as in training.
 
     Raises:
-        DataError: parts are labelled defective by the data set that they belong to, cannot be read or prepared, or none
-            is left.
+        DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
+            prepared, or none is left.
         ModelError: old scores are needed and the model keeps none.
     """
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
@@ -192,6 +193,8 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     def why_not(part: Part, label: Part, mark: str) -> str:
         if label.split == "test" and label.defect != UNKNOWN:
             return "of the test: a threshold from test parts would spoil the test"
+        if label.defective:
+            return "labelled defective"
         # Models of before fingerprints were kept rely on the data set's own word.
         if mark in trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"

@@ -238,6 +238,8 @@ def train(
         changes=changes,
     )
     quieten_lightning()
+    if resume and not any((out / file).is_file() for file in ("checkpoint.pt", "model.safetensors")):
+        print(f"{out}: no checkpoint there, so a new training begins")
     run(
         data, out, category=category, settings=chosen if told else None, device=device, processes=processes,
         budget=seconds, resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
@@ -630,16 +632,12 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
 
 
 def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
-    """Add figures to the experiment trackers of the run; a machine without their packages has its figures all the same."""
-    from das3d.console import warn
+    """Add figures to the experiment trackers of the run."""
     from das3d.metrics import FIGURES
     from das3d.tracking import record
 
     names = [*FIGURES, "per_defect", "false_alarms", "detected", "n_good", "n_defective"]
-    try:
-        record(run, detector.settings, {name: metrics[name] for name in names}, detector.training.get("iterations", 0))
-    except Das3dError as error:
-        warn(str(error))
+    record(run, detector.settings, {name: metrics[name] for name in names}, detector.training.get("iterations", 0))
 
 
 def print_predictions(results: list[Any], out: Path, detector: Any) -> None:

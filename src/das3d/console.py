@@ -21,7 +21,8 @@ class Step(Protocol):
 
 def is_worker() -> bool:
     """Whether this is one of several training processes and not the first, which speaks and writes for all."""
-    return any(int(os.environ.get(name, 0)) > 0 for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+    ranks = (os.environ.get(name, "") for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+    return any(rank.isdecimal() and int(rank) > 0 for rank in ranks)
 
 
 def say(text: str = "") -> None:

@@ -22,12 +22,13 @@ from das3d.console import progress
 from das3d.datasets import Dataset, DepthFormat, find_dataset
 from das3d.errors import DataError
 from das3d.facts import Facts, facts_of
-from das3d.files import FARTHEST, HOW_TO_DECLARE
+from das3d.files import HOW_TO_DECLARE
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.novelty import GRID, Feature, look_of, oddness
 from das3d.parts import Part
 from das3d.preparation import Floats, Statistics, Window
 from das3d.prepared import measure_parts, prepare_part, split_good
+from das3d.scan import FARTHEST
 from das3d.settings import Modality, Preset, Settings, make_settings
 from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
 from das3d.twins import Twins, find_twins

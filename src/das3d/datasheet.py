@@ -147,7 +147,7 @@ def print_check(check: DataCheck) -> None:
         print(f"  ... and {len(check.suspects) - 20} more, see check.json")
     if next_odd := oddest(check):
         names = ", ".join(one.part.id for one, _, _ in next_odd)
-        print(textwrap.fill(f"no suspects, but odder than the rest: {names}", 118, subsequent_indent="  "))
+        print(textwrap.fill(f"not suspect, but odder than the rest: {names}", 118, subsequent_indent="  "))
     for pair in check.twins[:10]:
         print(f"twins: {pair.describe()}")
     if len(check.twins) > 10:

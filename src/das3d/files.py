@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
-from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per
+from das3d.scan import FARTHEST, RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per
 
 Size = tuple[int, int]  # height, width
 
@@ -29,7 +29,6 @@ MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})  # no JPEG: it blur
 DEPTH_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy", ".npz", ".ply", ".pcd"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 
-FARTHEST = 100.0  # metres; a larger median depth is a wrong unit
 HOW_TO_DECLARE = (
     'write "depth_unit: mm" or "depth_scale: 0.0001" (metres a count) into dataset.yaml in the folder of the data, '
     "or give --depth-unit mm (DepthFormat in Python)"
@@ -82,6 +81,17 @@ class DepthFormat:
             found = f"found {one_line(text)!r}"
             raise DataError(f"expected one of {', '.join(UNITS)}, or metres per count such as 0.0001, {found}")
         return cls(scale=scale)
+
+    def over(self, known: DepthFormat | None) -> DepthFormat:
+        """The format with what it does not say, beside the scale, taken from `known`."""
+        if known is None:
+            return self
+        return DepthFormat(
+            self.scale,
+            self.offset or known.offset,
+            known.missing if self.missing is None else self.missing,
+            self.focal_length or known.focal_length,
+        )
 
 
 METRES = DepthFormat(1.0)

@@ -139,13 +139,14 @@ def _loaded(*model: Any) -> Detector:
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
     """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
-    known, lit = detector.training.get("depth_format"), detector.training.get("light")
+    kept, lit = detector.training.get("depth_format"), detector.training.get("light")
+    known = DepthFormat(**kept) if kept else None
     trained = DEFAULT_LIGHT if lit is None else lit
     return {
         "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
         "depth": detector.statistics.has_depth,
         "light": trained if light is None else light,
-        "depth_format": depth_format or (DepthFormat(**known) if known else None),
+        "depth_format": depth_format.over(known) if depth_format else known,
     }
 
 

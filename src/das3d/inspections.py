@@ -37,12 +37,20 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from das3d.errors import SettingsError, one_line
 
+STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of the tables
 DATABASE_FILE = "inspections.sqlite"
@@ -56,7 +64,12 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
+        if value is None:
+            return None
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:  # on the calendar's first or last day
+            return value.replace(tzinfo=UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
@@ -142,7 +155,7 @@ class Inspections:
         self.place = self._engine.url.render_as_string(hide_password=True)
         self._session = sessionmaker(self._engine, expire_on_commit=False)
         try:
-            self._prepare()
+            self._prepare_with_others()
         except (SQLAlchemyError, SettingsError) as error:
             self._engine.dispose()
             if isinstance(error, SettingsError):
@@ -150,6 +163,17 @@ class Inspections:
             raise SettingsError(f"database {self.place}: expected one that can be used, found {_reason(error)}") from None
         _sweep(folder / "incoming")
         self._incoming = folder / "incoming" / uuid4().hex  # one for each service, so that none closes another's
+
+    def _prepare_with_others(self) -> None:
+        # Of several services that start together on a new database, all but one find tables or version in the making.
+        for _ in range(STARTS):
+            try:
+                return self._prepare()
+            except (OperationalError, ProgrammingError, IntegrityError) as error:
+                if isinstance(error, OperationalError) and self._engine.dialect.name != "sqlite":
+                    raise  # a server that cannot be reached
+                time.sleep(0.1)
+        return self._prepare()
 
     def _prepare(self) -> None:
         Base.metadata.create_all(self._engine)
@@ -180,10 +204,11 @@ class Inspections:
         day = self.folder / f"{inspection.at:%Y-%m-%d}"
         day.mkdir(exist_ok=True)
         place = day / folder.name
-        for name in os.listdir(folder):
-            _flush(folder / name)
+        for file in (*(folder / name for name in os.listdir(folder)), folder):
+            _flush(file)
         os.replace(folder, place)
         _flush(day)
+        _flush(self.folder)
         where = place.relative_to(self.folder)
         for member in ("map", "rgb", "depth"):
             if name := getattr(inspection, member):
@@ -191,8 +216,10 @@ class Inspections:
         try:
             with self._session.begin() as session:
                 session.add(inspection)
-        except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
+        except BaseException as error:
+            # Where the connection broke, the row may have been committed: the files must stay, though no row may name them.
+            if not getattr(error, "connection_invalidated", False):
+                shutil.rmtree(place, ignore_errors=True)
             raise
         return inspection
 
@@ -202,7 +229,7 @@ class Inspections:
 
     def get(self, id: int) -> Inspection | None:
         """The inspection with this id."""
-        if id >= 1 << 63:
+        if not 0 < id < 1 << 63:
             return None
         with self._session() as session:
             return session.get(Inspection, id)

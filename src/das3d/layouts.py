@@ -165,8 +165,12 @@ def own_folder(folder: Path, search: Search) -> list[Part]:
 
 
 def unlabelled(folder: Path, search: Search) -> list[Part]:
-    """Parts of unknown kind in one folder, named like those in a folder of one kind."""
-    form = _declared_format(folder, search) or search.depth_format
+    """Parts of unknown kind in one folder, named like those in a folder of one kind.
+
+    It may be one folder of a data set, as ``mydata/good`` or ``mydata/test/dent``, so ``dataset.yaml`` may lie above it.
+    """
+    around = folder.resolve().parents[:2]
+    form = next(filter(None, (_declared_format(place, search) for place in (folder, *around))), search.depth_format)
     return [
         Part(id=stem, split="test", defect=UNKNOWN, rgb=files.get("rgb"), depth=files.get("depth"), depth_format=form)
         for stem, files in _members(folder, search).items()

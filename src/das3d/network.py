@@ -1,6 +1,6 @@
 """The three networks: two that repair RGB and depth, one that finds what they had to repair (paper, Section 3.3).
 
-One definition serves every preset; only widths and two switches differ (`NetworkSettings`). Shapes in comments are
+One definition serves every preset; widths, stems and switches differ (`NetworkSettings`). Shapes in comments are
 (batch, channels, rows, columns) with S the side of the prepared image and s = S / stem.
 """
 
@@ -191,7 +191,7 @@ class DAS3DNet(nn.Module):
         return cls(settings.network, rgb=settings.uses_rgb, depth=settings.uses_depth)
 
     def forward(self, rgb: Tensor | None, depth: Tensor | None) -> Output:
-        """One pass over RGB (B, 3, S, S) in (0, 1) and normalised depth (B, 1, S, S); S a multiple of 16 times stem."""
+        """One pass over RGB (B, 3, S, S) in (0, 1) and normalised depth (B, 1, S, S); of S see `NetworkSettings.steps`."""
         taps: list[Tensor] = []
         pictures: list[Tensor] = []
         repaired_rgb = repaired_depth = None

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.cache import write_atomically
 from das3d.scan import RGB, Mask, Scan
 
 Image = NDArray[np.uint8]
@@ -156,6 +157,5 @@ def _written(picture: Image, texts: Sequence[tuple[int, int, str]]) -> Image:
 
 def save_picture(path: Path, picture: RGB) -> None:
     """Write a picture (H, W, 3); the suffix tells the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     _, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    path.write_bytes(content.tobytes())
+    write_atomically(path, content.tobytes(), lasting=False)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.errors import DataError
-from das3d.scan import RGB, Depth, Mask, Scan
+from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
 
 Floats = NDArray[np.float32]
@@ -30,6 +30,8 @@ HYPOTHESES = 300
 RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
+WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
+SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 
 
@@ -226,6 +228,7 @@ class Statistics:
         near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
         rgb_high: grey level (0 to 255) that becomes 1.
         scans: how many scans were measured.
+        area: share of the frame that the smallest part covers; 0 where parts cannot be told from the background.
     """
 
     has_rgb: bool
@@ -240,6 +243,7 @@ class Statistics:
     far: float
     rgb_high: float
     scans: int
+    area: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -299,14 +303,18 @@ def measure(
         far=far if far > near else near + 1.0,
         rgb_high=float(np.clip(bright, 16, 255)),
         scans=len(seen),
+        area=min(part.area for part in ranges) if on_plane else 0.0,
     )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Extent of the part in one scan: side of its bounding box in pixels, depth range in metres, grey histogram."""
+    """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres, grey
+    histogram.
+    """
 
     side: int
+    area: float
     near: float
     far: float
     levels: NDArray[np.int64]
@@ -327,13 +335,13 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     height, width = scan.size
     everything = np.ones(scan.size, dtype=bool)
     if scan.depth is None or scan.valid is None:
-        whole = _Part(max(height, width), 0.0, 1.0, _grey_levels(scan, everything))
+        whole = _Part(max(height, width), 1.0, 0.0, 1.0, _grey_levels(scan, everything))
         return _Look(scan.size, scan.rgb is not None, False, None, 0.0, None, whole)
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
     near, far = np.quantile(relative[scan.valid], (0.001, 0.999))
-    whole = _Part(max(height, width), float(near), float(far), _grey_levels(scan, everything))
+    whole = _Part(max(height, width), 1.0, float(near), float(far), _grey_levels(scan, everything))
     fit = fit_background(scan.depth, scan.valid)
     distance, part = 0.0, None
     if fit is not None:
@@ -344,8 +352,12 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
 
 def background_distance(fit: PlaneFit, settings: PreparationSettings) -> float:
     """Metres that a point must rise above the plane to belong to the part: as set, or five times the noise."""
-    at_centre = 1.0 / (fit.plane[0] / 2 + fit.plane[1] / 2 + fit.plane[2])
-    return settings.background_distance or max(5 * fit.noise, RELATIVE_NOISE * at_centre)
+    return settings.background_distance or max(5 * fit.noise, RELATIVE_NOISE * _at_centre(fit.plane))
+
+
+def _at_centre(plane: Plane) -> float:
+    # Depth of a plane in the middle of the frame, metres.
+    return 1.0 / (plane[0] / 2 + plane[1] / 2 + plane[2])
 
 
 def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
@@ -359,7 +371,7 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     top, bottom, left, right = bounding_box(foreground)
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
-        max(bottom - top, right - left), float(near), 0.0 if settings.level else float(far),
+        max(bottom - top, right - left), float(foreground.mean()), float(near), 0.0 if settings.level else float(far),
         _grey_levels(scan, foreground),
     )  # fmt: skip
 
@@ -406,6 +418,13 @@ class Window:
         out = np.zeros((self.side, self.side, *array.shape[2:]), dtype=array.dtype)
         out[top - self.top : bottom - self.top, left - self.left : right - self.left] = array[top:bottom, left:right]
         return out
+
+    def frame_pixel(self, row: float, column: float, side: int) -> tuple[int, int]:
+        """Row and column of the frame's pixel nearest to a place in the window's image of `side` x `side`."""
+        height, width = self.frame
+        scale = self.side / side
+        v, u = round((row + 0.5) * scale - 0.5 + self.top), round((column + 0.5) * scale - 0.5 + self.left)
+        return min(max(v, 0), height - 1), min(max(u, 0), width - 1)
 
     def put_back(self, image: Floats) -> Floats:
         """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window."""
@@ -456,6 +475,9 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     _check_like_training(scan, statistics)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics)
+    if window.side > WIDEST:
+        size = f"{scan.size[1]} x {scan.size[0]}"
+        raise DataError(f"{scan.name}: expected at most {WIDEST} pixels either way, found {window.side} of {size}")
     side = settings.size
 
     inside = window.cut(foreground)
@@ -512,20 +534,27 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
         return everything, scan.depth - level
     fit = fit_background(scan.depth, scan.valid)
     plane = statistics.plane if fit is None else fit.plane
-    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance)
-    if not foreground.any():
+    expected = _at_centre(statistics.plane)
+    found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
+    if unit := another_unit(found / expected):
         raise DataError(
-            f"{scan.name}: expected a part more than {statistics.distance * 1000:.1f} mm above the background, found none"
+            f"{scan.name}: expected the background {expected:.3g} m away, as in training, found {found:.3g} m: {unit}"
+        )
+    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance)
+    above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
+    if not foreground.any():
+        raise DataError(f"{scan.name}: expected {above}, found none")
+    # What little rises above an empty table would look like a very good part: there is no defect on it.
+    if foreground.mean() < SMALLEST_PART * statistics.area:
+        raise DataError(
+            f"{scan.name}: expected {above}, found {foreground.mean():.2%} of the picture there, where the smallest part "
+            f"in training covers {statistics.area:.2%}: no part?"
         )
     return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
 
 
 def _window_around(foreground: Mask, frame: tuple[int, int], statistics: Statistics) -> Window:
-    height, width = frame
-    if statistics.window == 0:
-        side = max(height, width)
-        return Window((height - side) // 2, (width - side) // 2, side, frame)
-    top, bottom, left, right = bounding_box(foreground)
+    top, bottom, left, right = bounding_box(foreground) if statistics.window else (0, frame[0], 0, frame[1])
     side = max(statistics.window, bottom - top, right - left)
     return Window((top + bottom - side) // 2, (left + right - side) // 2, side, frame)
 

@@ -382,6 +382,9 @@ def height_of(mask: Mask, scan: PreparedScan, repaired: Floats, statistics: Stat
 def _place(mask: Mask, scan: PreparedScan) -> dict[str, Any]:
     # The members of a Region that say where it is and how large, on the frame.
     shown = scan.window.put_back(mask.astype(np.float32))
+    if not shown.any():  # beyond the frame, which the window may exceed: the pixel of the frame that is nearest to it
+        row, column = (float(axis.mean()) for axis in np.nonzero(mask))
+        shown[scan.window.frame_pixel(row, column, len(mask))] = 1
     on_frame = shown >= min(0.5, float(shown.max()))
     rows, columns = np.nonzero(on_frame)
     contours, _ = cv2.findContours(on_frame.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

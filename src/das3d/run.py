@@ -24,11 +24,11 @@ from das3d.cache import write_atomically
 from das3d.calibration import calibrated, fingerprints_of
 from das3d.console import is_worker, say
 from das3d.datasets import DepthFormat, find_dataset
-from das3d.detector import MODEL_FILE, Detector
+from das3d.detector import MODEL_FILE, Detector, load
 from das3d.errors import ModelError, SettingsError
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.prepared import PreparedData, prepare_dataset, split_good
-from das3d.settings import Settings, make_settings, settings_to_toml
+from das3d.settings import Settings, flatten, make_settings, settings_to_toml
 from das3d.torch_engine import TorchEngine, choose_device
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
@@ -93,6 +93,9 @@ def train(
         "held_out": len(prepared.held_out),
     }
     _check_same_data(out, facts, resume)
+    if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
+        say(f"{out}: finished already")
+        return load(out, device)
     keep_freed_memory()
     fabric = Fabric(
         accelerator=target.type,
@@ -109,9 +112,10 @@ def train(
     with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
         if tracking.trackers:
             say(tracking.describe())
-        parts = GoodParts.from_scans(prepared.train)
+        parts, statistics = GoodParts.from_scans(prepared.train), prepared.statistics
+        del prepared  # the parts are a copy
         state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
-    detector = Detector(settings, prepared.statistics, TorchEngine(state.average, settings.score))
+    detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
     detector.training = facts | {
         "iterations": state.iteration,
         "batch": settings.training.batch,
@@ -215,6 +219,8 @@ def _processes(asked: int) -> tuple[int, int]:
 
 
 def _check_shares(settings: Settings, target: torch.device, processes: int) -> None:
+    if target.index is not None and processes > 1:
+        raise SettingsError(f"device: expected one without a number for {processes} processes, found {target}")
     batch = settings.training.batch
     if batch % processes:  # the mean over shares is that of the batch only where the shares are equal
         raise SettingsError(
@@ -252,14 +258,6 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What has changed between flat values, in words."""
     return ", ".join(f"{name} {now[name]!r} instead of {before[name]!r}" for name in before if now[name] != before[name])
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as "section.name": value."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _write_facts(out: Path, facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,7 +113,7 @@ def scan_from_arrays(
         name: what messages call this scan.
 
     Raises:
-        DataError: a member has the wrong shape, or the sizes differ.
+        DataError: a member has the wrong shape, the sizes differ, or depths are no depths in this unit.
     """
     metres, valid = None, None
     if depth is not None:
@@ -126,6 +127,10 @@ def scan_from_arrays(
             metres = (z * metres_per(unit)).astype(np.float32)
         valid = np.isfinite(metres) & (metres > 0)
         metres = np.where(valid, metres, np.float32(0))
+        if valid.any() and (median := float(np.median(metres[valid]))) > FARTHEST:
+            raise DataError(
+                f"{name}: expected depths of at most {FARTHEST:.0f} m, found {median:.6g} m in the middle; is it {unit}?"
+            )
         if camera is None and points is not None:
             camera = camera_from_points(points)
     return Scan(
@@ -138,6 +143,7 @@ def scan_from_arrays(
     )
 
 
+FARTHEST = 100.0  # metres; a larger median depth is a wrong unit
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
 
 
@@ -151,6 +157,26 @@ def metres_per(unit: str) -> float:
         return UNITS[unit]
     except KeyError:
         raise DataError(f"depth unit: expected one of {', '.join(UNITS)}, found {unit!r}") from None
+
+
+UNIT_RATIOS = {
+    1e6: "a million times as far, so written in micrometres where the others are in metres?",
+    1e3: "a thousand times as far, so written in millimetres where the others are in metres?",
+    1e2: "a hundred times as far, so written in centimetres where the others are in metres?",
+    1e1: "ten times as far, so written in another unit (mm for cm, or 0.1 mm for mm)?",
+    1e-1: "a tenth as far, so written in another unit (cm for mm, or mm for 0.1 mm)?",
+    1e-2: "a hundredth as far, so written in metres where the others are in centimetres?",
+    1e-3: "a thousandth as far, so written in metres where the others are in millimetres?",
+    1e-6: "a millionth as far, so written in metres where the others are in micrometres?",
+}
+
+
+def another_unit(ratio: float) -> str:
+    """What a distance that is `ratio` times that of the others says about its unit; "" where it is no unit's ratio."""
+    for factor, words in UNIT_RATIOS.items():
+        if abs(math.log(ratio / factor)) < math.log(1.5):  # parts themselves may be nearer or farther
+            return words
+    return ""
 
 
 STEEPEST = 100.0  # x/z that no lens sees: half a degree short of sideways

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.facts import Facts
+from das3d.scan import another_unit
 
 FALSE_SUSPECTS = 0.5  # parts of a sound set that may be called suspects, on average over all checks
 FEWEST = 10  # parts; below this nobody can tell odd from usual
@@ -120,26 +121,6 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
         return found
 
     return [reasons(one) for one in facts]
-
-
-def another_unit(ratio: float) -> str:
-    """What a distance that is `ratio` times that of the others says about its unit; "" where it is no unit's ratio."""
-    for factor, words in UNIT_RATIOS.items():
-        if abs(math.log(ratio / factor)) < math.log(1.5):  # parts themselves may be nearer or farther
-            return words
-    return ""
-
-
-UNIT_RATIOS = {
-    1e6: "a million times as far, so written in micrometres where the others are in metres?",
-    1e3: "a thousand times as far, so written in millimetres where the others are in metres?",
-    1e2: "a hundred times as far, so written in centimetres where the others are in metres?",
-    1e1: "ten times as far, so written in another unit (mm for cm, or 0.1 mm for mm)?",
-    1e-1: "a tenth as far, so written in another unit (cm for mm, or mm for 0.1 mm)?",
-    1e-2: "a hundredth as far, so written in metres where the others are in centimetres?",
-    1e-3: "a thousandth as far, so written in metres where the others are in millimetres?",
-    1e-6: "a millionth as far, so written in metres where the others are in micrometres?",
-}
 
 
 # ------------------------------------------------------------------------------------------- the measures

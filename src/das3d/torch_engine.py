@@ -142,6 +142,9 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+    except RuntimeError:  # whose text lists all that PyTorch was ever built for
+        raise ModelError(f"device: expected auto, cpu, cuda, cuda:1 or mps, found {device!r}") from None
+    try:
         torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]  # PyTorch goes on for pages

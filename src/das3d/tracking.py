@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from das3d.cache import write_atomically
 from das3d.console import warn
-from das3d.errors import SettingsError, missing, one_line
-from das3d.settings import Settings, settings_to_toml
+from das3d.errors import Das3dError, SettingsError, missing, one_line
+from das3d.settings import Settings, flatten, settings_to_toml
 
 FILE = "tracking.json"
 PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}  # to import, by tracker
@@ -76,7 +76,7 @@ class Tracking(AbstractContextManager["Tracking"]):
 
     def facts(self, values: Mapping[str, Any]) -> None:
         """As `Tracker.facts`; groups are flattened to "group.name", and what is not known is left out."""
-        flat = flatten(values)
+        flat = {name: value for name, value in flatten(values).items() if isinstance(value, (str, int, float))}
         self._tell(lambda tracker: tracker.facts(flat))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -129,21 +129,16 @@ def open_tracking(run: Path, names: Iterable[str], settings: Settings) -> Tracki
 
 
 def record(run: Path, settings: Settings, values: Mapping[str, Any], iteration: int) -> None:
-    """Tell the trackers that a finished run has further facts about it, such as the figures of an evaluation."""
-    with open_tracking(run, (), settings) as tracking:
-        tracking.begin(iteration)
-        tracking.facts(values)
+    """Tell the trackers that a finished run has further facts about it, such as the figures of an evaluation.
 
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as "group.name", in their order, without None and without lists of things."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, (str, int, float)):
-            flat[prefix + name] = value
-    return flat
+    A tracker that is away, or whose package is not on this machine, costs a warning: the run has its facts all the same.
+    """
+    try:
+        with open_tracking(run, (), settings) as tracking:
+            tracking.begin(iteration)
+            tracking.facts(values)
+    except Das3dError as error:
+        warn(str(error))
 
 
 def is_number(value: Any) -> bool:
