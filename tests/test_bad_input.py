@@ -630,7 +630,7 @@ for label, text, line in (
     ("unknown key", "depth_units: mm", r"expected only depth_unit, .*, focal_length, found depth_units$"),
     ("broken YAML", "depth_unit: [mm", r"expected YAML, found .+"),
     ("bytes for YAML", "\0\1\2", r"expected YAML, found .+"),
-    ("a list for YAML", "- mm", r"expected names and values, such as depth_unit: mm, found \"\['mm'\]\"$"),
+    ("a list for YAML", "- mm", r"expected names and values \(name: value\), found \"\['mm'\]\"$"),
 ):
     CASES[f"dataset.yaml with {label}"] = Bad(declaring(text), (YAML + line,), DataError, False)
 
@@ -702,7 +702,7 @@ CASES["Eyecandies with broken info_depth"] = Bad(
 )
 
 
-@bad(r"test_public/data/01_metadata\.yaml: expected names and values, such as depth_unit: mm, found ")
+@bad(r"test_public/data/01_metadata\.yaml: expected names and values \(name: value\), found \"\['anomalous'\]\"$")
 def eyecandies_with_bad_metadata(root: Path) -> None:
     (eyecandies(root) / "test_public/data/01_metadata.yaml").write_text("[anomalous]")
 

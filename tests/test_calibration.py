@@ -55,7 +55,9 @@ def test_command_sets_the_threshold_by_new_parts_and_keeps_the_weights(
     before, old = weights_hash(file), load(run).threshold
     assert old is not None
     result = das3d("calibrate", run, "--data", new_parts, "--max-false-alarm", "20%", "--device", "cpu")
-    assert result.exit_code == 0 and "warning" not in result.stderr, result.output
+    # A slow machine is told how far it is.
+    told = [line for line in result.stderr.splitlines() if not line.startswith("calibrating: ")]
+    assert (result.exit_code, told) == (0, [])
     after = load(run, "cpu")
     assert weights_hash(file) == before
     assert after.threshold is not None

@@ -155,10 +155,10 @@ def test_a_finished_run_is_returned_as_it_is(copied: Path, tiny_data: Path) -> N
     calibrate(load(copied, "cpu"), max_false_alarm=0.5).save(copied / "model.safetensors")
     before, known = contents(copied), load(copied).threshold
     assert train(tiny_data, copied, device="cpu", resume=True).threshold == known
+    assert contents(copied) == before
     (copied / "checkpoint.pt").unlink()
     assert train(tiny_data, copied, device="cpu", resume=True).threshold == known
-    assert {name for name in before if name != "checkpoint.pt"} == set(contents(copied))
-    assert all(before[name] == content for name, content in contents(copied).items() if name != "training.json")
+    assert contents(copied) == {name: content for name, content in before.items() if name != "checkpoint.pt"}
 
 
 def test_a_run_without_its_model_resumes_to_the_same_weights_by_its_own_settings(copied: Path, tiny_data: Path) -> None:
@@ -189,6 +189,8 @@ def test_resume_by_other_settings_names_them_and_keeps_the_file(copied: Path, ti
 def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
     category = copy_category(tiny_data, tmp_path / "moved")
     train(category, copied, device="cpu", resume=True)  # moved is not changed
+    (copied / "model.safetensors").unlink()
+    assert train(category, copied, device="cpu", resume=True).training["data"] == str(category)
     for member in ("rgb/003.png", "xyz/003.tiff"):
         (category / "train" / "good" / member).unlink()
     with pytest.raises(

@@ -70,5 +70,5 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: expected YAML, found {one_line(error)}") from None
     if values is not None and not isinstance(values, dict):
-        raise DataError(f"{path}: expected names and values, such as depth_unit: mm, found {one_line(values)!r}")
+        raise DataError(f"{path}: expected names and values (name: value), found {one_line(values)!r}")
     return values or {}

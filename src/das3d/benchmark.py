@@ -183,13 +183,14 @@ def finish(plan: Plan, run: Run) -> Outcome:
     """Train and evaluate one run, going on where it stopped. What goes wrong comes back in the outcome."""
     try:
         if not (run.folder / MODEL_FILE).is_file():
+            settings = plan.settings_of(run)
             # Before hours are spent: without test parts there is nothing to compare.
             find_dataset(
                 plan.data, run.category, needs="test", light=plan.light, depth_format=plan.depth_format,
-                rgb=run.modality != "depth", depth=run.modality != "rgb",
+                rgb=settings.uses_rgb, depth=settings.uses_depth,
             )  # fmt: skip
             train(
-                plan.data, run.folder, category=run.category, settings=plan.settings_of(run), device=plan.device,
+                plan.data, run.folder, category=run.category, settings=settings, device=plan.device,
                 budget=plan.budget, resume=True, light=plan.light, depth_format=plan.depth_format,
             )  # fmt: skip
         detector = load(run.folder, plan.device)

@@ -223,6 +223,7 @@ def train(
     seconds = None if budget is None else parse_duration(budget)
     depth_format = parse_depth_unit(depth_unit)
     from das3d.layouts import DEFAULT_LIGHT
+    from das3d.run import holds_run
     from das3d.run import train as run
     from das3d.settings import make_settings
 
@@ -238,7 +239,7 @@ def train(
         changes=changes,
     )
     quieten_lightning()
-    if resume and not any((out / file).is_file() for file in ("checkpoint.pt", "model.safetensors")):
+    if resume and not holds_run(out):
         print(f"{out}: no checkpoint there, so a new training begins")
     run(
         data, out, category=category, settings=chosen if told else None, device=device, processes=processes,

@@ -54,14 +54,13 @@ class _SsimLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         # On a CPU one image at a time, which stays in the cache; elsewhere all at once.
-        pieces = range(len(x)) if x.device.type == "cpu" else [slice(None)]
+        pieces = [slice(i, i + 1) for i in range(len(x))] if x.device.type == "cpu" else [slice(None)]
         total, gradient = x.new_zeros(()), torch.empty_like(x)
         for piece in pieces:
-            one = slice(piece, piece + 1) if isinstance(piece, int) else piece
-            similarity = _Similarity(x[one], y[one])
+            similarity = _Similarity(x[piece], y[piece])
             total += similarity.map.sum()
             if ctx.needs_input_grad[0]:
-                gradient[one] = similarity.gradient()
+                gradient[piece] = similarity.gradient()
         ctx.save_for_backward(gradient)
         return 1 - total / x.numel()
 

@@ -202,12 +202,16 @@ def machine(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
+def holds_run(out: Path) -> bool:
+    """Whether a folder holds a finished or half-finished run."""
+    return (out / "checkpoint.pt").exists() or (out / MODEL_FILE).exists()
+
+
 def _check_out(out: Path, resume: bool) -> None:
     # Never train over somebody's finished or half-finished run without being told to.
-    has_run = (out / "checkpoint.pt").exists() or (out / MODEL_FILE).exists()
     if out.is_file():
         raise ModelError(f"{out}: expected a folder for the run, found a file")
-    if has_run and not resume:
+    if holds_run(out) and not resume:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
 
 

@@ -174,10 +174,7 @@ class TrainingSettings(_Section):
     )
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints")
     hold_out: float = Field(
-        0.1,
-        ge=0,
-        lt=0.5,
-        description="share of the training parts held out where a data set has no validation parts",
+        0.1, ge=0, lt=0.5, description="share of the training parts held out where a data set has no validation parts"
     )
 
 
