@@ -24,7 +24,10 @@ from tiny import das3d
 from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.engines import EngineOutput
+from das3d.errors import DataError
+from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined
+from das3d.prediction import with_focal_length
 from das3d.preparation import PreparedScan, Statistics, Window, measure, prepare
 from das3d.regions import (
     BINS,
@@ -371,3 +374,15 @@ def test_a_focal_length_gives_areas_where_files_hold_depth_alone(tiny_run: Runs,
         (folder / "dataset.yaml").write_text("depth_scale: 0.00001\n")
     for output in outputs:
         assert output["area_mm2"] == pytest.approx(by_points.area_mm2, rel=0.1)
+
+
+def test_a_focal_length_is_no_unit(tmp_path: Path) -> None:
+    counts, metres = tmp_path / "counts.png", tmp_path / "metres.npy"
+    cv2.imwrite(str(counts), np.full((32, 32), 650, np.uint16))
+    np.save(metres, np.full((32, 32), 0.65, np.float32))
+    parts = [Part("part", "test", UNKNOWN, None, file) for file in (counts, metres)]
+    whole, measured = with_focal_length(parts, 500.0)
+    with pytest.raises(DataError, match=r"counts.png: expected a declared unit for depth in uint16 counts"):
+        whole.read()
+    camera = measured.read().camera
+    assert camera is not None and camera.fx == 500

@@ -39,7 +39,7 @@ Body = tuple[Floats, tuple[float, float, float], float]  # height above what it 
 def dent(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
     """An impact: a slightly oval spherical cap with the displaced material as a rim around it."""
     radius, depth = rng.uniform(3.2, 6.5), rng.uniform(0.8, 2.0)
-    x, y = _around(_spot(surface, rng, radius))
+    x, y = around(_spot(surface, rng, radius))
     angle, oval = rng.uniform(0, np.pi), rng.uniform(1.0, 1.25)
     along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     r = np.hypot(along / oval, across * oval) / radius
@@ -49,8 +49,8 @@ def dent(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
 
 def scratch(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
     """A tool slipped: a thin curved groove that whitened the plastic, with a burr along one side."""
-    line = _curve(_spot(surface, rng, 3.0), rng.uniform(18, 42), rng.uniform(-0.25, 0.25), rng)
-    distance, side = _distance(line), _side(line)
+    line = curve(_spot(surface, rng, 3.0), rng.uniform(18, 42), rng.uniform(-0.25, 0.25), rng)
+    distance, side = distance_to(line), _side(line)
     width, depth = rng.uniform(0.45, 0.75), rng.uniform(0.3, 0.7)
     pressed = _floor(surface)
     groove = np.exp(-((distance / width) ** 2)) * pressed
@@ -76,7 +76,7 @@ def chip(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
     else:
         (from_x, from_y), away = BOSS, BOSS_RADIUS
         bottom, slope = part.boss - rng.uniform(3, 7), 2.5
-    radius = _ragged(x - from_x - away * math.cos(turn), y - from_y - away * math.sin(turn), rng, 0.25)
+    radius = ragged(x - from_x - away * math.cos(turn), y - from_y - away * math.sin(turn), rng, 0.25)
     rough = smooth_noise(rng, 0.8)
     broken = np.maximum(bottom + np.maximum(radius - size, 0) * slope + 0.15 * rough, 0)
     height = np.where(surface.part, np.minimum(surface.height, broken), surface.height)
@@ -91,8 +91,8 @@ def chip(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
 def stain(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
     """A dried drop: a translucent film with the dark edge that a drying liquid leaves. Colour only."""
     size = rng.uniform(5.0, 11.0)
-    x, y = _around(_spot(surface, rng, 4.0))
-    radius = _ragged(x, y, rng, 0.10)
+    x, y = around(_spot(surface, rng, 4.0))
+    radius = ragged(x, y, rng, 0.10)
     if rng.random() < 0.5:  # two drops that ran together
         turn = rng.uniform(0, 2 * np.pi)
         second = np.hypot(x - size * np.cos(turn), y - size * np.sin(turn))
@@ -121,14 +121,14 @@ def foreign(part: Part, surface: Surface, rng: np.random.Generator) -> Surface:
 
 
 def _thread(surface: Surface, rng: np.random.Generator) -> Body:
-    line = _curve(_spot(surface, rng, 2.0), rng.uniform(25, 50), rng.uniform(-1.2, 1.2), rng)
+    line = curve(_spot(surface, rng, 2.0), rng.uniform(25, 50), rng.uniform(-1.2, 1.2), rng)
     radius = rng.uniform(0.45, 0.7)
-    above = 2 * radius * np.sqrt(np.maximum(1 - (_distance(line) / radius) ** 2, 0))
+    above = 2 * radius * np.sqrt(np.maximum(1 - (distance_to(line) / radius) ** 2, 0))
     return floats(above), ((0.60, 0.58, 0.52), (0.50, 0.06, 0.10), (0.06, 0.06, 0.07))[rng.integers(3)], 0.2
 
 
 def _pellet(surface: Surface, rng: np.random.Generator) -> Body:
-    x, y = _around(_spot(surface, rng, 3.0))
+    x, y = around(_spot(surface, rng, 3.0))
     radius, oval, turn = rng.uniform(1.8, 3.0), rng.uniform(1.0, 1.4), rng.uniform(0, np.pi)
     r = np.hypot((np.cos(turn) * x + np.sin(turn) * y) / oval, np.cos(turn) * y - np.sin(turn) * x) / radius
     above = 1.3 * radius * np.sqrt(np.maximum(1 - r**2, 0))
@@ -136,8 +136,8 @@ def _pellet(surface: Surface, rng: np.random.Generator) -> Body:
 
 
 def _swarf(surface: Surface, rng: np.random.Generator) -> Body:
-    line = _curve(_spot(surface, rng, 3.0), rng.uniform(9, 16), rng.uniform(-5, 5), rng)
-    above = rng.uniform(1.0, 2.2) * (_distance(line) < rng.uniform(0.6, 0.9))
+    line = curve(_spot(surface, rng, 3.0), rng.uniform(9, 16), rng.uniform(-5, 5), rng)
+    above = rng.uniform(1.0, 2.2) * (distance_to(line) < rng.uniform(0.6, 0.9))
     return floats(above), (0.50, 0.48, 0.45), 3.0
 
 
@@ -175,19 +175,19 @@ def _spot(surface: Surface, rng: np.random.Generator, clearance: float) -> tuple
     return row, column
 
 
-def _around(spot: tuple[int, int]) -> tuple[Floats, Floats]:
+def around(spot: tuple[int, int]) -> tuple[Floats, Floats]:
     rows, columns = np.ogrid[:CELLS, :CELLS]
     return floats((columns - spot[1]) * PITCH), floats((rows - spot[0]) * PITCH)
 
 
-def _ragged(x: Floats, y: Floats, rng: np.random.Generator, roughness: float) -> Floats:
+def ragged(x: Floats, y: Floats, rng: np.random.Generator, roughness: float) -> Floats:
     # Distance from the origin, stretched and squeezed along the angle: its level sets are irregular rounds.
     turn = np.arctan2(y, x)
     waves = [roughness / np.sqrt(k) * np.cos(k * turn + rng.uniform(0, 2 * np.pi)) * rng.normal() for k in range(2, 7)]
     return floats(np.hypot(x, y) * np.clip(1 + sum(waves), 0.6, 1.6))
 
 
-def _curve(spot: tuple[int, int], length: float, bend: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def curve(spot: tuple[int, int], length: float, bend: float, rng: np.random.Generator) -> NDArray[np.float64]:
     # (n, 2) columns and rows of a curve through the spot; its direction turns by `bend` radians and a little at random.
     n = 60
     heading = rng.uniform(0, 2 * np.pi) + bend * np.linspace(-0.5, 0.5, n) + np.cumsum(rng.normal(0, 0.03, n))
@@ -196,7 +196,7 @@ def _curve(spot: tuple[int, int], length: float, bend: float, rng: np.random.Gen
     return np.asarray(line - line[n // 2] + np.array([spot[1], spot[0]]))
 
 
-def _distance(line: NDArray[np.float64]) -> Floats:
+def distance_to(line: NDArray[np.float64]) -> Floats:
     canvas = np.full((CELLS, CELLS), 255, np.uint8)
     cv2.polylines(canvas, [np.round(line * 16).astype(np.int32)], False, 0, 1, cv2.LINE_8, 4)
     return floats(cv2.distanceTransform(canvas, cv2.DIST_L2, 5) * PITCH)
@@ -204,6 +204,6 @@ def _distance(line: NDArray[np.float64]) -> Floats:
 
 def _side(line: NDArray[np.float64]) -> Floats:
     # Positive on one side of the chord of a line, negative on the other.
-    x, y = _around((round(line[0, 1]), round(line[0, 0])))
+    x, y = around((round(line[0, 1]), round(line[0, 0])))
     dx, dy = line[-1] - line[0]
     return floats(dx * y - dy * x)

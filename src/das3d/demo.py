@@ -118,7 +118,7 @@ def make_demo(
             progress(done, len(keys))
         _, split, kind, index = key
         scan = render_part(key, size=size, defect=kind if kind in DEFECTS else None)
-        _write(folder / CATEGORY / split / kind, f"{index:03d}", scan, with_truth=split == "test")
+        write_scan(folder / CATEGORY / split / kind, f"{index:03d}", scan, with_truth=split == "test")
     if progress:
         progress(len(keys), len(keys))
     return folder
@@ -147,7 +147,7 @@ def _clear(category: Path) -> None:
             path.unlink()
 
 
-def _write(folder: Path, number: str, scan: DemoScan, *, with_truth: bool) -> None:
+def write_scan(folder: Path, number: str, scan: DemoScan, *, with_truth: bool) -> None:
     for member in ("rgb", "xyz", "gt") if with_truth else ("rgb", "xyz"):
         (folder / member).mkdir(parents=True, exist_ok=True)
     Image.fromarray(scan.rgb).save(folder / "rgb" / f"{number}.png", compress_level=3)

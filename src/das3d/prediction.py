@@ -9,7 +9,7 @@ from pathlib import Path
 from das3d.datasets import DepthFormat, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError
-from das3d.files import METRES
+from das3d.files import METRES, depth_size
 from das3d.inspection import Inspected, inspect_parts, reading_of, write_regions, write_scores
 from das3d.parts import UNKNOWN, Part
 
@@ -73,9 +73,17 @@ def predict_folder(
 
 def with_focal_length(parts: list[Part], focal_length: float | None) -> list[Part]:
     """The parts with this focal length in pixels, for areas in mm2 where depth files hold no points; None: as they are."""
-    if focal_length is None:
-        return parts
-    return [
-        replace(part, depth_format=replace(part.depth_format or METRES, focal_length=focal_length)) if part.depth else part
-        for part in parts
-    ]
+    return parts if focal_length is None else [_with_focal_length(part, focal_length) for part in parts]
+
+
+def _with_focal_length(part: Part, focal_length: float) -> Part:
+    if part.depth is None:
+        return part
+    form = part.depth_format
+    if form is None:
+        try:
+            depth_size(part.depth)
+        except DataError:
+            return part  # of counts without a unit, or damaged: reading it will say so
+        form = METRES
+    return replace(part, depth_format=replace(form, focal_length=focal_length))
