@@ -91,6 +91,18 @@ def folder_of_something_else(root: Path) -> None:
     (root / "pictures").mkdir()
 
 
+@bad(r"data: expected a data set .*, found only old, sets; there is one in sets$")
+def a_folder_too_high(root: Path) -> None:
+    (root / "old").mkdir(parents=True)
+    mvtec3d(root / "sets/bolt")
+
+
+@bad(r"data/bolt/train/good: expected a data set .*, found only rgb, xyz; there is one above, .*data/bolt$")
+def a_folder_too_low(root: Path) -> Act:
+    mvtec3d(root / "bolt")
+    return lambda: find_dataset(root / "bolt/train/good")
+
+
 @bad(r"data: expected a folder, found nothing there$")
 def no_folder(root: Path) -> None:
     pass

@@ -161,8 +161,17 @@ def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
     found = f"only {folders}" if folders else "no folders"
     raise DataError(
         f"{root}: expected a data set (MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own parts in folders good or train/good), "
-        f"found {found}"
+        f"found {found}{_hint(root)}"
     )
+
+
+def _hint(root: Path) -> str:
+    # Where a data set is, for those who are a folder or two beside it.
+    below = [child.name for child in folders_in(root) if find_categories(child)]
+    if below:
+        return f"; there is one in {', '.join(below)}"
+    above = [folder for folder in list(root.resolve().parents)[:3] if _layout_of(folder)]
+    return f"; there is one above, {above[-1]}" if above else ""  # the topmost: train/ of a data set looks like one itself
 
 
 def _layout_of(folder: Path) -> Layout | None:
