@@ -78,18 +78,19 @@ def test_every_engine_computes_what_was_trained(engine: str, tiny_onnx: Path, tr
 
 
 @pytest.mark.parametrize("modality", ["rgb", "depth"])
-def test_one_modality_has_one_input_and_flips_are_in_the_graph(modality: str, tiny_run: Runs, tmp_path: Path) -> None:
+def test_one_modality_has_one_input_and_all_views_are_in_the_graph(modality: str, tiny_run: Runs, tmp_path: Path) -> None:
     plain = load(tiny_run(modality), "cpu")
-    settings = plain.settings.model_copy(update={"score": plain.settings.score.model_copy(update={"flips": True})})
-    flipping = Detector(settings, plain.statistics, TorchEngine(plain.network, settings.score), plain.threshold)
-    flipping.training = plain.training
-    flipping.save(tmp_path / "flipping.safetensors")
-    file = export(tmp_path / "flipping.safetensors").file
+    views = {"flips": True, "turn": 20.0}
+    settings = plain.settings.model_copy(update={"score": plain.settings.score.model_copy(update=views)})
+    viewing = Detector(settings, plain.statistics, TorchEngine(plain.network, settings.score), plain.threshold)
+    viewing.training = plain.training
+    viewing.save(tmp_path / "viewing.safetensors")
+    file = export(tmp_path / "viewing.safetensors").file
     graph = onnx.load(file).graph
     assert [member.name for member in graph.input] == [modality]
     assert [member.name for member in graph.output] == ["map", "score", f"repaired_{modality}"]
     for engine in ENGINES:
-        assert_same(load(file, "cpu", engine), flipping, 1e-5)
+        assert_same(load(file, "cpu", engine), viewing, 1e-5)
     scans = made_up_parts(64, 2)
     assert np.abs(load(file).run(scans).map - plain.run(scans).map).max() > 1e-4, "or this test would see nothing"
 

@@ -210,6 +210,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
             f"{file}: expected model format {FORMAT}, found {about['format']} (written by das3d {about.get('version')})"
         )
     try:
+        about["settings"]["score"].setdefault("turn", 0.0)  # of a version that turned no part: its threshold holds for that
         return {
             "settings": settings_from_dict(about["settings"], source="settings"),
             "statistics": Statistics.from_dict(about["statistics"]),

@@ -187,7 +187,13 @@ class ScoreSettings(_Section):
     max_false_alarm: float = Field(
         0.05, gt=0, lt=1, description="share of good parts that the threshold may call defective"
     )
-    flips: bool = Field(False, description="average the maps over mirrored copies of the part")
+    turn: float = Field(
+        8.0,
+        ge=0,
+        le=45,
+        description="average the map over the part as it lies and turned both ways by this, degrees; 0: not",
+    )
+    flips: bool = Field(False, description="average the map over mirrored copies of the part")
 
     @field_validator("window")
     @classmethod
@@ -250,7 +256,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
             "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "still": 0.0,
             "brightness": 0.0, "contrast": 0.0, "lighting": 0.0,
         },
-        "score": {"window": 21, "flips": False},
+        "score": {"window": 21, "turn": 0.0, "flips": False},
     },
     "demo": {
         "preparation": {"size": 128},

@@ -568,12 +568,12 @@ def resampled(rgb: Tensor, depth: Tensor, foreground: Tensor, grid: Tensor) -> t
     A pixel of the part takes nothing from beyond the outline: mixed with the background, everything that was moved would
     have a step in depth around it that no part that is judged has.
     """
-    share = as_float(foreground)
+    share = foreground.float()  # and not `as_float`, which cannot be exported
     members = torch.cat([rgb * share, (depth - 1) * share, share], dim=1)  # zero is background, and read beyond the frame
     moved = F.grid_sample(members, grid, mode="bilinear", align_corners=False)
     share = moved[:, 4:]
     inside = share > 0.5
-    values = moved[:, :4] / share.clamp(min=0.5) * as_float(inside)
+    values = moved[:, :4] / share.clamp(min=0.5) * inside
     return values[:, :3], values[:, 3:] + 1, inside
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
@@ -20,27 +21,66 @@ from das3d.engines import Engine, EngineOutput, Floats
 from das3d.errors import ModelError
 from das3d.network import DAS3DNet
 from das3d.settings import ScoreSettings, Settings
+from das3d.synthesis import resampled
 
 
 class Scorer(nn.Module):
-    """From prepared parts to maps and scores: normalisation of RGB, networks, mirrored copies, mean filter and maximum."""
+    """From prepared parts to maps and scores: normalisation of RGB, networks, mean over views, mean filter and maximum.
+
+    The views are the part as it lies, turned, and mirrored, as the settings say. What a network takes for a defect from
+    nothing but a chance of the pixels' grid differs from view to view; a defect does not.
+    """
 
     def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
+        turns = [0.0, settings.turn, -settings.turn] if settings.turn else [0.0]
+        flips: list[list[int]] = [[], [3], [2], [2, 3]] if settings.flips else [[]]
+        self.views = [(turn, axes) for turn in turns for axes in flips]
 
     def forward(self, rgb: Tensor | None, depth: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Map, score, repaired RGB and repaired depth, as in `EngineOutput`, of RGB as uint8 and normalised depth."""
-        flips: list[list[int]] = [[], [3], [2], [2, 3]] if self.settings.flips else [[]]
-        members = (None if rgb is None else rgb.float() / 255, depth)
-        turned = [None if member is None else torch.cat([member.flip(axes) for axes in flips]) for member in members]
-        output = self.network(*turned)
-        by_flip = (len(flips), -1)
-        maps = output.logits.float().sigmoid().unflatten(0, by_flip)  # (flips, B, 1, S, S)
-        maps = torch.stack([one.flip(axes) for one, axes in zip(maps, flips, strict=True)]).mean(dim=0)[:, 0]
-        repaired_rgb = None if output.rgb is None else output.rgb.unflatten(0, by_flip)[0]
-        repaired_depth = None if output.depth is None else output.depth.unflatten(0, by_flip)[0, :, 0]
+        there = (None if rgb is None else rgb.float() / 255, depth)
+        seen = [[None if one is None else one.flip(axes) for one in turned(*there, turn)] for turn, axes in self.views]
+        members = [None if views[0] is None else torch.cat(views) for views in zip(*seen, strict=True)]
+        output = self.network(*members)
+        by_view = (len(self.views), -1)
+        found = zip(output.logits.unflatten(0, by_view), self.views, strict=True)
+        back = [turned_back(logits.float().sigmoid().flip(axes), turn) for logits, (turn, axes) in found]
+        maps = sum((image * shown for image, shown in back[1:]), start=back[0][0])  # the first view shows all of the part
+        maps = (maps / sum((shown for _, shown in back[1:]), start=back[0][1]))[:, 0]
+        # The first view is the part as it lies.
+        repaired_rgb = None if output.rgb is None else output.rgb.unflatten(0, by_view)[0]
+        repaired_depth = None if output.depth is None else output.depth.unflatten(0, by_view)[0, :, 0]
         return maps, part_scores(maps, self.settings), repaired_rgb, repaired_depth
+
+
+def turned(rgb: Tensor | None, depth: Tensor | None, degrees: float) -> tuple[Tensor | None, Tensor | None]:
+    """RGB (B, 3, S, S) in (0, 1) and depth (B, 1, S, S), as far as there, turned about the middle like training parts."""
+    if not degrees:
+        return rgb, depth
+    if depth is None:
+        assert rgb is not None
+        return resampled(rgb, torch.ones_like(rgb[:, :1]), (rgb > 0).any(dim=1, keepdim=True), _turn(rgb, degrees))[0], None
+    colours = depth.expand(-1, 3, -1, -1) if rgb is None else rgb
+    moved, depth, _ = resampled(colours, depth, depth != 1, _turn(depth, degrees))  # the background lies at 1
+    return None if rgb is None else moved, depth
+
+
+def turned_back(maps: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
+    """Maps (B, 1, S, S) of parts that were turned, as the parts lie, and (S, S) 1 where the turned view showed the part."""
+    grid = _turn(maps, -degrees)
+    inside = (grid[0].abs() <= 1).all(dim=-1).float()
+    return F.grid_sample(maps, grid, align_corners=False) if degrees else maps, inside
+
+
+def _turn(images: Tensor, degrees: float) -> Tensor:
+    # Where `grid_sample` reads to turn images (B, C, S, S), (B, S, S, 2). Plain arithmetic, which every engine knows.
+    side = images.shape[-1]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    line = (torch.arange(side, device=images.device, dtype=torch.float32) + 0.5) * (2 / side) - 1
+    u, v = line[None, :], line[:, None]
+    return torch.stack([cos * u - sin * v, sin * u + cos * v], dim=-1)[None].expand(images.shape[0], -1, -1, -1)
 
 
 def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
