@@ -16,7 +16,7 @@ from tiny import SIZE, copy_category, das3d
 
 from das3d.calibration import SMALLEST, calibrate, calibrated, fingerprints_of, harmed
 from das3d.cli import parse_share
-from das3d.datasets import find_dataset
+from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
@@ -220,6 +220,31 @@ def test_models_of_before_scores_were_kept_need_parts(detector: Detector, new_pa
             calibrate(old, data, max_false_alarm=0.1, merge=merge)
     fresh = calibrate(old, new_parts).threshold
     assert fresh is not None and fresh.parts == 7 and fresh.requested == 0.05
+
+
+def test_other_settings_of_the_score_take_new_scores(detector: Detector, new_parts: Path, tmp_path: Path) -> None:
+    assert detector.settings.score.turn > 0
+    once = calibrate(detector, new_parts, changes=["score.turn=0", "score.window=3"])
+    assert (once.settings.score.turn, once.settings.score.window) == (0, 3)
+    assert once.settings.model_copy(update={"score": detector.settings.score}) == detector.settings
+    assert once.threshold is not None and once.threshold.parts == 7
+    once.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors", "cpu")
+    scan = prepare_part(find_folder(new_parts)[0], detector.statistics, detector.settings.preparation)
+    told = [one.predict_prepared([scan], regions=False)[0].score for one in (once, again, detector)]
+    assert told[0] == told[1] != told[2]
+    back = calibrate(once, new_parts, changes=[f"score.turn={detector.settings.score.turn}", "score.window=5"])
+    assert back.threshold == calibrate(detector, new_parts).threshold
+
+
+def test_old_scores_are_not_mixed_with_those_of_other_settings(detector: Detector, new_parts: Path) -> None:
+    for data, merge in ((None, False), (new_parts, True)):
+        with pytest.raises(ModelError, match="expected new good parts alone for other settings of the score"):
+            calibrate(detector, data, merge=merge, max_false_alarm=0.1, changes=["score.turn=0"])
+    with pytest.raises(SettingsError, match=r"--set synthesis\.drop=0: expected one of the score, .* take training"):
+        calibrate(detector, new_parts, changes=["synthesis.drop=0"])
+    with pytest.raises(SettingsError, match=r"score\.turn: .* found 90"):
+        calibrate(detector, new_parts, changes=["score.turn=90"])
 
 
 # ------------------------------------------------------------------------------------ synthetic defects

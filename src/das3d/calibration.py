@@ -30,9 +30,10 @@ from das3d.parts import UNKNOWN
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
-from das3d.settings import Settings
+from das3d.settings import Settings, with_score
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import counted, threshold_from
+from das3d.torch_engine import TorchEngine
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
@@ -46,6 +47,7 @@ def calibrate(
     *,
     max_false_alarm: float | None = None,
     merge: bool = False,
+    changes: Sequence[str] = (),
     category: str | None = None,
     light: int | None = None,
     depth_format: DepthFormat | None = None,
@@ -59,14 +61,23 @@ def calibrate(
             used again, for another rate.
         max_false_alarm: the share of good parts that may be called defective; as it was where None.
         merge: add the new scores to those that the model keeps; otherwise they take their place.
+        changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
         light, depth_format: as for `train`; where None, as in training.
 
     Raises:
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
             prepared, or none is left.
-        ModelError: old scores are needed and the model keeps none.
+        ModelError: old scores are needed and the model keeps none, or they would not compare with new ones.
+        SettingsError: a change is not of the score, or its value cannot work.
     """
+    if changes:
+        if data is None or merge:
+            raise ModelError(
+                "calibrate: expected new good parts alone for other settings of the score, found old scores in use"
+            )
+        settings = with_score(detector.settings, changes)
+        detector = replace(detector, settings=settings, engine=TorchEngine(detector.network, settings.score))
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
     if (data is None or merge) and (known is None or not known.good_scores):

@@ -347,6 +347,10 @@ def calibrate(
     ] = None,
     max_false_alarm: MaxFalseAlarm = None,
     merge: Annotated[bool, typer.Option("--merge", help="Keep the scores in the model and add the new ones.")] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the score, such as score.turn=0; repeatable."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Model file to write; the model itself by default.")] = None,
     category: Category = None,
     device: Device = "auto",
@@ -354,8 +358,8 @@ def calibrate(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
-    if data is None and (max_false_alarm is None or merge):
-        raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE, or both; --merge needs --data")
+    if data is None and (max_false_alarm is None or merge or change):
+        raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE or both; --merge and --set need --data")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit)
     from das3d.calibration import calibrate as calibrated
@@ -368,8 +372,9 @@ def calibrate(
         )
     detector, target = load(run, device), out or model_file(run)
     after = calibrated(
-        detector, data, max_false_alarm=rate, merge=merge, category=category, light=light, depth_format=depth_format
-    )
+        detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
+        depth_format=depth_format,
+    )  # fmt: skip
     after.save(target)
     if detector.threshold is not None:
         print(f"before: {detector.threshold.describe()}")

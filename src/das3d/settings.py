@@ -303,6 +303,25 @@ def make_settings(
     return settings_from_dict(values, source=str(file) if file else "settings")
 
 
+def with_score(settings: Settings, changes: Iterable[str]) -> Settings:
+    """The settings with other ones of the score, which a trained model can take; all others take a training.
+
+    Args:
+        settings: of the model.
+        changes: ``"score.name=value"``.
+
+    Raises:
+        SettingsError: a change is of something else, or its value cannot work.
+    """
+    values = settings.model_dump(mode="json")
+    for change in changes:
+        parsed = _parse_change(change)
+        if set(parsed) != {"score"}:
+            raise SettingsError(f"--set {change}: expected one of the score, such as score.turn=0; others take training")
+        _merge(values, parsed)
+    return settings_from_dict(values)
+
+
 def settings_from_dict(values: dict[str, Any], *, source: str = "settings") -> Settings:
     """Checked settings from plain values. Raises SettingsError with one line for each value that cannot work."""
     try:
