@@ -59,12 +59,13 @@ def turned(rgb: Tensor | None, depth: Tensor | None, degrees: float) -> tuple[Te
     """RGB (B, 3, S, S) in (0, 1) and depth (B, 1, S, S), as far as there, turned about the middle like training parts."""
     if not degrees:
         return rgb, depth
-    if depth is None:
-        assert rgb is not None
-        return resampled(rgb, torch.ones_like(rgb[:, :1]), (rgb > 0).any(dim=1, keepdim=True), _turn(rgb, degrees))[0], None
-    colours = depth.expand(-1, 3, -1, -1) if rgb is None else rgb
-    moved, depth, _ = resampled(colours, depth, depth != 1, _turn(depth, degrees))  # the background lies at 1
-    return None if rgb is None else moved, depth
+    member = rgb if depth is None else depth
+    assert member is not None
+    colours = torch.zeros_like(member[:, :1]).expand(-1, 3, -1, -1) if rgb is None else rgb
+    shape = torch.ones_like(member[:, :1]) if depth is None else depth
+    foreground = (colours > 0).any(dim=1, keepdim=True) | (shape != 1)  # the background is black and lies at 1
+    colours, shape, _ = resampled(colours, shape, foreground, _turn(member, degrees))
+    return None if rgb is None else colours, None if depth is None else shape
 
 
 def turned_back(maps: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
