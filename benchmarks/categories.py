@@ -20,13 +20,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from das3d._demo_camera import changed, draw_light, look, meet, sense
-from das3d._demo_defects import around, curve, distance_to, ragged
-from das3d._demo_part import CELLS, PITCH, TABLE, Bools, Floats, Surface, box, floats, smooth_noise
-from das3d.demo import LEAST, DemoScan, write_scan
+from das3d._demo_camera import draw_light
+from das3d._demo_defects import around, curve, distance_to, place, ragged
+from das3d._demo_part import CELLS, PITCH, Bools, Floats, Surface, box, draw_table, floats, smooth_noise
+from das3d.demo import DemoScan, scanned, write_scan
 
 Colour = tuple[float, float, float]
 MIDDLE = (CELLS // 2, CELLS // 2)
+CLEARANCE = 3.0  # mm from the outline, of eyes, chips and defects
 
 
 # ------------------------------------------------------------------------------------------- good parts, millimetres
@@ -42,7 +43,7 @@ def tuber(rng: np.random.Generator) -> Surface:
     part = radius < 1
     eyes = np.zeros_like(x)
     for _ in range(rng.integers(4, 10)):
-        u, v = around(place(part, rng))
+        u, v = around(place(part, rng, CLEARANCE))
         eyes = np.maximum(eyes, np.exp(-((ragged(u, v, rng, 0.2) / rng.uniform(0.9, 1.8)) ** 2)))
     body = body - 0.7 * eyes + 0.03 * smooth_noise(rng, 0.6)
     return on_table(rng, body, part, painted((0.36, 0.22, 0.10), skin * (1 - 0.6 * eyes)), gloss=0.2)
@@ -57,7 +58,7 @@ def biscuit(rng: np.random.Generator) -> Surface:
     crust = painted((0.50, 0.30, 0.13), np.exp(0.12 * smooth_noise(rng, 6.0) + 0.15 * smooth_noise(rng, 0.8)))
     part = edge < 0
     for _ in range(rng.integers(8, 14)):
-        u, v = around(place(part & (edge < -5), rng))
+        u, v = around(place(part & (edge < -5), rng, CLEARANCE))
         inside = np.maximum(1 - (ragged(u, v, rng, 0.15) / rng.uniform(3, 5)) ** 2, 0)
         body = body + rng.uniform(2, 3.5) * np.sqrt(inside)
         crust = np.where((inside > 0.1)[..., None], floats([0.07, 0.035, 0.02]), crust)
@@ -110,7 +111,7 @@ def painted(colour: Colour, tone: Floats) -> Floats:
 
 
 def on_table(rng: np.random.Generator, body: Floats, part: Bools, albedo: Floats, gloss: float) -> Surface:
-    table = floats(TABLE * np.exp(0.3 * smooth_noise(rng, 0.6) + 0.12 * smooth_noise(rng, 12.0))[..., None])
+    table = draw_table(rng)
     height = cv2.GaussianBlur(floats(np.where(part, np.clip(body, 0, 28), 0)), (0, 0), 0.3 / PITCH)
     return Surface(
         height=height,
@@ -121,19 +122,11 @@ def on_table(rng: np.random.Generator, body: Floats, part: Bools, albedo: Floats
     )
 
 
-def place(part: Bools, rng: np.random.Generator, margin: float = 3.0) -> tuple[int, int]:
-    """Row and column of a point on the part, at least `margin` mm from its outline."""
-    away = cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) * PITCH
-    candidates = np.flatnonzero(away >= min(margin, 0.9 * float(away.max())))
-    row, column = divmod(int(candidates[rng.integers(candidates.size)]), CELLS)
-    return row, column
-
-
 # ------------------------------------------------------------------------------------------- defects, millimetres
 
 
 def dent(surface: Surface, rng: np.random.Generator, sign: float = -1.0) -> Surface:
-    radius = ragged(*around(place(surface.part, rng)), rng, 0.08) / rng.uniform(3, 7)
+    radius = ragged(*around(place(surface.part, rng, CLEARANCE)), rng, 0.08) / rng.uniform(3, 7)
     change = sign * rng.uniform(0.8, 2.2) * np.maximum(1 - radius**2, 0) ** 2
     return replace(surface, height=floats(np.clip(surface.height + change * surface.part, 0, 28.4)))
 
@@ -144,7 +137,7 @@ def lump(surface: Surface, rng: np.random.Generator) -> Surface:
 
 def cut(surface: Surface, rng: np.random.Generator) -> Surface:
     """A blade went in: a narrow groove, darker within."""
-    line = curve(place(surface.part, rng), rng.uniform(10, 25), rng.uniform(-0.4, 0.4), rng)
+    line = curve(place(surface.part, rng, CLEARANCE), rng.uniform(10, 25), rng.uniform(-0.4, 0.4), rng)
     groove = np.exp(-((distance_to(line) / rng.uniform(0.4, 0.9)) ** 2)) * surface.part
     return replace(
         surface,
@@ -156,7 +149,7 @@ def cut(surface: Surface, rng: np.random.Generator) -> Surface:
 def hole(surface: Surface, rng: np.random.Generator) -> Surface:
     """Something bored into the part, as deep as it is wide or deeper."""
     size = rng.uniform(1.2, 3.0)
-    radius = ragged(*around(place(surface.part, rng)), rng, 0.05)
+    radius = ragged(*around(place(surface.part, rng, CLEARANCE)), rng, 0.05)
     inside = np.clip((size - radius) / 0.5, 0, 1) * surface.part
     return replace(
         surface,
@@ -168,7 +161,7 @@ def hole(surface: Surface, rng: np.random.Generator) -> Surface:
 def stain(surface: Surface, rng: np.random.Generator) -> Surface:
     """A liquid that soaked in or dried on. Colour only."""
     size = rng.uniform(3, 8)
-    radius = ragged(*around(place(surface.part, rng)), rng, 0.15)
+    radius = ragged(*around(place(surface.part, rng, CLEARANCE)), rng, 0.15)
     cover = np.clip((size - radius) / 1.0, 0, 1) * rng.uniform(0.3, 0.8) * surface.part
     colour = floats(((0.05, 0.04, 0.03), (0.30, 0.02, 0.02), (0.05, 0.15, 0.35), (0.6, 0.6, 0.55))[rng.integers(4)])
     return replace(surface, albedo=floats(surface.albedo + cover[..., None] * (colour - surface.albedo)))
@@ -176,7 +169,7 @@ def stain(surface: Surface, rng: np.random.Generator) -> Surface:
 
 def foreign(surface: Surface, rng: np.random.Generator) -> Surface:
     """A pellet, or a wire, of a colour of its own lies on the part."""
-    spot = place(surface.part, rng)
+    spot = place(surface.part, rng, CLEARANCE)
     if rng.random() < 0.5:
         away, size = ragged(*around(spot), rng, 0.1), rng.uniform(1.5, 3.5)
     else:
@@ -205,14 +198,8 @@ def render(category: str, key: tuple[int, str, str, int], size: tuple[int, int])
     rng = np.random.default_rng([seed, zlib.crc32(f"{category}/{split}/{kind}".encode()), index])
     part_rng, light_rng, sensor_rng, defect_rng = rng.spawn(4)
     surface, light = CATEGORIES[category](part_rng), draw_light(light_rng)
-    hits, mask = meet(surface, size), np.zeros(size, dtype=bool)
-    if kind in DEFECTS:
-        good, whole = hits, surface
-        while mask.mean() < LEAST:
-            surface = DEFECTS[kind](whole, defect_rng)
-            hits = meet(surface, size)
-            mask = changed(good, hits)
-    return DemoScan(*sense(look(surface, hits, light), sensor_rng), mask)
+    harm = (lambda: DEFECTS[kind](surface, defect_rng)) if kind in DEFECTS else None
+    return scanned(surface, harm, light, size, sensor_rng)
 
 
 def main() -> None:

@@ -168,8 +168,13 @@ def _floor(surface: Surface, above: float = PLATE + LIP + 1) -> Floats:
 
 def _spot(surface: Surface, rng: np.random.Generator, clearance: float) -> tuple[int, int]:
     # Row and column of a place on the open plate, `clearance` away from ribs, boss, holes and lip where there is any.
-    open_plate = (surface.part & (np.abs(surface.height - PLATE) < 1.2)).astype(np.uint8)
-    distance = cv2.distanceTransform(open_plate, cv2.DIST_L2, 5) * PITCH
+    open_plate = surface.part & (np.abs(surface.height - PLATE) < 1.2)
+    return place(open_plate, rng, clearance)
+
+
+def place(where: NDArray[np.generic], rng: np.random.Generator, clearance: float) -> tuple[int, int]:
+    """Row and column of a point of a mask, `clearance` mm from its outline where there is any so far away."""
+    distance = cv2.distanceTransform(where.astype(np.uint8), cv2.DIST_L2, 5) * PITCH
     candidates = np.flatnonzero(distance >= min(clearance, 0.9 * float(distance.max())))
     row, column = divmod(int(candidates[rng.integers(candidates.size)]), CELLS)
     return row, column

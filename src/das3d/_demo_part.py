@@ -116,7 +116,7 @@ def part_coordinates(part: Part) -> tuple[Floats, Floats]:
 def surface_of(part: Part) -> Surface:
     """Build the part on its table."""
     rng = np.random.default_rng(part.texture)
-    table = TABLE * np.exp(0.3 * smooth_noise(rng, 0.6) + 0.12 * smooth_noise(rng, 12.0))[..., None]
+    table = draw_table(rng)
     flow, grain, dust = smooth_noise(rng, 30.0), smooth_noise(rng, 0.5), 0.12 * _dust(rng)[..., None]
     surface = Surface(
         height=np.zeros((CELLS, CELLS), np.float32),
@@ -144,6 +144,11 @@ def surface_of(part: Part) -> Surface:
     surface.gloss[here][solid] = 1 - 0.5 * label_on[solid]
     surface.part[here] = inside
     return surface
+
+
+def draw_table(rng: np.random.Generator) -> Floats:
+    """Albedo (CELLS, CELLS, 3) of the table."""
+    return floats(TABLE * np.exp(0.3 * smooth_noise(rng, 0.6) + 0.12 * smooth_noise(rng, 12.0))[..., None])
 
 
 def _window(x: Floats, y: Floats) -> tuple[slice, slice]:

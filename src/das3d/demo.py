@@ -18,9 +18,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from das3d._demo_camera import changed, draw_light, look, meet, sense
+from das3d._demo_camera import Light, changed, draw_light, look, meet, sense
 from das3d._demo_defects import DEFECTS
-from das3d._demo_part import draw_part, surface_of
+from das3d._demo_part import Surface, draw_part, surface_of
 from das3d.errors import DataError
 
 CATEGORY = "moulded_cover"
@@ -63,14 +63,22 @@ def render_part(
     part_rng, light_rng, sensor_rng, defect_rng = rng.spawn(4)
     part, light = draw_part(part_rng), draw_light(light_rng)
     surface = surface_of(part)
+    harm = None if defect is None else lambda: DEFECTS[defect](part, surface, defect_rng)
+    return scanned(surface, harm, light, size, sensor_rng)
+
+
+def scanned(
+    surface: Surface, harm: Callable[[], Surface] | None, light: Light, size: tuple[int, int], rng: np.random.Generator
+) -> DemoScan:
+    """What the sensors deliver of a surface, or of what `harm` makes of it, with the truth of what shows of that."""
     hits, mask = meet(surface, size), np.zeros(size, dtype=bool)
-    if defect is not None:
-        good, whole = hits, surface
+    if harm is not None:
+        good = hits
         while mask.mean() < LEAST:  # a scratch that fell into a hole is no defect: try another
-            surface = DEFECTS[defect](part, whole, defect_rng)
+            surface = harm()
             hits = meet(surface, size)
             mask = changed(good, hits)
-    return DemoScan(*sense(look(surface, hits, light), sensor_rng), mask)
+    return DemoScan(*sense(look(surface, hits, light), rng), mask)
 
 
 def make_demo(
