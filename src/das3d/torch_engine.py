@@ -70,9 +70,10 @@ def turned(rgb: Tensor | None, depth: Tensor | None, degrees: float) -> tuple[Te
 
 def turned_back(maps: Tensor, degrees: float) -> tuple[Tensor, Tensor]:
     """Maps (B, 1, S, S) of parts that were turned, as the parts lie, and (S, S) 1 where the turned view showed the part."""
+    if not degrees:
+        return maps, torch.ones_like(maps[0, 0])
     grid = _turn(maps, -degrees)
-    inside = (grid[0].abs() <= 1).all(dim=-1).float()
-    return F.grid_sample(maps, grid, align_corners=False) if degrees else maps, inside
+    return F.grid_sample(maps, grid, align_corners=False), (grid[0].abs() <= 1).all(dim=-1).float()
 
 
 def _turn(images: Tensor, degrees: float) -> Tensor:
