@@ -14,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.batches import LAMPS, Batch, GoodParts, Pose, draw_pose, make_batch, vary
+from das3d.batches import Batch, GoodParts, Pose, draw_pose, make_batch, moved
 from das3d.preparation import PreparedScan, Window
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
@@ -38,13 +38,8 @@ def good_parts(count: int = 5) -> GoodParts:
 
 
 def at_rest(count: int, **changes: float) -> Pose:
-    values = {
-        "turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, "gain": 1.0, "contrast": 1.0, **changes,
-    }  # fmt: skip
-    return Pose(
-        **{name: torch.full((count,), float(value)) for name, value in values.items()},
-        lighting=torch.ones(count, LAMPS, LAMPS),
-    )
+    values = {"turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, **changes}
+    return Pose(**{name: torch.full((count,), float(value)) for name, value in values.items()})
 
 
 def members(batch: Batch) -> tuple[Tensor, ...]:
@@ -96,7 +91,7 @@ def test_rgb_depth_and_foreground_move_together(
     turn: float, zoom: float, shift: tuple[float, float], mirror: float
 ) -> None:
     parts = good_parts(2)
-    rgb, depth, foreground = vary(
+    rgb, depth, foreground = moved(
         parts, at_rest(2, turn=turn, zoom=zoom, shift_u=shift[0], shift_v=shift[1], mirror=mirror)
     )
     torch.testing.assert_close(1 - depth, rgb[:, :1], atol=1e-5, rtol=0)
@@ -118,7 +113,7 @@ def test_the_outline_of_a_moved_part_takes_nothing_from_beyond_it(
     parts = good_parts(2)
     plain = GoodParts(100 * parts.foreground.byte().expand(-1, 3, -1, -1), torch.where(parts.foreground, 0.3, 1.0),
                       parts.foreground)  # fmt: skip
-    rgb, depth, foreground = vary(plain, at_rest(2, turn=turn, zoom=zoom, shift_u=shift[0], shift_v=shift[1]))
+    rgb, depth, foreground = moved(plain, at_rest(2, turn=turn, zoom=zoom, shift_u=shift[0], shift_v=shift[1]))
     assert foreground.any()
     torch.testing.assert_close(depth, torch.where(foreground, 0.3, 1.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(rgb, (100 / 255 * foreground).expand_as(rgb), atol=1e-5, rtol=0)
@@ -126,14 +121,14 @@ def test_the_outline_of_a_moved_part_takes_nothing_from_beyond_it(
 
 def test_a_pose_at_rest_changes_nothing() -> None:
     parts = good_parts()
-    rgb, depth, foreground = vary(parts, at_rest(5))
+    rgb, depth, foreground = moved(parts, at_rest(5))
     torch.testing.assert_close(rgb, parts.rgb.float() / 255, atol=1e-4, rtol=0)
     torch.testing.assert_close(depth, parts.depth, atol=1e-4, rtol=0)
     assert torch.equal(foreground, parts.foreground)
 
 
 @pytest.mark.parametrize(
-    ("pose", "moved"),
+    ("pose", "expected"),
     [
         ({"mirror": -1}, lambda x: x.flip(3)),
         ({"turn": math.pi / 2}, lambda x: x.rot90(1, (2, 3))),
@@ -143,53 +138,25 @@ def test_a_pose_at_rest_changes_nothing() -> None:
     ],
     ids=["mirror", "quarter", "half", "right", "down"],
 )
-def test_each_number_of_a_pose_does_what_it_says(pose: dict[str, float], moved: Any) -> None:
+def test_each_number_of_a_pose_does_what_it_says(pose: dict[str, float], expected: Any) -> None:
     parts = good_parts(2)
-    _, depth, foreground = vary(parts, at_rest(2, **pose))
-    assert torch.equal(foreground, moved(parts.foreground))
-    torch.testing.assert_close(depth, moved(parts.depth), atol=1e-3, rtol=0)
+    _, depth, foreground = moved(parts, at_rest(2, **pose))
+    assert torch.equal(foreground, expected(parts.foreground))
+    torch.testing.assert_close(depth, expected(parts.depth), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("zoom", [0.75, 1.25])
 def test_zoom_enlarges(zoom: float) -> None:
     parts = good_parts(1)
-    area = vary(parts, at_rest(1, zoom=zoom))[2].sum() / parts.foreground.sum()
+    area = moved(parts, at_rest(1, zoom=zoom))[2].sum() / parts.foreground.sum()
     assert float(area) == pytest.approx(zoom**2, rel=0.1)
 
 
-def test_gain_brightens_rgb_alone_and_within_bounds() -> None:
-    parts = good_parts(2)
-    rgb, depth, _ = vary(parts, at_rest(2))
-    for gain in (0.5, 3.0):
-        other_rgb, other_depth, _ = vary(parts, at_rest(2, gain=gain))
-        torch.testing.assert_close(other_rgb, (rgb * gain).clamp(max=1))
-        assert torch.equal(other_depth, depth)
-
-
-def test_contrast_and_lighting_change_rgb_alone_and_smoothly() -> None:
-    parts = good_parts(2)
-    rgb, depth, foreground = vary(parts, at_rest(2))
-    harsh, same_depth, _ = vary(parts, at_rest(2, contrast=1.5))
-    torch.testing.assert_close(harsh, rgb**1.5)
-    assert torch.equal(same_depth, depth)
-
-    lighting = 1 + 0.2 * torch.rand(2, LAMPS, LAMPS, generator=torch.Generator().manual_seed(0))
-    uneven, same_depth, _ = vary(parts, replace(at_rest(2), lighting=lighting))
-    assert torch.equal(same_depth, depth)
-    gain = (uneven / rgb).where(foreground, torch.nan)
-    assert float(gain[foreground.expand_as(gain)].min()) >= 1 and float(gain[foreground.expand_as(gain)].max()) <= 1.2
-    step = gain.diff(dim=-1).abs()
-    assert float(step[step.isfinite()].max()) < 0.2 / (SIDE / (LAMPS - 1)) + 1e-3  # a lamp's whole range over its reach
-
-
 def test_poses_keep_to_their_settings() -> None:
-    limits = TrainingSettings(
-        flip=True, rotation=20, zoom=0.1, shift=0.05, still=0, brightness=0.2, contrast=0.3, lighting=0.25
-    )
+    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, still=0)
     pose = draw_pose(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
         (pose.turn, 0, math.radians(20)), (pose.zoom, 1, 0.1), (pose.shift_u, 0, 0.05), (pose.shift_v, 0, 0.05),
-        (pose.gain, 1, 0.2), (pose.contrast.log(), 0, 0.3), (pose.lighting, 1, 0.25),
     ):  # fmt: skip
         spread = (values - centre).abs()
         assert 0.95 * limit < spread.max() <= limit + 1e-6
@@ -197,19 +164,18 @@ def test_poses_keep_to_their_settings() -> None:
     assert set(pose.mirror.unique().tolist()) == {-1.0, 1.0}
     assert abs(float(pose.mirror.mean())) < 0.06
 
-    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, brightness=0, contrast=0, lighting=0)
+    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0)
     pose = draw_pose(50, still, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(pose).items())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_a_share_of_parts_stays_still_in_varying_light(share: float) -> None:
+def test_a_share_of_parts_stays_still(share: float) -> None:
     pose = draw_pose(2000, TrainingSettings(still=share), torch.Generator().manual_seed(0))
     still = (pose.turn == 0) & (pose.zoom == 1) & (pose.shift_u == 0) & (pose.shift_v == 0)
     assert float(still.float().mean()) == pytest.approx(share, abs=0.04)
-    moved = (pose.turn != 0) & (pose.zoom != 1) & (pose.shift_u != 0) & (pose.shift_v != 0)
-    assert torch.equal(moved, ~still)
-    assert (pose.gain != 1).all() and (pose.contrast != 1).all()
+    moves = (pose.turn != 0) & (pose.zoom != 1) & (pose.shift_u != 0) & (pose.shift_v != 0)
+    assert torch.equal(moves, ~still)
 
 
 # ------------------------------------------------------------------------------------------- batches
@@ -312,7 +278,7 @@ def test_every_part_is_used() -> None:
     marked = replace(
         parts, rgb=parts.foreground.repeat(1, 3, 1, 1).byte() * torch.arange(20, 70, 10)[:, None, None, None].byte()
     )
-    still = ["rotation", "zoom", "shift", "brightness", "contrast", "lighting"]
+    still = ["rotation", "zoom", "shift", "brightness", "contrast", "lighting", "glare"]
     settings = small(*[f"training.{name}=0" for name in still])
     seen = torch.cat([make_batch(marked, settings, i).rgb.amax(dim=(1, 2, 3)) * 255 for i in range(8)]).round()
     assert set(seen.tolist()) == {20.0, 30.0, 40.0, 50.0, 60.0}

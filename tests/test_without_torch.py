@@ -21,7 +21,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
-    "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "losses", "network",
+    "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "light", "losses", "network",
     "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
 )  # fmt: skip
 

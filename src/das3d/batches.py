@@ -1,4 +1,4 @@
-"""Training batches: good parts, turned a little, then harmed. All on the device, all from (seed, iteration).
+"""Training batches: good parts, turned a little, in other light, then harmed. All on the device, from (seed, iteration).
 
 Every iteration seeds its own generator, so a resumed run needs no generator state to go on exactly as it would have, and
 each of several processes draws the whole batch and takes its share, so their number changes nothing.
@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from das3d.light import draw_light, lit
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
 from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resampled
-
-LAMPS = 5  # an uneven light is drawn at so many points a side and is smooth between them
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pose:
-    """How good parts and their light are varied, drawn before it is applied. All (B,) but `lighting`."""
+    """How good parts are moved, drawn before it is applied. All (B,)."""
 
     turn: Tensor  # radians
     zoom: Tensor
     shift_u: Tensor
     shift_v: Tensor
     mirror: Tensor  # +1 or -1
-    gain: Tensor
-    contrast: Tensor  # exponent of RGB
-    lighting: Tensor  # (B, LAMPS, LAMPS) gain from place to place
+
+    def __getitem__(self, index: slice) -> Pose:
+        return Pose(**{name: value[index] for name, value in vars(self).items()})
+
+    def to(self, device: torch.device | str) -> Pose:
+        return Pose(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:
@@ -94,29 +96,16 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
         shift_u=spread(settings.shift) * moves,
         shift_v=spread(settings.shift) * moves,
         mirror=torch.where(mirror, -1.0, 1.0),
-        gain=1 + spread(settings.brightness),
-        contrast=spread(settings.contrast).exp(),
-        lighting=1 + settings.lighting * (2 * torch.rand(batch, LAMPS, LAMPS, generator=generator) - 1),
     )
 
 
-def vary(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-    """RGB in (0, 1), depth and foreground of the parts in another pose and light; what comes into view is background."""
-    pose = Pose(**{name: value.to(parts.device) for name, value in vars(pose).items()})
-    rgb = parts.rgb.float() / 255
+def moved(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
+    """RGB in (0, 1), depth and foreground of the parts in another pose; what comes into view is background."""
     cos, sin = pose.turn.cos() / pose.zoom, pose.turn.sin() / pose.zoom
     rows = [cos * pose.mirror, -sin, 2 * pose.shift_u, sin * pose.mirror, cos, 2 * pose.shift_v]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, [len(rgb), 1, *rgb.shape[2:]], align_corners=False)
-    rgb, depth, foreground = resampled(rgb, parts.depth, parts.foreground, grid)
-    return lit(rgb, pose), depth, foreground
-
-
-def lit(rgb: Tensor, pose: Pose) -> Tensor:
-    """RGB (B, 3, S, S) in (0, 1) in other light: weaker or stronger, harsher or softer, and uneven."""
-    field = F.interpolate(pose.lighting[:, None], size=rgb.shape[2:], mode="bilinear", align_corners=True)
-    exponent, gain = pose.contrast[:, None, None, None], pose.gain[:, None, None, None]
-    return (rgb.pow(exponent) * (gain * field)).clamp_(0, 1)
+    grid = F.affine_grid(matrix, list(parts.depth.shape), align_corners=False)
+    return resampled(parts.rgb.float() / 255, parts.depth, parts.foreground, grid)
 
 
 def make_batch(
@@ -133,12 +122,13 @@ def make_batch(
     count = settings.training.batch
     index = torch.randint(len(parts), (count,), generator=generator)
     pose = draw_pose(count, settings.training, generator)
+    light = draw_light(count, settings.training, generator)
     rounds = draw_rounds(
         count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth,
         textures=0 if textures is None else len(textures),
     )  # fmt: skip
     own = slice(rank * count // ranks, (rank + 1) * count // ranks)
-    pose = Pose(**{name: value[own] for name, value in vars(pose).items()})
-    rgb, depth, foreground = vary(parts[index[own].to(parts.device)], pose)
+    rgb, depth, foreground = moved(parts[index[own].to(parts.device)], pose[own].to(parts.device))
+    rgb = lit(rgb, depth, foreground, light[own].to(parts.device))
     recipes = [recipe[own].to(parts.device) for recipe in rounds]
     return Batch(rgb, depth, apply_recipes(rgb, depth, foreground, recipes, settings.synthesis, textures), recipes)
