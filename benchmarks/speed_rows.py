@@ -101,7 +101,7 @@ def synthesis() -> list[Row]:
     few = 4
 
     def ours() -> None:
-        synthesise(*pairs, draw_recipe(count, settings, generator, textures=len(textures)), settings, textures)
+        synthesise(*pairs, draw_recipe(count, settings, generator, textures=textures), settings, textures)
 
     def plain() -> None:
         for i in range(few):
@@ -120,7 +120,7 @@ def synthesis() -> list[Row]:
     pictures_there = textures.cuda()
 
     def batch() -> None:
-        recipe = draw_recipe(many, settings, generator, textures=len(textures)).to("cuda")
+        recipe = draw_recipe(many, settings, generator, textures=textures).to("cuda")
         synthesise(*on_gpu, recipe, settings, pictures_there)
         torch.cuda.synchronize()
 

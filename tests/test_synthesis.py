@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sized
 from dataclasses import fields, replace
 from typing import Any
 
@@ -77,7 +78,7 @@ def pictures(count: int, side: int) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(99))
 
 
-def drawn(count: int, settings: SynthesisSettings, seed: int = 0, *, textures: int = 0, **fixed: Any) -> Recipe:
+def drawn(count: int, settings: SynthesisSettings, seed: int = 0, *, textures: Sized | None = None, **fixed: Any) -> Recipe:
     """A recipe with the entries in `fixed` set by hand."""
     recipe = draw_recipe(count, settings, torch.Generator().manual_seed(seed), textures=textures)
     return replace(recipe, **{name: torch.full_like(getattr(recipe, name), value) for name, value in fixed.items()})
@@ -135,7 +136,7 @@ def test_the_paper_s_pixels(changes: dict[str, Any]) -> None:
     count, side, settings = 12, 64, paper(**changes)
     rgb, depth, foreground = good_pairs(count, side)
     textures = pictures(4, side)
-    recipe = drawn(count, settings, textures=4)
+    recipe = drawn(count, settings, textures=range(4))
     harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
     noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, side).double().numpy()
     defects = 0
@@ -158,7 +159,7 @@ def test_the_oracle_agrees_from_the_noise_on() -> None:
     count, side = 12, 96
     rgb, depth, foreground = good_pairs(count, side)
     textures = pictures(3, side)
-    recipe = drawn(count, PAPER, textures=3)
+    recipe = drawn(count, PAPER, textures=range(3))
     noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, side)
     harmed = synthesise(rgb, depth, foreground, recipe, PAPER, textures)
     for i in range(count):
@@ -258,7 +259,7 @@ def test_drawn_numbers_keep_to_the_ranges_of_the_settings() -> None:
         threshold_low=0.2, threshold_high=0.25, sigma_low=0.01, sigma_high=0.011, magnitude_low=0.3, magnitude_high=0.31,
         spot_low=0.05, spot_high=0.06, opacity_rest=0.1, perlin_octaves=1, shaded=0.25,
     )  # fmt: skip
-    recipe = drawn(4000, settings, textures=7)
+    recipe = drawn(4000, settings, textures=range(7))
     for name, low, high in (
         ("threshold", 0.2, 0.25), ("sigma", 0.01, 0.011), ("magnitude", 0.3, 0.31), ("radius", 0.05, 0.06),
         ("beta", 0, 0.1), ("edge", 0, 1.5), ("texture", 0, 6), ("alpha", -0.5, 0.5), ("aspect", 1, 3), ("sign", -1, 1),
@@ -435,7 +436,7 @@ def test_without_opacity_a_defect_is_its_texture() -> None:
     settings = paper(opacity_rest=0.0, drop=0.0, magnitude_low=0.1)
     rgb, depth, foreground = good_pairs(10, 48)
     textures = pictures(5, 48)
-    recipe = drawn(10, settings, textures=5)
+    recipe = drawn(10, settings, textures=range(5))
     harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
     where = (harmed.mask > 0).expand_as(rgb)
     torch.testing.assert_close(harmed.rgb[where], textures[recipe.texture][where])
@@ -624,7 +625,7 @@ def test_what_every_defect_keeps_to(settings: SynthesisSettings, seed: int, with
     rgb, depth, foreground = good_pairs(count, side, seed)
     before = rgb.clone(), depth.clone(), foreground.clone()
     textures = pictures(3, side) if with_pictures else None
-    recipe = drawn(count, settings, seed, textures=3 if with_pictures else 0)
+    recipe = drawn(count, settings, seed, textures=range(3) if with_pictures else None)
     harmed = synthesise(rgb, depth, foreground, recipe, settings, textures)
     assert all(torch.equal(one, other) for one, other in zip(before, (rgb, depth, foreground), strict=True))
 

@@ -124,9 +124,8 @@ def make_batch(
     pose = draw_pose(count, settings.training, generator)
     light = draw_light(count, settings.training, generator)
     rounds = draw_rounds(
-        count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth,
-        textures=0 if textures is None else len(textures),
-    )  # fmt: skip
+        count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth, textures=textures
+    )
     own = slice(rank * count // ranks, (rank + 1) * count // ranks)
     rgb, depth, foreground = moved(parts[index[own].to(parts.device)], pose[own].to(parts.device))
     rgb = lit(rgb, depth, foreground, light[own].to(parts.device))

@@ -11,7 +11,7 @@ written down and make it again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,7 @@ def harm_pairs(
         for each of ``settings.rounds``, which `apply_recipes` makes the same pixels of again.
     """
     settings = settings or SynthesisSettings()
-    recipes = draw_recipes(
-        range(first, first + len(rgb)), settings, seed, rgb=use_rgb, depth=use_depth,
-        textures=0 if textures is None else len(textures),
-    )  # fmt: skip
+    recipes = draw_recipes(range(first, first + len(rgb)), settings, seed, rgb=use_rgb, depth=use_depth, textures=textures)
     recipes = [recipe.to(rgb.device) for recipe in recipes]
     return apply_recipes(rgb, depth, foreground, recipes, settings, textures), recipes
 
@@ -77,7 +74,7 @@ def draw_recipes(
     *,
     rgb: bool = True,
     depth: bool = True,
-    textures: int = 0,
+    textures: Sized | None = None,
 ) -> list[Recipe]:
     """Recipes of the pairs with these numbers, one for each round; each pair has a generator of its own."""
     rounds: list[list[dict[str, Any]]] = [[] for _ in range(settings.rounds)]
@@ -233,7 +230,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         """Pair `number`, with its recipes."""
         recipes = draw_recipes(
             [number], self.settings.synthesis, self.seed, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth,
-            textures=0 if self._textures is None else len(self._textures),
+            textures=self._textures,
         )  # fmt: skip
         return self.again(number, self.names[number % len(self.names)], recipes)
 

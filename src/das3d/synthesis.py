@@ -13,7 +13,7 @@ away from the camera, masks (B, 1, S, S) bool.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,7 +133,7 @@ def draw_recipe(
     *,
     rgb: bool = True,
     depth: bool = True,
-    textures: int = 0,
+    textures: Sized | None = None,
 ) -> Recipe:
     """Draw all random numbers for `batch` pairs.
 
@@ -141,7 +141,7 @@ def draw_recipe(
         settings: ranges and frequencies.
         generator: on the CPU, so that a seed gives the same recipe whatever the device.
         rgb, depth: which modalities are used; an unused one counts as unharmed.
-        textures: how many texture pictures there are to choose from.
+        textures: the pictures there are to choose from; their number counts.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -167,7 +167,7 @@ def draw_recipe(
         magnitude=uniform(settings.magnitude_low, settings.magnitude_high),
         sign=torch.randint(-1, 2, (batch,), generator=generator).float(),
         beta=uniform(0, settings.opacity_rest),
-        texture=torch.randint(0, max(textures, 1), (batch,), generator=generator),
+        texture=torch.randint(0, 1 if textures is None else len(textures), (batch,), generator=generator),
         colour=uniform(0, 1, 2, 3),
         own_colour=uniform(0, settings.own_colour),
         own_hue=(uniform(0, 1) < settings.own_hue).float(),
@@ -186,7 +186,7 @@ def draw_rounds(
     *,
     rgb: bool = True,
     depth: bool = True,
-    textures: int = 0,
+    textures: Sized | None = None,
 ) -> list[Recipe]:
     """Recipes for all of ``settings.rounds``, one a round; a share of `harmless` pairs is left whole in every one.
 
