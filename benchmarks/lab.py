@@ -294,7 +294,7 @@ def main() -> None:
     }  # fmt: skip
     options.table.parent.mkdir(parents=True, exist_ok=True)
     new = not options.table.exists()
-    with options.table.open("a", newline="") as file:
+    with options.table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         if new:
             writer.writeheader()

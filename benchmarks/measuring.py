@@ -94,7 +94,7 @@ def peak_memory(work: Callable[[], Any]) -> float | None:
         return None
 
     def held(name: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(name))
         return int(line.split()[1]) / 1024
 
     with contextlib.suppress(OSError, AttributeError):
@@ -120,7 +120,7 @@ def machine() -> list[str]:
     info = Path("/proc/cpuinfo")
     flags: set[str] = set()
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             cpu = value.strip() if name.strip() == "model name" else cpu
             flags = set(value.split()) if name.strip() == "flags" else flags

@@ -391,7 +391,7 @@ def pace_of(source: Path, data: Path, out: Path, kept: Path) -> list[float]:
     environment = {**os.environ, "PYTHONPATH": str(source), "DAS3D_CACHE": str(kept)}
     command = [sys.executable, "-m", "das3d", "train", str(data), "--out", str(out), "--preset", "fast", "--budget", "30s"]
     subprocess.run(command, env=environment, capture_output=True, check=True)
-    with (out / "losses.csv").open(newline="") as file:
+    with (out / "losses.csv").open(newline="", encoding="utf-8") as file:
         rows = [float(row["samples_per_second"]) for row in csv.DictReader(file)]
     return rows[1:] or rows  # the first holds what is done once
 

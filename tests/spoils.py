@@ -14,10 +14,10 @@ from das3d.preparation import find_foreground, fit_background
 
 
 class Parts:
-    """The good training parts of a category in the layout of MVTec 3D-AD that a test may change."""
+    """The good parts of a split of a category in the layout of MVTec 3D-AD that a test may change."""
 
-    def __init__(self, category: Path) -> None:
-        self.folder = category / "train" / "good"
+    def __init__(self, category: Path, split: str = "train") -> None:
+        self.folder = category / split / "good"
 
     def rgb(self, name: str) -> NDArray[np.uint8]:
         return np.asarray(cv2.imread(str(self.folder / "rgb" / f"{name}.png"))[..., ::-1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scenes import Box, Dome, see
 
+from das3d import cache
 from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
@@ -92,6 +95,34 @@ def test_a_key_changes_with_the_files_and_with_all_else_that_is_named(tmp_path: 
     os.utime(first, ns=(10**18, 10**18))
     others.append(key_of([first], {"size": 64}, 0.1))
     assert len({key, *others}) == len(others) + 1
+
+
+def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(cache.__file__).parent
+    used = {
+        name
+        for file in cache.CODE
+        for name in re.findall(r"^\s*from das3d\.(\w+) import", (package / file).read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    known = {file.removesuffix(".py") for file in cache.CODE}
+    assert used - known == {"errors", "settings"}, "messages change no scan; settings are part of the key by their values"
+
+    file = tmp_path / "a.npy"
+    file.write_bytes(b"1")
+    before = key_of([file])
+    copy = tmp_path / "das3d"
+    copy.mkdir()
+    for name in cache.CODE:
+        shutil.copy(package / name, copy)
+    monkeypatch.setattr(cache.resources, "files", lambda _: copy)
+    for name in (None, *cache.CODE):
+        if name:
+            (copy / name).write_bytes((copy / name).read_bytes() + b"\n")
+        cache._code.cache_clear()
+        assert (key_of([file]) == before) == (name is None), name
+        before = key_of([file])
+    monkeypatch.undo()
+    cache._code.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------- content

@@ -86,7 +86,9 @@ def test_another_rate_needs_no_parts(tiny_run: Runs, tmp_path: Path) -> None:
     found = load(out).threshold
     assert known is not None and found is not None
     assert found.good_scores == known.good_scores and found.synthetic_scores == known.synthetic_scores
-    assert (found.requested == 0.5 and found.value == min(known.value, *known.good_scores)) or found.parts == 2
+    scores = sorted(known.good_scores)
+    assert found.requested == 0.5 and found.parts == len(scores) == 2
+    assert found.value == scores[-1], "of two parts, one may be above the lower one in a third of all cases, not in half"
 
 
 def test_command_wants_parts_or_a_rate(tiny_run: Runs, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tiny import das3d
 from das3d.datacheck import DataCheck, check_data
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
+from das3d.preparation import fit_background, plane_depth
 from das3d.settings import make_settings
 
 SIZE = (96, 112)
@@ -48,6 +49,22 @@ def sound_check(sound: Path) -> DataCheck:
 
 def test_a_sound_set_has_no_suspects(sound_check: DataCheck) -> None:
     assert suspects(sound_check) == {} and sound_check.twins == ()
+
+
+def test_a_part_that_cannot_be_prepared_is_pointed_at_and_the_others_are_looked_at(
+    parts: Parts, sound_check: DataCheck
+) -> None:
+    held_out = Parts(parts.folder.parent.parent, split="validation")
+    points = held_out.points("001")
+    fit = fit_background(points[..., 2], points[..., 2] > 0)
+    assert fit is not None
+    points[..., 2] = plane_depth(fit.plane, SIZE)
+    middle = tuple(slice(side // 2 - 3, side // 2 + 3) for side in SIZE)
+    points[(*middle, 2)] -= 0.02  # a crumb on the empty table
+    held_out.write("001", points=points)
+    found = check(parts)
+    assert suspects(found) == {"001": ["not to be prepared"]}
+    assert "no part?" in found.suspects[0].reasons[0].text and len(found.facts) == len(sound_check.facts)
 
 
 def test_facts_are_those_of_the_rendered_parts(sound_check: DataCheck) -> None:

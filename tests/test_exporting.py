@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -260,6 +261,18 @@ def test_file_device_and_engine_must_go_together(
     shutil.copy(tiny_run() / MODEL_FILE if name == MODEL_FILE else tiny_onnx, tmp_path / name)
     with pytest.raises(ModelError, match=message):
         load(tmp_path / name, device, engine)
+
+
+def test_without_a_cuda_device_to_use_onnx_runtime_takes_the_cpu_unless_told_otherwise(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As built for CUDA, where no device can be used: it warns and takes the CPU.
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr("das3d.onnx_engine.has_cuda", lambda: True)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda file, options, **_: session(file, options))
+    assert load(tiny_onnx, "auto", "onnxruntime").engine.device == "CPU"
+    with pytest.raises(ModelError, match="expected one that ONNX Runtime can use here, found 'cuda'"):
+        load(tiny_onnx, "cuda", "onnxruntime")
 
 
 @pytest.mark.parametrize(

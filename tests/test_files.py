@@ -385,6 +385,14 @@ def test_a_depth_format_that_cannot_work_is_refused(values: dict[str, float]) ->
         DepthFormat(**values)
 
 
+def test_what_a_unit_does_not_say_is_known_for_counts_of_the_same_scale_alone() -> None:
+    sensor = DepthFormat(6e-6, 0.3, 65535, 580.0)
+    assert DepthFormat(6e-6).over(sensor) == sensor
+    assert DepthFormat(6e-6, 0.1, 0).over(sensor) == DepthFormat(6e-6, 0.1, 0, 580.0)
+    assert DepthFormat(1e-3).over(sensor) == DepthFormat(1e-3, focal_length=580.0)
+    assert DepthFormat(1e-3).over(None) == DepthFormat(1e-3)
+
+
 def test_reading_warns_of_nothing_and_leaves_files_as_they_are(tmp_path: Path) -> None:
     paths = [write_member(tmp_path / name, array) for name, array in (
         ("a.png", PART.rgb), ("d.png", PART.counts), ("d.tiff", PART.points), ("d.ply", PART.points),

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from das3d.errors import SettingsError
-from das3d.inspections import Inspection, Inspections
+from das3d.inspections import DATABASE_FILE, Inspection, Inspections
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -142,6 +142,16 @@ def test_a_start_sweeps_what_a_crash_left_and_nothing_else(tmp_path: Path) -> No
     assert half.is_dir() and record(idle, inspection()).id, "one that only slept goes on"
     for service in (crashed, idle, busy):
         service.close()
+
+
+@pytest.mark.parametrize("name", ["what?mode=ro", "100%20", "ä #1", "a@b:c"])
+def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    if os.name == "nt" and set(name) & set("?:"):
+        pytest.skip("Windows has no such names")
+    inspections = Inspections(tmp_path / name)
+    inspections.close()
+    assert (tmp_path / name / DATABASE_FILE).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_two_services_share_a_database(inspections: Inspections, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scenes import Scene, see
+from scipy import ndimage
 from tiny import das3d
 
 from das3d.demo import CATEGORY
@@ -31,6 +32,7 @@ from das3d.prediction import with_focal_length
 from das3d.preparation import PreparedScan, Statistics, Window, measure, prepare
 from das3d.regions import (
     BINS,
+    SMALLEST,
     Moments,
     Region,
     RegionNorms,
@@ -150,6 +152,29 @@ def test_pieces_are_apart_above_the_level_and_never_none(seed: int, pixel: float
         assert not (together.astype(bool) & (values <= pixel)).any()
         if share < 1 and len(found) > 1:
             assert all(s > share * score for _, s in found)
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1.1), window=st.sampled_from([1, 5]))
+@settings(max_examples=40, deadline=None)
+def test_pieces_are_those_that_looking_at_each_alone_finds(seed: int, share: float, window: int) -> None:
+    values = cv2.GaussianBlur(np.random.default_rng(seed).random((48, 48), dtype=np.float32), (0, 0), 1.5)
+    filtered, pixel = mean_filtered(values, window), float(np.quantile(values, 0.9))
+    threshold = share * float(filtered.max())
+    labels, count = ndimage.label(ndimage.binary_dilation(values > pixel, np.ones((5, 5))), np.ones((3, 3)))
+    reach = ndimage.maximum_filter(labels, window)  # a window whose centre lies beside pieces counts for the last of them
+    every = []
+    for label in range(1, count + 1):
+        mask = (values > pixel) & (labels == label)
+        every.append((mask, float(filtered[(labels == label) | ((labels == 0) & (reach == label))].max())))
+    expected = [(mask, score) for mask, score in every if score > threshold and mask.sum() >= SMALLEST]
+    expected = expected or [max(every, key=lambda piece: piece[1])]
+    found = components(values, pixel, threshold, window)
+    for (mask, score), (known, known_score) in zip(_by_place(found), _by_place(expected), strict=True):
+        assert np.array_equal(mask, known) and score == pytest.approx(known_score)
+
+
+def _by_place(pieces: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
+    return sorted(pieces, key=lambda piece: int(np.flatnonzero(piece[0])[0]))
 
 
 def test_one_good_pixel_in_a_thousand_is_above_the_pixel_threshold() -> None:

@@ -26,8 +26,8 @@ def parts(count: int = 3) -> GoodParts:
 
 def from_folder(folder: Path) -> torch.Tensor:
     textures = load_textures(SynthesisSettings(texture="folder", texture_folder=str(folder)), parts())
-    assert textures is not None
-    return textures
+    assert textures is not None and textures.dtype == torch.uint8
+    return textures.float() / 255
 
 
 def write(path: Path, rgb: tuple[int, int, int], size: tuple[int, int] = (SIDE, SIDE)) -> None:
@@ -43,8 +43,7 @@ def test_generated_textures_need_no_pictures() -> None:
 def test_the_training_parts_can_be_the_textures() -> None:
     good = parts()
     textures = load_textures(SynthesisSettings(texture="parts"), good)
-    assert textures is not None and textures.dtype == torch.float32
-    assert torch.equal(textures * 255, good.rgb.float())
+    assert textures is not None and torch.equal(textures, good.rgb)
 
 
 def test_a_folder_is_read_in_the_order_of_its_names_with_all_below_it(tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_all_below_it(tmp_path: 
     write(tmp_path / "d.bmp", (51, 51, 51))
     (tmp_path / "notes.txt").write_text("not a picture")
     textures = from_folder(tmp_path)
-    assert textures.shape == (4, 3, SIDE, SIDE) and textures.dtype == torch.float32
+    assert textures.shape == (4, 3, SIDE, SIDE)
     want = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.2, 0.2]])
     torch.testing.assert_close(textures.mean(dim=(2, 3)), want, atol=0.01, rtol=0)
 
@@ -88,7 +87,7 @@ def test_of_many_parts_some_are_taken_from_everywhere() -> None:
     good = parts(count)
     textures = load_textures(SynthesisSettings(texture="parts"), good)
     assert textures is not None
-    assert torch.equal(textures * 255, good.rgb[::2].float())
+    assert torch.equal(textures, good.rgb[::2])
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
-    "_batch_norm", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "light", "losses", "network",
-    "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
+    "_batch_norm", "_bundle", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "light", "losses",
+    "network", "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
 )  # fmt: skip
 
 

@@ -73,9 +73,9 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     if not (folder / "metrics.json").is_file():
         return None
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         limit = metrics["threshold"]["value"] if metrics["threshold"] else None
-        with (folder / "scores.csv").open(newline="") as file:
+        with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             regions = read_regions(folder / "regions.json")
             rows = [row_of(values, limit, regions.get(values["id"], ())) for values in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -94,7 +94,7 @@ def read_regions(file: Path) -> dict[str, tuple[Region, ...]]:
     """The regions of parts by id; none where an older version evaluated."""
     if not file.is_file():
         return {}
-    parts = json.loads(file.read_text())["parts"]
+    parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
     return {part["id"]: tuple(Region(**region) for region in part["regions"]) for part in parts}
 
 

@@ -6,13 +6,13 @@ import asyncio
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,6 +38,7 @@ def make_app(
     key: str | None = None,
     *,
     keep_scans: bool = True,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The application. It takes `inspections` over and closes them when it stops.
 
@@ -47,6 +48,7 @@ def make_app(
         limits: what it takes on.
         key: that every request must show, None for a service open to whoever reaches it.
         keep_scans: whether uploads are kept beside the maps.
+        hosts: names under which it may be asked, None for any.
     """
     service = Service(models, inspections, limits, keep_scans=keep_scans)
 
@@ -60,7 +62,7 @@ def make_app(
         description="Finds defects in products from RGB + 3D scans. Every verdict is recorded before it is answered.",
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(Gate, key=key, limits=limits, metrics=service.metrics)
+    app.add_middleware(Gate, key=key, limits=limits, metrics=service.metrics, hosts=hosts)
     _add_inspections(app, service)
     _add_operation(app, service)
     _add_page(app)
@@ -147,15 +149,22 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         "/inspections/{id}/overlay.png", responses=WRONG | {200: {"content": {"image/png": {}}}}, tags=["inspections"],
         response_class=Response,
     )  # fmt: skip
-    def get_overlay(id: int) -> Response:
+    async def get_overlay(id: int) -> Response:
         """The anomaly map as heat over the scan."""
-        inspection = service.find(id)
-        return Response(overlay_png(service.inspections, inspection, service.scale(inspection)), media_type="image/png")
+
+        def picture() -> bytes:
+            inspection = service.find(id)
+            return overlay_png(service.inspections, inspection, service.scale(inspection))
+
+        return Response(await service.look(picture), media_type="image/png")
 
     @app.get("/inspections/{id}/view", include_in_schema=False)
-    def get_view(id: int) -> dict[str, Any]:
-        inspection = service.find(id)
-        return view(service.inspections, inspection) | {"scale": service.scale(inspection)}
+    async def get_view(id: int) -> dict[str, Any]:
+        def data() -> dict[str, Any]:
+            inspection = service.find(id)
+            return view(service.inspections, inspection) | {"scale": service.scale(inspection)}
+
+        return await service.look(data)
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
@@ -165,11 +174,9 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
-    def readyz() -> dict[str, str]:
+    async def readyz() -> dict[str, str]:
         """Whether it can inspect: models are loaded and the database answers. Send it no parts where this is not 200."""
-        if not service.batches.alive:
-            raise HTTPException(503, "the thread that computes has ended")
-        service.inspections.check()
+        await service.check()
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["operation"], responses=WRONG, response_class=Response)

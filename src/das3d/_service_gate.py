@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from das3d.errors import one_line
 
 OPEN = ("/healthz", "/readyz", "/")  # without a key: probes, and the page, which asks for the key itself
 OPEN_FOLDER = "/assets/"
@@ -32,7 +36,8 @@ class Limits:
         upload: bytes of one request.
         pixels: of one scan.
         seconds: that an upload may take, and after it the inspection.
-        readers: uploads that are decoded at once; each may take 30 bytes of memory a pixel.
+        readers: uploads that are decoded at once, and past scans besides, for those who look at them; each may take 60
+            bytes of memory a pixel.
     """
 
     queue: int = 32
@@ -74,10 +79,12 @@ class Metrics:
 
 
 class Gate:
-    """Middleware: API key, admission, size and time of uploads, metrics, headers."""
+    """Middleware: names of the host, API key, admission, size and time of uploads, metrics, headers."""
 
-    def __init__(self, app: ASGIApp, *, key: str | None, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(
+        self, app: ASGIApp, *, key: str | None, limits: Limits, metrics: Metrics, hosts: Collection[str] | None = None
+    ) -> None:
+        self._app, self._limits, self._metrics, self._hosts = app, limits, metrics, hosts
         self._key = None if key is None else key.encode()
         self._under_way = 0
         metrics.queue.set(limits.queue)
@@ -105,7 +112,13 @@ class Gate:
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, path = Headers(scope=scope), scope["path"]
-        if not self._knows(headers) and path not in OPEN and not path.startswith(OPEN_FOLDER):
+        if self._hosts is not None and (host := _host_in(headers)) not in self._hosts:
+            # A page that lets its own name point here (DNS rebinding) may read and send what it likes otherwise.
+            detail = (
+                f"expected a request to {', '.join(self._hosts)}, found one to {one_line(host)!r}; a key lifts this limit"
+            )
+            await self._turn_away(scope, receive, send, 421, detail)
+        elif not self._knows(headers) and path not in OPEN and not path.startswith(OPEN_FOLDER):
             detail = "expected the API key in the header X-API-Key or Authorization: Bearer"
             await self._turn_away(scope, receive, send, 401, detail, {"WWW-Authenticate": "Bearer"})
         elif scope["method"] != "POST":
@@ -174,6 +187,13 @@ class Gate:
             except HTTPException:
                 pass
         await JSONResponse({"detail": detail}, status, headers)(scope, receive, send)
+
+
+def _host_in(headers: Headers) -> str:
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:  # brackets that enclose no address
+        return ""
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

@@ -27,6 +27,7 @@ from das3d.inspections import Inspection, Inspections, Verdict
 from das3d.preparation import PreparedScan, prepare
 
 T = TypeVar("T")
+PROBE_SECONDS = 5.0  # for the database to answer a probe
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Service:
         self.batches = Batches(limits.batch, self.metrics.batch.observe)
         self._readers = ThreadPoolExecutor(limits.readers, "das3d reader")
         self._writers = ThreadPoolExecutor(4, "das3d writer")
+        # Threads of their own for those who look and those who ask how it goes: the line does not wait for them.
+        self._viewers = ThreadPoolExecutor(limits.readers, "das3d viewer")
+        self._probe = ThreadPoolExecutor(1, "das3d probe")
+        self._looking = 0
 
     async def inspect(
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
@@ -113,6 +118,27 @@ class Service:
         self.metrics.scores.labels(served.name).observe(row.score)
         return row
 
+    async def look(self, work: Callable[[], T]) -> T:
+        """What `work` makes of a scan that is kept; 429 where too many look already."""
+        if self._looking >= self.limits.queue:
+            detail = f"{self.limits.queue} past scans are being looked at, as many as this service shows at once; try again"
+            raise HTTPException(429, detail, {"Retry-After": "1"})
+        self._looking += 1
+        try:
+            return await self._in(self._viewers, work)
+        finally:
+            self._looking -= 1
+
+    async def check(self) -> None:
+        """Raise 503 where it cannot inspect."""
+        if not self.batches.alive:
+            raise HTTPException(503, "the thread that computes has ended")
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._in(self._probe, self.inspections.check)
+        except TimeoutError:
+            raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
+
     def choose(self, name: str | None) -> ServedModel:
         """The model of this name; without a name the only one."""
         if not name and len(self.models) == 1:
@@ -139,8 +165,10 @@ class Service:
     def close(self) -> None:
         """Finish what was taken in, then let everything go."""
         self._readers.shutdown()
+        self._viewers.shutdown()
         self.batches.close()
         self._writers.shutdown()
+        self._probe.shutdown(wait=False)
         self.inspections.close()
 
     def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from das3d._bundle import Bundle
 from das3d.light import draw_light, lit
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
@@ -21,7 +22,7 @@ from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resample
 
 
 @dataclass(frozen=True)
-class GoodParts:
+class GoodParts(Bundle):
     """Prepared good parts as tensors on one device, all members together.
 
     Attributes:
@@ -41,18 +42,9 @@ class GoodParts:
         foreground = torch.from_numpy(np.stack([scan.foreground for scan in scans]))[:, None]
         return cls(rgb, depth, foreground).to(device)
 
-    def to(self, device: torch.device | str) -> GoodParts:
-        return GoodParts(self.rgb.to(device), self.depth.to(device), self.foreground.to(device))
-
-    def __len__(self) -> int:
-        return int(self.rgb.shape[0])
-
     @property
     def device(self) -> torch.device:
         return self.rgb.device
-
-    def __getitem__(self, index: Tensor) -> GoodParts:
-        return GoodParts(self.rgb[index], self.depth[index], self.foreground[index])
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Pose:
+class Pose(Bundle):
     """How good parts are moved, drawn before it is applied. All (B,)."""
 
     turn: Tensor  # radians
@@ -74,12 +66,6 @@ class Pose:
     shift_u: Tensor
     shift_v: Tensor
     mirror: Tensor  # +1 or -1
-
-    def __getitem__(self, index: slice) -> Pose:
-        return Pose(**{name: value[index] for name, value in vars(self).items()})
-
-    def to(self, device: torch.device | str) -> Pose:
-        return Pose(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from das3d.cache import write_atomically
+from das3d.choices import Modality
 from das3d.console import say
 from das3d.datasets import find_categories, find_dataset
 from das3d.detector import MODEL_FILE, load
@@ -24,7 +25,7 @@ from das3d.evaluation import evaluate
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.run import differences, train
-from das3d.settings import Modality, Settings, flatten, settings_from_dict
+from das3d.settings import Settings, flatten, settings_from_dict
 
 RECIPE_FILE = "benchmark.json"
 METRICS_FILE = "metrics.json"
@@ -205,9 +206,9 @@ def outcome_of(run: Run) -> Outcome:
     """What the run's folder says."""
     file = run.folder / "evaluation" / METRICS_FILE
     if run.finished:
-        return Outcome(run, json.loads(file.read_text()))
+        return Outcome(run, json.loads(file.read_text(encoding="utf-8")))
     failed = run.folder / ERROR_FILE
-    return Outcome(run, error=failed.read_text().split("\n", 1)[0] if failed.is_file() else "not run yet")
+    return Outcome(run, error=failed.read_text(encoding="utf-8").split("\n", 1)[0] if failed.is_file() else "not run yet")
 
 
 def _failed(run: Run, line: str, details: str) -> Outcome:
@@ -229,7 +230,7 @@ def _keep_recipe(plan: Plan) -> list[Run]:
     asked: list[Any] = [[run.variant, run.category, run.modality, run.seed] for run in plan.runs()]
     if file.is_file():
         try:
-            known = json.loads(file.read_text())
+            known = json.loads(file.read_text(encoding="utf-8"))
             before = known["recipe"]
             asked = [*known["runs"], *(run for run in asked if run not in known["runs"])]
             shared = {name: before["variants"][name] for name in recipe["variants"] if name in before["variants"]}

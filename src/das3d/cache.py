@@ -1,7 +1,8 @@
 """Prepared scans on disk, outside the user's data, so that preparation is paid once.
 
 One TIFF file a scan, named by a hash of everything that it depends on: the part's files (path, size, time of change), how
-depth is read, the statistics and the settings. A changed file or setting gives another name; nothing is ever stale.
+depth is read, the statistics, the settings and the code that reads and prepares. Whatever changes gives another name, so
+nothing is ever stale; and nothing is ever deleted, which is left to whoever empties the folder.
 The pages (RGB, depth, flags) open in any viewer; a checksum stands behind them, so a damaged file is written again.
 """
 
@@ -11,6 +12,8 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +23,7 @@ import numpy as np
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
-FORMAT = 3
+CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "preparation.py", "scan.py")  # what prepared scans depend on
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes
@@ -37,14 +40,20 @@ def cache_folder() -> Path:
 def key_of(files: list[Path], *what: Any) -> str:
     """Name of what depends on these files and on `what` (plain values)."""
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    text = json.dumps([FORMAT, stats, what], sort_keys=True, default=str)
+    text = json.dumps([_code(), stats, what], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    sources = resources.files("das3d")
+    return hashlib.sha256(b"\0".join((sources / name).read_bytes() for name in CODE)).hexdigest()
 
 
 def load_json(key: str) -> Any | None:
     """What `save_json` kept under this key, or None."""
     try:
-        return json.loads((cache_folder() / f"{key}.json").read_text())
+        return json.loads((cache_folder() / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

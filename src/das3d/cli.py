@@ -8,14 +8,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 import das3d
+from das3d.choices import EngineChoice, Modality, Precision, Preset, Target
 from das3d.errors import Das3dError, DataError, ModelError, SettingsError, explained
 
 app = typer.Typer(
@@ -26,36 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Find defects in products from RGB + 3D scans, having seen good parts only.",
 )
-
-
-class ModalityOption(StrEnum):
-    both = "rgb+depth"
-    rgb = "rgb"
-    depth = "depth"
-
-
-class PresetOption(StrEnum):
-    fast = "fast"
-    paper = "paper"
-    demo = "demo"
-
-
-class EngineOption(StrEnum):
-    auto = "auto"
-    torch = "torch"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-
-
-class TargetOption(StrEnum):
-    onnx = "onnx"
-    openvino = "openvino"
-
-
-class PrecisionOption(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,7 +65,7 @@ MaxFalseAlarm = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 EngineName = Annotated[
-    EngineOption, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
+    EngineChoice, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
 ]
 Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetensors, ONNX, OpenVINO).")]
 RayAddress = Annotated[
@@ -129,7 +99,7 @@ def inspect(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for contact sheets, check.json and settings.toml.")
     ] = Path("inspection"),
-    preset: Annotated[PresetOption, typer.Option(help="Preset to train with later.")] = PresetOption.fast,
+    preset: Annotated[Preset, typer.Option(help="Preset to train with later.")] = "fast",
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     light: Light = None,
     depth_unit: DepthUnit = None,
@@ -141,7 +111,7 @@ def inspect(
     from das3d.layouts import DEFAULT_LIGHT
 
     lit = DEFAULT_LIGHT if light is None else light
-    check = check_data(data, category, preset=preset.value, file=settings, light=lit, depth_format=depth_format)
+    check = check_data(data, category, preset=preset, file=settings, light=lit, depth_format=depth_format)
     write_check(check, out)
     print_check(check)
     print(f"parts.png, oddest.png, check.json and settings.toml in {out}")
@@ -154,8 +124,8 @@ def synth(
     category: Category = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for pairs.png and recipes.json.")] = Path("synthesis"),
     count: Annotated[int, typer.Option(min=1, max=200, help="How many pairs.")] = 8,
-    modality: Annotated[ModalityOption | None, typer.Option(help="What is harmed; rgb+depth by default.")] = None,
-    preset: Annotated[PresetOption | None, typer.Option(help="Where the settings start; fast by default.")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="What is harmed; rgb+depth by default.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Where the settings start; fast by default.")] = None,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.magnitude_high=0.3; repeatable.")
@@ -183,8 +153,8 @@ def synth(
         preview_again(data, recipe, out, index=index, category=category, light=lit, depth_format=depth_format)
         return
     chosen = make_settings(
-        "fast" if preset is None else preset.value,
-        modality=None if modality is None else modality.value,
+        preset or "fast",
+        modality=modality,
         seed=seed,
         file=settings,
         changes=[*(change or []), *texture_changes(textures)],
@@ -198,8 +168,8 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder of scans: MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     category: Category = None,
-    modality: Annotated[ModalityOption | None, typer.Option(help="What the networks see; rgb+depth by default.")] = None,
-    preset: Annotated[PresetOption | None, typer.Option(help="Where the settings start; fast by default.")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="What the networks see; rgb+depth by default.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Where the settings start; fast by default.")] = None,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
@@ -232,8 +202,8 @@ def train(
         changes.append(f"score.max_false_alarm={parse_share(max_false_alarm)}")
     told = preset is not None or modality is not None or seed is not None or settings is not None or bool(changes)
     chosen = make_settings(
-        "fast" if preset is None else preset.value,
-        modality=None if modality is None else modality.value,
+        preset or "fast",
+        modality=modality,
         seed=seed,
         file=settings,
         changes=changes,
@@ -256,7 +226,7 @@ def evaluate(
     category: Category = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; evaluation in the run folder by default.")] = None,
     device: Device = "auto",
-    engine: EngineName = EngineOption.auto,
+    engine: EngineName = "auto",
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
@@ -266,7 +236,7 @@ def evaluate(
     from das3d.engines import EXPORTED
     from das3d.evaluation import evaluate as score
 
-    detector = load(run, device, engine.value)
+    detector = load(run, device, engine)
     # What an exported model finds lies beside what the trained one found, not in its place.
     name = f"evaluation_{run.stem}" if run.suffix in EXPORTED else "evaluation"
     folder = out or (run if run.is_dir() else run.parent) / name
@@ -307,7 +277,7 @@ def predict(
     depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
     device: Device = "auto",
-    engine: EngineName = EngineOption.auto,
+    engine: EngineName = "auto",
     light: Light = None,
     depth_unit: DepthUnit = None,
     ray: RayAddress = None,
@@ -325,11 +295,11 @@ def predict(
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
-    detector = load(run, device, engine.value)
+    detector = load(run, device, engine)
     how = {"light": light, "depth_format": depth_format, "focal_length": focal_length}
     if data is not None and ray is not None:
         with cluster_at(ray) as cluster:
-            inspect = partial(inspect_on, cluster, (run, device, engine.value))
+            inspect = partial(inspect_on, cluster, (run, device, engine))
             results = predict_folder(detector, data, out, **how, inspect=inspect)
     elif data is not None:
         results = predict_folder(detector, data, out, **how)
@@ -405,7 +375,7 @@ def serve(
     max_pixels: Annotated[float, typer.Option(min=0.001, max=80, help="Million pixels of one scan.")] = 16,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="For an upload, and for an inspection after it.")] = 30,
     device: Device = "auto",
-    engine: EngineName = EngineOption.auto,
+    engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
 ) -> None:
     """Inspect parts over HTTP, with a page for people at /."""
@@ -417,7 +387,7 @@ def serve(
     limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
     run(
         models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
-        engine=engine.value, depth_format=depth_format,
+        engine=engine, depth_format=depth_format,
     )  # fmt: skip
 
 
@@ -425,10 +395,10 @@ def serve(
 @reported
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or safetensors file.")],
-    to: Annotated[TargetOption, typer.Option(help="One ONNX file, or an OpenVINO IR (.xml and .bin).")] = TargetOption.onnx,
+    to: Annotated[Target, typer.Option(help="One ONNX file, or an OpenVINO IR (.xml and .bin).")] = "onnx",
     precision: Annotated[
-        PrecisionOption, typer.Option(help="fp16: half the size; int8: a quarter and faster, calibrated on good parts.")
-    ] = PrecisionOption.fp32,
+        Precision, typer.Option(help="fp16: half the size; int8: a quarter and faster, calibrated on good parts.")
+    ] = "fp32",
     out: Annotated[Path | None, typer.Option(help="File to write; beside the trained model by default.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Parts to check and calibrate with; the training data by default.")
@@ -438,7 +408,7 @@ def export(
     """Export a model to run without PyTorch, and check it against the trained one."""
     from das3d.exporting import export as write
 
-    print_export(write(run, to.value, precision=precision.value, out=out, data=data, licence=licence))
+    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence))
 
 
 @app.command()
@@ -449,7 +419,7 @@ def benchmark(
     categories: Annotated[str | None, typer.Option(help="Which, such as bagel,tire; all by default.")] = None,
     modalities: Annotated[str, typer.Option(help="What the networks see, such as rgb+depth,rgb,depth.")] = "rgb+depth",
     seeds: Annotated[str, typer.Option(help="One training for each.")] = "0,1,2",
-    preset: Annotated[PresetOption, typer.Option(help="Where the settings start.")] = PresetOption.fast,
+    preset: Annotated[Preset, typer.Option(help="Where the settings start.")] = "fast",
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
@@ -475,7 +445,7 @@ def benchmark(
     changes = [*(change or []), *texture_changes(textures)]
     sets, published = ({"": []}, {}) if variants is None else read_variants(variants)
     recipes = tuple(
-        Variant(name, make_settings(preset.value, file=settings, changes=[*changes, *more]), published.get(name, {}))
+        Variant(name, make_settings(preset, file=settings, changes=[*changes, *more]), published.get(name, {}))
         for name, more in sets.items()
     )
     plan = make_plan(
@@ -580,7 +550,7 @@ def words_in(text: str, option: str) -> list[str]:
 
 def parse_modalities(text: str) -> Any:
     """('rgb+depth', 'rgb') of 'rgb+depth,rgb'. Raises SettingsError."""
-    known = [option.value for option in ModalityOption]
+    known = get_args(Modality)
     if unknown := [word for word in words_in(text, "--modalities") if word not in known]:
         raise SettingsError(f"--modalities: expected some of {','.join(known)}, found {','.join(unknown)!r}")
     return tuple(words_in(text, "--modalities"))

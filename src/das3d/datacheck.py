@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from das3d.choices import Modality, Preset
 from das3d.console import progress
 from das3d.datasets import Dataset, DepthFormat, find_dataset
 from das3d.errors import DataError
@@ -29,9 +30,11 @@ from das3d.parts import Part
 from das3d.preparation import Floats, Statistics, Window
 from das3d.prepared import measure_parts, prepare_part, split_good
 from das3d.scan import FARTHEST
-from das3d.settings import Modality, Preset, Settings, make_settings
+from das3d.settings import Settings, make_settings
 from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
 from das3d.twins import Twins, find_twins
+
+READERS = 4  # scans looked at at once; each is in memory meanwhile
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def check_data(
         raise DataError([one.error for one in good[:10]])
     gross = beyond_doubt(good)
     sound = [one for one, reasons in zip(good, gross, strict=True) if not reasons]
-    statistics, sound = _compared(dataset, sound, settings)
-    reasons = {one.part.id: those for one, those in zip(good, gross, strict=True) if those}
+    statistics, sound, refused = _compared(dataset, sound, settings)
+    reasons = {one.part.id: those for one, those in zip(good, gross, strict=True) if those} | refused
     reasons |= {one.part.id: those for one, those in zip(sound, unlike_the_others(sound), strict=True) if those}
     compared = {one.part.id: one for one in sound}
     facts = [compared.get(one.part.id, one) for one in facts]
@@ -145,38 +148,45 @@ def _members_of(dataset: Dataset) -> Modality:
 
 def _look_at_all(parts: Sequence[Part], settings: Settings) -> list[Facts]:
     facts = []
-    with progress("looking", len(parts)) as step, ThreadPoolExecutor() as pool:
+    with progress("looking", len(parts)) as step, ThreadPoolExecutor(READERS) as pool:
         for one in pool.map(lambda part: facts_of(part, settings.preparation), parts):
             facts.append(one)
             step()
     return facts
 
 
-def _compared(dataset: Dataset, sound: list[Facts], settings: Settings) -> tuple[Statistics | None, list[Facts]]:
-    # Prepare the parts as training will and find their odd places.
+def _compared(
+    dataset: Dataset, sound: list[Facts], settings: Settings
+) -> tuple[Statistics | None, list[Facts], dict[str, list[Reason]]]:
+    # Prepare the parts as training will and find their odd places; those that cannot be prepared, by id, with the reason.
     usable = {one.part.id for one in sound}
     without_gross = replace(dataset, parts=tuple(part for part in dataset.parts if part.id in usable))
     try:
         train, _ = split_good(without_gross, settings)
     except DataError:
-        return None, sound  # fewer than two: training would say the same
+        return None, sound, {}  # fewer than two: training would say the same
     statistics = measure_parts(train, settings)
-    looks, places = [], []
+    prepared, looks, places, refused = [], [], [], {}
     with progress("preparing", len(sound)) as step:
         for one in sound:
-            scan = prepare_part(one.part, statistics, settings.preparation)
-            looks.append(look_of(scan))
-            places.append(scan.window)
+            try:
+                scan = prepare_part(one.part, statistics, settings.preparation)
+            except DataError as error:
+                refused[one.part.id] = [Reason("not to be prepared", str(error))]
+            else:
+                prepared.append(one)
+                looks.append(look_of(scan))
+                places.append(scan.window)
             step()
     features: list[tuple[Feature, bool]] = [("colour", statistics.has_rgb), ("shape", statistics.has_depth)]
     for feature, there in features:
         if there:
-            with progress("comparing", len(sound)) as step:
+            with progress("comparing", len(prepared)) as step:
                 maps = oddness(looks, feature, progress=step)
-            sound = [
-                _with_odd_place(one, feature, odd, window) for one, odd, window in zip(sound, maps, places, strict=True)
+            prepared = [
+                _with_odd_place(one, feature, odd, window) for one, odd, window in zip(prepared, maps, places, strict=True)
             ]
-    return statistics, sound
+    return statistics, prepared, refused
 
 
 def _with_odd_place(one: Facts, feature: Feature, odd: Floats, window: Window) -> Facts:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.choices import EngineChoice
 from das3d.errors import ModelError, explained
 from das3d.preparation import PreparedScan
 
@@ -22,7 +23,6 @@ Floats = NDArray[np.float32]
 # The outputs of an exported graph in the order of EngineOutput; a repaired image is missing where its modality is not used.
 OUTPUTS = ("map", "score", "repaired_rgb", "repaired_depth")
 EXPORTED = (".onnx", ".xml")
-NAMES = ("auto", "torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def open_exported(file: Path, device: str = "auto", engine: str = "auto") -> Exp
         MissingPackageError: the engine is not installed.
     """
     onnx = file.suffix == ".onnx"
-    if engine not in NAMES:
-        raise ModelError(f"engine: expected one of {', '.join(NAMES)}, found {engine!r}")
+    names = get_args(EngineChoice)
+    if engine not in names:
+        raise ModelError(f"engine: expected one of {', '.join(names)}, found {engine!r}")
     if engine == "torch" or (engine == "onnxruntime" and not onnx):
         can = "onnxruntime or openvino" if onnx else "openvino"
         raise ModelError(f"{file}: expected engine {can} for such a file, found {engine!r}")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
@@ -23,15 +23,13 @@ import torch
 import das3d.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, batches, compute, find_parts, made_up_parts, prepare_some
 from das3d.cache import write_atomically
+from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, installed
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
 from das3d.preparation import PreparedScan
 from das3d.torch_engine import TorchEngine
-
-Target = Literal["onnx", "openvino"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 OPSET = 18

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
-from das3d.scan import FARTHEST, RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per
+from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per, metric_depth
 
 Size = tuple[int, int]  # height, width
 
@@ -83,15 +83,17 @@ class DepthFormat:
         return cls(scale=scale)
 
     def over(self, known: DepthFormat | None) -> DepthFormat:
-        """The format with what it does not say, beside the scale, taken from `known`."""
+        """The format with what it does not say taken from `known`: the lens, and with the same scale all else.
+
+        Offset and missing number belong to the counts of a sensor. Files of another scale are another's.
+        """
         if known is None:
             return self
-        return DepthFormat(
-            self.scale,
-            self.offset or known.offset,
-            known.missing if self.missing is None else self.missing,
-            self.focal_length or known.focal_length,
-        )
+        focal_length = self.focal_length or known.focal_length
+        if self.scale != known.scale:
+            return replace(self, focal_length=focal_length)
+        missing = known.missing if self.missing is None else self.missing
+        return DepthFormat(self.scale, self.offset or known.offset, missing, focal_length)
 
 
 METRES = DepthFormat(1.0)
@@ -232,38 +234,12 @@ def read_depth(
     shape = _depth_shape(path, depth_format, size)
     with _reading(path, "depth"):
         raw = np.asarray(_FORMATS[path.suffix.lower()][1](path)).reshape(shape)
-    points = raw if raw.ndim == 3 else None
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        z = (raw if points is None else raw[..., 2]).astype(np.float64)
-    depth_format = depth_format or METRES
-    missing = depth_format.missing
-    with np.errstate(over="ignore"):
-        depth = (z * depth_format.scale + depth_format.offset).astype(np.float32)
-        if missing is not None and raw.dtype.kind == "f":
-            missing = float(raw.dtype.type(missing))  # as the file has it: float32 knows no 9.99
-    # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
-    valid: Mask = np.isfinite(depth) & (depth > 0)
-    if missing is not None:
-        valid &= z != missing
-    _check_depths(path, z, depth, valid)
-    if points is not None:
-        camera = camera_from_points(np.where(valid[..., None], points, 0))
-    else:
-        focal = depth_format.focal_length
-        camera = None if focal is None else Camera.centred(focal, depth.shape)
-    return np.where(valid, depth, np.float32(0)), valid, camera
-
-
-def _check_depths(path: Path, z: NDArray[np.float64], depth: Depth, valid: Mask) -> None:
-    if not valid.any():
-        if (z < 0).any():
-            raise DataError(f"{path}: expected depth to grow away from the camera, found no positive but negative depths")
-        raise DataError(f"{path}: expected a measured depth somewhere, found all {z.size} pixels missing")
-    if (median := float(np.median(depth[valid]))) > FARTHEST:
-        raise DataError(
-            f"{path}: expected depths of at most {FARTHEST:.0f} m, found {median:.6g} m in the middle; to set the unit, "
-            f"{HOW_TO_DECLARE}"
-        )
+    known = depth_format or METRES
+    hint = f"to set the unit, {HOW_TO_DECLARE}"
+    depth, valid = metric_depth(raw, str(path), known.scale, known.offset, known.missing, hint=hint)
+    if raw.ndim == 3:
+        return depth, valid, camera_from_points(raw, valid)
+    return depth, valid, None if known.focal_length is None else Camera.centred(known.focal_length, depth.shape)
 
 
 def _depth_shape(path: Path, depth_format: DepthFormat | None, size: Size | None) -> tuple[int, ...]:

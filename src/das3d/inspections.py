@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from sqlalchemy import (
     JSON,
+    URL,
     BigInteger,
     ColumnElement,
     DateTime,
@@ -50,6 +51,7 @@ from sqlalchemy.types import TypeDecorator
 
 from das3d.errors import SettingsError, one_line
 
+CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of the tables
@@ -286,12 +288,13 @@ def _filtered(query: Select[Any], filters: dict[str, Any]) -> Select[Any]:
 
 def _connect(folder: Path, url: str | None) -> Engine:
     try:
-        parsed = make_url(url or f"sqlite:///{folder.absolute() / DATABASE_FILE}")
+        parsed = make_url(url) if url else URL.create("sqlite", database=str(folder.absolute() / DATABASE_FILE))
         if parsed.drivername in ("postgres", "postgresql"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingsError(f"database: expected SQLite or PostgreSQL, found {parsed.get_backend_name()}")
-        engine = create_engine(parsed, pool_pre_ping=True)
+        options = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": CONNECT_SECONDS}
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
     except ModuleNotFoundError as error:

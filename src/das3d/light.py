@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from das3d._bundle import Bundle
 from das3d.settings import TrainingSettings
 
 LAMPS = 5  # an uneven light is drawn at so many points a side and is smooth between them
@@ -21,7 +22,7 @@ EVEN = 0.2  # depth ranges a side; added to a part's mean slope, so that glare o
 
 
 @dataclass(frozen=True)
-class Light:
+class Light(Bundle):
     """How the light of B parts is varied, drawn before it is applied. All (B,) but `field`.
 
     Attributes:
@@ -39,12 +40,6 @@ class Light:
     glare: Tensor
     facet: Tensor
     breadth: Tensor
-
-    def __getitem__(self, index: slice) -> Light:
-        return Light(**{name: value[index] for name, value in vars(self).items()})
-
-    def to(self, device: torch.device | str) -> Light:
-        return Light(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def draw_light(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Light:

@@ -26,6 +26,7 @@ ALIKE = 8  # parts that each part is compared with
 SHIFT = 3  # cells: how far apart the same place of two parts may lie
 MATCHES = 2  # parts that must show the like of a place: a single other one may be spoiled the same way
 ELSEWHERE = 14  # cells: from here on a place of the same part counts as another place
+COMPARING = 4  # parts compared at once; each takes some 100 MB meanwhile
 NOWHERE = 1e3  # feature value of cells without part: far from everything
 
 
@@ -94,7 +95,7 @@ def oddness(
         return np.where(inside, cv2.blur(np.where(inside, odd, 0), (3, 3)) / np.maximum(share, 1 / 3), 0).astype(np.float32)
 
     maps = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(COMPARING) as pool:
         for odd in pool.map(of, range(len(looks))):
             maps.append(odd)
             progress()

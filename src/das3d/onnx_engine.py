@@ -30,13 +30,14 @@ class OnnxRuntimeEngine(ExportedEngine):
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # its errors have no common base
             raise ModelError(f"{file}: expected a model as ONNX, found: {one_line(error)}") from None
-        if provider[0] not in self._session.get_providers():
+        used = self._session.get_providers()[0]  # the CPU, where a CUDA device cannot be used
+        if used != provider[0] and device != "auto":
             raise ModelError(f"device: expected one that ONNX Runtime can use here, found {device!r}")
         inputs = {member.name for member in self._session.get_inputs()}
         outputs = {member.name for member in self._session.get_outputs()}
         super().__init__(file, self._session.get_modelmeta().custom_metadata_map.get("das3d"), inputs, outputs)
         self.precision = self.exported_precision
-        self.device = "CPU" if provider[0] == CPU else f"CUDA {provider[1]['device_id']}"
+        self.device = "CPU" if used == CPU else f"CUDA {provider[1]['device_id']}"
 
     def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]:
         names = [name for name in OUTPUTS if name in self._outputs]

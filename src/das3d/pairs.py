@@ -54,7 +54,7 @@ def harm_pairs(
         foreground: (B, 1, S, S) bool, where the part is; defects lie there.
         settings: kinds, sizes and strengths of defects; None: those of the preset `fast`.
         seed, first: pair b is harmed as number ``first + b`` of this seed, whatever else is in the batch.
-        textures: (N, 3, S, S) in (0, 1) to paint with; None: generated.
+        textures: (N, 3, S, S) pictures to paint with, in (0, 1) or uint8; None: generated.
         use_rgb, use_depth: False leaves that modality as it is.
 
     Returns:

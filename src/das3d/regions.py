@@ -16,6 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from das3d.engines import EngineOutput, Floats
 from das3d.preparation import PreparedScan, Statistics
@@ -261,9 +262,14 @@ def components(values: Floats, pixel: float, threshold: float, window: int) -> l
     count, labels = cv2.connectedComponents(cv2.dilate(above.astype(np.uint8), np.ones((5, 5))), connectivity=8)
     near = cv2.dilate(labels.astype(np.float32), np.ones((window, window)))  # a window's centre may lie beside the piece
     owner = np.where(labels > 0, labels, near.astype(np.int32))
-    pieces = [(above & (labels == label), float(filtered[owner == label].max())) for label in range(1, count)]
-    kept = [(mask, score) for mask, score in pieces if score > threshold and np.count_nonzero(mask) >= SMALLEST]
-    return kept or [max(pieces, key=lambda piece: piece[1])]
+    every = np.arange(1, count)
+    scores = ndimage.maximum(filtered, owner, every)
+    sizes = np.bincount(labels[above], minlength=count)[1:]
+    kept = every[(scores > threshold) & (sizes >= SMALLEST)]
+    if not kept.size:
+        kept = every[[scores.argmax()]]
+    # A map may fall into thousands of pieces: only those that count get a mask of their own.
+    return [(above & (labels == label), float(scores[label - 1])) for label in kept]
 
 
 def mean_filtered(values: Floats, window: int) -> Floats:

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
 import numpy as np
 
 import das3d
@@ -38,6 +37,7 @@ from das3d.console import duration, progress
 from das3d.detector import Detector
 from das3d.errors import explained
 from das3d.evaluation import LazyMaps
+from das3d.files import read_rgb
 from das3d.inspection import picture_scale
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
 from das3d.parts import Part
@@ -219,7 +219,7 @@ def losses_chart(file: Path) -> str | None:
     """Losses over iterations; None where there is no log."""
     if not file.is_file():
         return None
-    with file.open(newline="") as opened:
+    with file.open(newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
     names = [
         ("loss_rgb", "RGB repair", "good"),
@@ -246,8 +246,8 @@ def training_sheets(folder: Path) -> Iterator[tuple[str, str]]:
     repairs = sorted(folder.glob("repair_*.png"))[-1:]
     for title, files in (("Synthetic training pairs", [folder / "training_pairs.png"]), ("Repairs at the end", repairs)):
         for file in files:
-            if file.is_file() and (picture := cv2.imread(str(file))) is not None:
-                yield title, data_uri(shrunk(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8), 1400))
+            if file.is_file():
+                yield title, data_uri(shrunk(read_rgb(file), 1400))
 
 
 def percent(share: float | None) -> str:

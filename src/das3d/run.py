@@ -66,6 +66,8 @@ def train(
         depth_format: how numbers in the depth files become metres, where the data does not say.
         track: experiment trackers, "tensorboard" and "mlflow"; a resumed run goes on in those that it had.
 
+    On Linux the process keeps the memory that training frees for its next steps (`keep_freed_memory`), until it ends.
+
     Raises:
         DataError: something is wrong with the data; every problem is named.
         ModelError: `out` holds another run, or its checkpoint does not fit.
@@ -197,7 +199,8 @@ def machine(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
         name = models[0] if models else name
     return f"{name}, {torch.get_num_threads()} threads"
 
@@ -270,7 +273,7 @@ def _write_facts(out: Path, facts: dict[str, Any]) -> None:
 
 def _facts_of(out: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((out / FACTS_FILE).read_text()))
+        return dict(json.loads((out / FACTS_FILE).read_text(encoding="utf-8")))
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def scan_from_arrays(
         name: what messages call this scan.
 
     Raises:
-        DataError: a member has the wrong shape, the sizes differ, or depths are no depths in this unit.
+        DataError: a member has the wrong shape, the sizes differ, nothing was measured, or depths are none in this unit.
     """
     metres, valid = None, None
     if depth is not None:
@@ -121,18 +122,9 @@ def scan_from_arrays(
             raise DataError(f"{name}: expected depth as (H, W) or points as (H, W, 3), found shape {depth.shape}")
         if not np.issubdtype(depth.dtype, np.number) or np.issubdtype(depth.dtype, np.complexfloating):
             raise DataError(f"{name}: expected depth as numbers, found {depth.dtype}")
-        points = depth if depth.ndim == 3 else None
-        z = (depth[..., 2] if points is not None else depth).astype(np.float64)
-        with np.errstate(over="ignore"):
-            metres = (z * metres_per(unit)).astype(np.float32)
-        valid = np.isfinite(metres) & (metres > 0)
-        metres = np.where(valid, metres, np.float32(0))
-        if valid.any() and (median := float(np.median(metres[valid]))) > FARTHEST:
-            raise DataError(
-                f"{name}: expected depths of at most {FARTHEST:.0f} m, found {median:.6g} m in the middle; is it {unit}?"
-            )
-        if camera is None and points is not None:
-            camera = camera_from_points(points)
+        metres, valid = metric_depth(depth, name, metres_per(unit), hint=f"is it {unit}?")
+        if camera is None and depth.ndim == 3:
+            camera = camera_from_points(depth, valid)
     return Scan(
         name=name,
         rgb=None if rgb is None else np.asarray(rgb),
@@ -141,6 +133,37 @@ def scan_from_arrays(
         mask=None if mask is None else np.asarray(mask) != 0,
         camera=camera,
     )
+
+
+def metric_depth(
+    numbers: NDArray[np.generic], name: str, scale: float, offset: float = 0.0, missing: float | None = None, *, hint: str
+) -> tuple[Depth, Mask]:
+    """Depth in metres, 0 where not valid, and where it is: finite, above 0 and not the number that means "missing".
+
+    Args:
+        numbers: (H, W) depth or (H, W, 3) points x, y, z.
+        name: what messages call them.
+        scale, offset: metres = number * scale + offset.
+        missing: a number that means "not measured".
+        hint: what to do where the unit seems wrong.
+
+    Raises:
+        DataError: no depth is valid, or they are too large for this unit.
+    """
+    z: NDArray[Any] = numbers if numbers.ndim == 2 else numbers[..., 2]
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
+        depth = (z.astype(np.float64) * scale + offset).astype(np.float32)
+    # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
+    valid: Mask = np.isfinite(depth) & (depth > 0)
+    if missing is not None:
+        valid &= z != (z.dtype.type(missing) if z.dtype.kind == "f" else missing)  # float32 knows no 9.99
+    if not valid.any():
+        if (z < 0).any():
+            raise DataError(f"{name}: expected depth to grow away from the camera, found no positive but negative depths")
+        raise DataError(f"{name}: expected a measured depth somewhere, found all {z.size} pixels missing")
+    if (median := float(np.median(depth[valid]))) > FARTHEST:
+        raise DataError(f"{name}: expected depths of at most {FARTHEST:.0f} m, found {median:.6g} m in the middle; {hint}")
+    return np.where(valid, depth, np.float32(0)), valid
 
 
 FARTHEST = 100.0  # metres; a larger median depth is a wrong unit
@@ -182,19 +205,21 @@ def another_unit(ratio: float) -> str:
 STEEPEST = 100.0  # x/z that no lens sees: half a degree short of sideways
 
 
-def camera_from_points(points: NDArray[np.generic]) -> Camera | None:
+def camera_from_points(points: NDArray[Any], valid: Mask | None = None) -> Camera | None:
     """Pinhole intrinsics of organised points (H, W, 3), by least squares of u on x/z and v on y/z; None if they fit none.
 
-    The unit of the points cancels. Organised clouds that were rectified or orthographic give None.
+    The unit of the points cancels. Organised clouds that were rectified or orthographic give None. `valid` (H, W) tells
+    which points were measured; None: those in front of the camera.
     """
     with np.errstate(invalid="ignore"):  # signalling NaNs
-        xyz = points.astype(np.float64)
-    v, u = np.nonzero(np.isfinite(xyz).all(axis=2) & (xyz[..., 2] > 0))
-    if u.size < 100:
+        measured = np.flatnonzero(points[..., 2] > 0 if valid is None else valid)
+    v, u = np.divmod(measured[:: max(1, measured.size // 20_000)], points.shape[1])
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        xyz = points[v, u].astype(np.float64)
+    known = np.isfinite(xyz).all(axis=1) & (xyz[:, 2] > 0)
+    if known.sum() < 100:
         return None
-    step = max(1, u.size // 20_000)
-    u, v = u[::step], v[::step]
-    x, y, z = xyz[v, u].T
+    u, v, (x, y, z) = u[known], v[known], xyz[known].T
     fits = []
     for pixel, along in ((u, x), (v, y)):
         with np.errstate(over="ignore"):

@@ -71,7 +71,8 @@ def serve(
         say(f"{inspections.count()} inspections in {inspections.place}; {kept} in {out}")
         if host not in LOOPBACK and key is None:
             warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
-        app = make_app(served, inspections, limits, key, keep_scans=keep_scans)
+        hosts = LOOPBACK if host in LOOPBACK and key is None else None
+        app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
             server_header=False,

@@ -13,10 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from das3d.choices import Modality, Preset
 from das3d.errors import SettingsError
-
-Modality = Literal["rgb+depth", "rgb", "depth"]
-Preset = Literal["fast", "paper", "demo"]
 
 
 class _Section(BaseModel):

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from das3d._bundle import Bundle
 from das3d.noise import Box, hash_uniform, perlin
 from das3d.settings import SynthesisSettings
 
@@ -33,7 +34,7 @@ WARPED = 2.0  # a warp reaches this many radii
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Bundle):
     """How to make B synthetic defects; every member has one entry a pair.
 
     Attributes:
@@ -84,21 +85,9 @@ class Recipe:
     keep_rgb: Tensor
     keep_depth: Tensor
 
-    def __len__(self) -> int:
-        return int(self.seed.shape[0])
-
-    def __getitem__(self, index: int | slice | Tensor) -> Recipe:
-        if isinstance(index, int):
-            index = range(len(self))[index]  # IndexError beyond the last pair, which also ends a for loop
-            index = slice(index, index + 1)
-        return Recipe(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
     def spare(self, whole: Tensor) -> Recipe:
         """The recipe with both modalities left unharmed in the pairs that `whole` (B,) marks."""
         return replace(self, keep_rgb=self.keep_rgb | whole, keep_depth=self.keep_depth | whole)
-
-    def to(self, device: torch.device | str) -> Recipe:
-        return Recipe(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One plain dict a pair, fit for JSON."""
@@ -231,10 +220,10 @@ def synthesise(
         foreground: (B, 1, S, S) bool, Mf.
         recipe: of B pairs, on the same device.
         settings: those that the recipe was drawn with; what is no random choice comes from here.
-        textures: (N, 3, S, S) pictures in (0, 1) for Iu; None: generated.
+        textures: (N, 3, S, S) pictures for Iu, in (0, 1) or uint8; None: generated.
     """
     if rgb.device.type != "cpu":
-        pictures = None if textures is None else textures.index_select(0, recipe.texture)
+        pictures = None if textures is None else _in_unit_range(textures.index_select(0, recipe.texture))
         return _harm(rgb, depth, foreground, recipe, settings, pictures, Box.whole(rgb.shape[-1]))
     # On a CPU memory is what synthesis waits for. One pair at a time stays in the cache, and of it only what can change
     # is looked at; the values are the same.
@@ -244,7 +233,7 @@ def synthesise(
         harmed.rgb[i], harmed.depth[i], harmed.mask[i] = rgb[i], depth[i], 0
         box = None if one.keep_rgb & one.keep_depth else reach_of(one, foreground[this], settings)
         if box is not None:
-            pictures = None if textures is None else textures.narrow(0, int(one.texture), 1)
+            pictures = None if textures is None else _in_unit_range(textures.narrow(0, int(one.texture), 1))
             some = _harm(rgb[this], depth[this], foreground[this], one, settings, pictures, box)
             for whole, part in zip(vars(harmed).values(), vars(some).values(), strict=True):
                 box.cut(whole[this]).copy_(part)
@@ -307,6 +296,10 @@ def _harm(
     if settings.visible > 0:
         mask = mask * visible(good_rgb, good_depth, harmed_rgb, harmed_depth, settings.visible)
     return Harmed(harmed_rgb, harmed_depth, mask)
+
+
+def _in_unit_range(pictures: Tensor) -> Tensor:
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
 def _any(which: Tensor) -> bool:

@@ -21,14 +21,14 @@ MOST = 512  # pictures kept on the device; more add little variety and much memo
 
 
 def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | None:
-    """Texture pictures (N, 3, S, S) in (0, 1) on the parts' device; None where textures are generated.
+    """Texture pictures (N, 3, S, S) uint8 on the parts' device; None where textures are generated.
 
     Raises:
         DataError: the folder is missing or holds no readable picture.
     """
     side = int(parts.rgb.shape[-1])
     if settings.texture == "parts":
-        return _some(parts.rgb).float() / 255
+        return _some(parts.rgb)
     if settings.texture == "folder":
         return _from_folder(Path(settings.texture_folder), side).to(parts.device)
     return None
@@ -41,7 +41,7 @@ def _from_folder(folder: Path, side: int) -> Tensor:
     if not files:
         raise DataError(f"{folder}: expected texture pictures ({', '.join(sorted(RGB_SUFFIXES))}), found none")
     pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in _some(files)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _some(pictures: Some) -> Some:

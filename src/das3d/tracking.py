@@ -104,7 +104,7 @@ def check_trackers(names: Iterable[str]) -> None:
 def trackers_of(run: Path) -> dict[str, dict[str, Any]]:
     """The trackers that a run has, with what each needs to go on."""
     try:
-        return dict(json.loads((run / FILE).read_text()))
+        return dict(json.loads((run / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

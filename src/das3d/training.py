@@ -271,7 +271,7 @@ class LossLog:
         """Keep the rows up to the checkpoint and the losses since the last; what was logged after it will be again."""
         self.kept = kept
         if self.path.is_file():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
         if self.rows:
             self.last = (int(self.rows[-1]["iteration"]), float(self.rows[-1]["seconds"]))
