@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 from das3d import Das3dError, load
-from das3d.files import METRES, read_depth, read_rgb
+from das3d.files import read_depth, read_rgb
 
 
 def main(model: Path, rgb: Path, depth: Path) -> int:
     try:
         detector = load(model)
-        prediction = detector.predict(read_rgb(rgb), read_depth(depth, METRES)[0])
+        metres, _, camera = read_depth(depth, detector.depth_format)  # as in training
+        prediction = detector.predict(read_rgb(rgb), metres, camera=camera)
     except Das3dError as error:
         print(error, file=sys.stderr)
         return 1

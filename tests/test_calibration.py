@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from builders import declare, own_kind
+from PIL import Image
 from safetensors import safe_open
 from tiny import SIZE, copy_category, das3d
 
-from das3d.calibration import SMALLEST, calibrate, calibrated, fingerprints_of, harmed
+from das3d.calibration import SMALLEST, calibrate, calibrated, harmed
 from das3d.cli import parse_share
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
+from das3d.fingerprints import fingerprint_of
 from das3d.prepared import prepare_part
 from das3d.threshold import Threshold
 
@@ -158,6 +161,41 @@ def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_dat
         calibrate(detector, copied)
 
 
+def test_training_parts_are_known_in_another_format_and_by_models_of_before(
+    detector: Detector, tiny_data: Path, tmp_path: Path
+) -> None:
+    source, copied = tiny_data / CATEGORY / "train" / "good", tmp_path / "parts"
+    (copied / "rgb").mkdir(parents=True)
+    (copied / "depth").mkdir()
+    for file in (source / "rgb").iterdir():
+        Image.open(file).save(copied / "rgb" / f"{file.stem}.bmp")
+    for file in (source / "xyz").iterdir():
+        np.save(copied / "depth" / f"{file.stem}.npy", tifffile.imread(file))
+    with pytest.raises(DataError, match="found none among 4 parts"):
+        calibrate(detector, copied)
+    hashes = [hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() for file in (source / "rgb").iterdir()]
+    with pytest.raises(DataError, match="found none among 4 parts"):
+        calibrate(replace(detector, fingerprints={"train": hashes}), source)
+
+
+def test_fingerprints_tell_parts_apart(tiny_data: Path) -> None:
+    parts = find_dataset(tiny_data, CATEGORY).parts
+    for some in (parts, [replace(part, rgb=None) for part in parts]):
+        marks = [fingerprint_of(part) for part in some]
+        assert len(set(marks)) == len(parts) and marks == [fingerprint_of(part) for part in some]
+
+
+def test_exports_of_before_are_pointed_at(tiny_run: Runs, new_parts: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+    (run / "model.onnx").write_bytes(b"exported")
+    result = das3d("calibrate", run, "--max-false-alarm", "50%")
+    assert result.exit_code == 0
+    assert f"{run / 'model.onnx'}: exported before, so with the threshold of before" in result.stderr
+    refused = das3d("calibrate", run, "--max-false-alarm", "50%", "--out", run / "model.onnx")
+    assert refused.exit_code == 1 and "expected a name for a model as it was trained" in refused.stderr
+    assert (run / "model.onnx").read_bytes() == b"exported"
+
+
 def test_defective_parts_are_refused(detector: Detector, tiny_data: Path) -> None:
     folder = tiny_data / CATEGORY / "test" / "dent"
     with pytest.raises(
@@ -288,9 +326,3 @@ def test_synthetic_scores_are_those_of_the_harmed_parts(detector: Detector, tiny
 
 def test_no_parts_no_threshold(detector: Detector) -> None:
     assert calibrated(detector, [], 0.1).threshold is None
-
-
-def test_fingerprints_tell_parts_apart(tiny_data: Path) -> None:
-    dataset = find_dataset(tiny_data, CATEGORY)
-    marks = fingerprints_of(dataset.parts)
-    assert len(set(marks)) == len(dataset.parts) and marks == fingerprints_of(dataset.parts)

@@ -63,6 +63,10 @@ def with_holes(scene: Scene, holes: np.ndarray, value: float = 0.0) -> Scan:
     return scan_from_arrays(scene.rgb, np.where(holes, value, scene.depth), mask=scene.part, name="holes")
 
 
+def unmeasured(name: str, size: tuple[int, int]) -> Scan:
+    return Scan(name, np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32), np.zeros(size, bool))
+
+
 def same(a: PreparedScan, b: PreparedScan) -> bool:
     members = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("rgb", "depth", "valid", "foreground"))
     masks = a.mask is b.mask is None or (a.mask is not None and b.mask is not None and np.array_equal(a.mask, b.mask))
@@ -337,6 +341,61 @@ def test_statistics_are_deterministic_and_take_scans_one_at_a_time(statistics: S
     assert len(steps) == 3
 
 
+@pytest.mark.parametrize("solids", [COVER, FILLING])
+def test_pixels_that_fly_and_odd_parts_do_not_widen_the_range(solids: Any) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [see(seed=seed, solids=solids) for seed in range(60)]
+    plain = measure((scene.scan() for scene in scenes), SETTINGS)
+    flying = []
+    for scene in scenes:
+        depth = scene.depth.copy()
+        lone = rng.random(depth.shape) < 0.01
+        depth[lone] -= rng.uniform(0.02, 0.2, depth.shape)[lone]
+        flying.append(scan_from_arrays(scene.rgb, depth))
+    odd = see(seed=99, solids=(*solids, Box(-0.01, 0.01, -0.01, 0.01, 0.15))).scan()  # something stands on the part
+    for found in (measure(flying, SETTINGS), measure([*(scene.scan() for scene in scenes), odd], SETTINGS)):
+        assert found.far - found.near == pytest.approx(plain.far - plain.near, rel=0.15)
+
+
+def test_parts_of_which_much_was_not_measured_are_refused_and_broken_ones_are_not(statistics: Statistics) -> None:
+    scene = see(seed=7)
+    columns = np.flatnonzero(scene.part.any(axis=0))
+    cut = np.zeros_like(scene.part)
+    cut[:, : int(np.quantile(columns, 0.5))] = True
+    blind = scan_from_arrays(scene.rgb, np.where(cut, 0, scene.depth), name="blind on one side")
+    with pytest.raises(DataError, match=r"blind on one side: .* too little was measured to judge it"):
+        prepare(blind, statistics, SETTINGS)
+    broken = scan_from_arrays(scene.rgb, np.where(cut, scene.table, scene.depth))  # the table is where the part was
+    assert prepare(broken, statistics, SETTINGS).foreground.any()
+    beside = scan_from_arrays(scene.rgb, np.where(cut & ~scene.part, 0, scene.depth))  # the table alone is not measured
+    assert prepare(beside, statistics, SETTINGS).foreground.any()
+    old = Statistics.from_dict({k: v for k, v in statistics.to_dict().items() if k not in ("missing", "scene")})
+    assert prepare(blind, old, SETTINGS).foreground.any(), "models of before do not know what is usual"
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times")])
+def test_another_unit_is_refused_where_parts_fill_the_frame(factor: float, word: str) -> None:
+    scenes = [see(seed=seed, solids=FILLING, size=(60, 70)) for seed in range(3)]
+    filled = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert filled.background == "none" and filled.scene == pytest.approx(np.median(scenes[0].depth), rel=0.01)
+    depth = (scenes[1].depth * factor).astype(np.float32)
+    far = Scan("other", scenes[1].rgb, depth, np.ones(depth.shape, bool))
+    with pytest.raises(DataError, match=f"other: expected the scene .* as in training, .*{word}"):
+        prepare(far, filled, SETTINGS)
+    prepare(scenes[2].scan(), filled, SETTINGS)
+
+
+def test_areas_are_above_zero_whichever_way_x_and_y_point() -> None:
+    scene = see()
+    plain = measure([scene.scan()], SETTINGS)
+    areas = [
+        prepare(scan_from_arrays(scene.rgb, scene.points * sign), plain, SETTINGS).pixel_mm2
+        for sign in ([1, 1, 1], [1, -1, 1], [-1, 1, 1], [-1, -1, 1])
+    ]
+    assert areas[0] is not None and areas[0] > 0
+    assert areas == pytest.approx([areas[0]] * 4)
+
+
 def test_a_lone_scan_without_plane_does_not_decide() -> None:
     scans = [see(seed=seed).scan() for seed in range(5)]
     odd = see(solids=FILLING).scan()
@@ -374,7 +433,10 @@ def test_margin_and_crop_decide_the_window(crop: bool) -> None:
         ([], "no training scans: expected at least one good part"),
         ([see().scan(), see().scan().without(rgb=True)], "all must have the same members"),
         ([see().scan(), see().scan().without(depth=True)], "all must have the same members"),
-        ([scan_from_arrays(depth=np.zeros((20, 30)), name="blind")], "blind: expected some measured depth, found none"),
+        (
+            [unmeasured("blind", (20, 30))],
+            "blind: expected some measured depth, found none",
+        ),
     ],
 )
 def test_training_scans_that_cannot_be_measured_are_refused(scans: list[Scan], message: str) -> None:
@@ -604,7 +666,7 @@ def test_a_scan_that_hides_the_plane_takes_that_of_the_training_scans(statistics
             "p7: expected the background 0.6.* m away, as in training, found 600 m: a thousand times as far, so written in",
         ),
         (
-            scan_from_arrays(see().rgb, np.full((150, 180), np.nan), name="p7"),
+            unmeasured("p7", (150, 180)),
             "p7: expected some measured depth, found none",
         ),
     ],

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from das3d.threshold import Threshold, parts_to_be_sure, threshold_from
+from das3d.threshold import SAME, Threshold, parts_to_be_sure, threshold_from
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 RATES = st.sampled_from(
@@ -78,7 +78,7 @@ def test_parts_at_the_threshold_are_good() -> None:
     assert threshold is not None
     assert threshold.value == 0.4
     assert not threshold.is_defective(0.4)
-    assert threshold.is_defective(math.nextafter(0.4, 1))
+    assert threshold.is_defective(0.4 + 2 * SAME)
 
 
 def test_equal_scores_raise_no_alarm() -> None:
@@ -134,10 +134,20 @@ def test_a_part_is_defective_exactly_where_its_false_alarm_probability_is_small(
 ) -> None:
     found = threshold_from(scores, float(rate))
     assert found is not None
-    for s in (score, found.value, *scores[:3]):
+    for s in (score, found.value, *scores[:3], found.value + 2 * SAME, found.value - SAME / 2):
         chance = found.false_alarm_probability(s)
-        assert chance == (1 + sum(held >= s for held in scores)) / (1 + len(scores))
+        assert chance == (1 + sum(held >= s - SAME for held in scores)) / (1 + len(scores))
         assert found.is_defective(s) == (chance <= found.false_alarm_rate)
+
+
+@given(scores=SCORES, rate=RATES, rounding=st.floats(-0.9, 0.9))
+@settings(max_examples=100, deadline=None)
+def test_the_part_that_sets_the_threshold_is_good_however_an_engine_rounds(
+    scores: list[float], rate: str, rounding: float
+) -> None:
+    found = threshold_from(scores, float(rate))
+    assert found is not None
+    assert not found.is_defective(found.value + rounding * SAME)
 
 
 def test_false_alarm_probabilities_are_never_too_small() -> None:

@@ -19,7 +19,6 @@ from das3d.preparation import PreparedScan, Window
 from das3d.prepared import prepare_part
 
 BATCH = 8
-TIE = 1e-5  # the threshold is the score of a held-out part, which rounding takes to either side of it
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Agreement:
     Attributes:
         engine: which one, with precision and device.
         score, map: largest absolute difference.
-        verdicts_changed: how many, but for scores on the threshold itself; None where the model has no threshold.
+        verdicts_changed: how many; None where the model has no threshold.
         ms: milliseconds a part.
     """
 
@@ -64,10 +63,7 @@ def agreement(exported: Detector, scans: Sequence[PreparedScan], trained: Comput
     changed = 0
     if exported.threshold is not None:
         pairs = zip(found.scores.tolist(), trained.scores.tolist(), strict=True)
-        changed = sum(
-            exported.verdict(one) is not exported.verdict(other) and abs(other - exported.threshold.value) > TIE
-            for one, other in pairs
-        )
+        changed = sum(exported.verdict(one) is not exported.verdict(other) for one, other in pairs)
     return Agreement(
         exported.engine.describe(),
         float(np.abs(found.scores - trained.scores).max()),

@@ -9,9 +9,8 @@ Training ends with `calibrated`; `calibrate` does it again, from files, with oth
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from das3d.console import progress, say
 from das3d.datasets import DepthFormat, Part, find_categories, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError, ModelError
+from das3d.fingerprints import file_of, fingerprint_of, marks_of
 from das3d.inspection import reading_of
 from das3d.layouts import SPLITS
 from das3d.parts import UNKNOWN
@@ -107,7 +107,8 @@ def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float
     good: list[float] = []
     norms = RegionNorms((0,) * BINS)
     synthetic: dict[str, list[float]] = {}
-    settings, fingerprints = detector.settings, {**detector.fingerprints, "held_out": fingerprints_of(parts)}
+    settings = detector.settings
+    fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in parts]}
     if not parts:
         return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     with progress("calibrating", 2 * len(parts)) as step:
@@ -175,11 +176,6 @@ def _one_modality(
     return evidence_in(detector.run, defects, norms.pixel_threshold) if defects else Moments()
 
 
-def fingerprints_of(parts: Iterable[Part]) -> list[str]:
-    """What tells parts apart wherever they lie: a hash of each one's RGB file, or of its depth file where it has none."""
-    return [hashlib.blake2b(_file_of(part).read_bytes(), digest_size=8).hexdigest() for part in parts]
-
-
 def _scores(detector: Detector, scans: Sequence[PreparedScan]) -> list[float]:
     return [prediction.score for prediction in detector.predict_prepared(scans, regions=False)] if scans else []
 
@@ -194,24 +190,24 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     folder = data / str(chosen) if chosen in find_categories(data) and (data / str(chosen)).is_dir() else data
     found = find_folder(folder, **reading)
     labels = _labels_around(folder, reading)
-    labelled = [labels.get(_file_of(part), part) for part in found]
+    labelled = [labels.get(file_of(part), part) for part in found]
     if wrong := [part for part in labelled if part.defective and part.id not in {one.id for one in found}]:
         expected = "expected good parts, found one that the data set around it labels"
-        lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
+        lines = [f"{file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
-    def why_not(part: Part, label: Part, mark: str) -> str:
+    def why_not(part: Part, label: Part, marks: set[str]) -> str:
         if label.split == "test" and label.defect != UNKNOWN:
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
         # Models of before fingerprints were kept rely on the data set's own word.
-        if mark in trained_on if trained_on else part.split == "train":
+        if marks & trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
-        return "held out before: the model keeps their scores" if merge and mark in held_out else ""
+        return "held out before: the model keeps their scores" if merge and marks & held_out else ""
 
-    reasons = [why_not(*one) for one in zip(found, labelled, fingerprints_of(found), strict=True)]
+    reasons = [why_not(*one) for one in zip(found, labelled, map(marks_of, found), strict=True)]
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
     kept = [part for part, reason in zip(found, reasons, strict=True) if not reason]
@@ -227,11 +223,5 @@ def _labels_around(folder: Path, reading: dict[str, Any]) -> dict[Path, Part]:
             continue
         with contextlib.suppress(DataError, OSError):
             if find_categories(around) == [around.name]:
-                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
+                return {file_of(part): part for part in find_folder(around, check=False, **reading)}
     return {}
-
-
-def _file_of(part: Part) -> Path:
-    file = part.rgb or part.depth
-    assert file is not None
-    return file.resolve()

@@ -105,11 +105,13 @@ def inspect(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Look at a data set before training: what it is like, which good parts are suspect, what to set."""
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.datacheck import check_data
+    from das3d.datasets import expect_outside
     from das3d.datasheet import print_check, write_check
     from das3d.layouts import DEFAULT_LIGHT
 
+    expect_outside(out, data, category)
     lit = DEFAULT_LIGHT if light is None else light
     check = check_data(data, category, preset=preset, file=settings, light=lit, depth_format=depth_format)
     write_check(check, out)
@@ -143,11 +145,13 @@ def synth(
     told = [preset, modality, settings, textures, seed, *(change or [])]
     if recipe is not None and any(value is not None for value in told):
         raise typer.BadParameter("--recipe brings its own settings: expected none beside it")
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data, category)
+    from das3d.datasets import expect_outside
     from das3d.layouts import DEFAULT_LIGHT
     from das3d.preview import preview_again, preview_pairs
     from das3d.settings import make_settings
 
+    expect_outside(out, data, category)
     lit = DEFAULT_LIGHT if light is None else light
     if recipe is not None:
         preview_again(data, recipe, out, index=index, category=category, light=lit, depth_format=depth_format)
@@ -191,7 +195,7 @@ def train(
 ) -> None:
     """Train a detector on good parts."""
     seconds = None if budget is None else parse_duration(budget)
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.layouts import DEFAULT_LIGHT
     from das3d.run import holds_run
     from das3d.run import train as run
@@ -231,7 +235,7 @@ def evaluate(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Compare a model with the ground truth of test parts."""
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.detector import load
     from das3d.engines import EXPORTED
     from das3d.evaluation import evaluate as score
@@ -288,7 +292,7 @@ def predict(
     """Score new parts: one by --rgb and --depth, or many by --data."""
     if (data is None) == (rgb is None and depth is None):
         raise typer.BadParameter("expected either --rgb and/or --depth of one part, or --data FOLDER of many")
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data)
     from das3d.detector import load
     from das3d.inspection import inspect_on
     from das3d.prediction import predict_folder, predict_part
@@ -331,8 +335,9 @@ def calibrate(
     if data is None and (max_false_alarm is None or merge or change):
         raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE or both; --merge and --set need --data")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.calibration import calibrate as calibrated
+    from das3d.console import warn
     from das3d.detector import load, model_file
     from das3d.engines import EXPORTED
 
@@ -341,6 +346,8 @@ def calibrate(
             f"{run}: expected a model as it was trained, found an exported one; calibrate that and export again"
         )
     detector, target = load(run, device), out or model_file(run)
+    if target.suffix in EXPORTED:
+        raise ModelError(f"--out {target}: expected a name for a model as it was trained, found one of an exported model")
     after = calibrated(
         detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format,
@@ -350,6 +357,8 @@ def calibrate(
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
+    for exported in sorted(file for file in target.parent.glob("*") if file.suffix in EXPORTED):
+        warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
 
 
 @app.command()
@@ -436,7 +445,7 @@ def benchmark(
 ) -> None:
     """Train and evaluate many combinations and set the figures beside published ones."""
     seconds = None if budget is None else parse_duration(budget)
-    depth_format = parse_depth_unit(depth_unit)
+    depth_format = parse_depth_unit(depth_unit, data)
     from das3d.benchmark import Variant, make_plan, read_variants
     from das3d.benchmark import benchmark as run
     from das3d.layouts import DEFAULT_LIGHT
@@ -571,12 +580,20 @@ def texture_changes(folder: Path | None) -> list[str]:
     return ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(folder))}"]
 
 
-def parse_depth_unit(text: str | None) -> Any:
-    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError."""
+def parse_depth_unit(text: str | None, data: Path | None = None, category: str | None = None) -> Any:
+    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError.
+
+    Warns where the data itself says, which is what counts.
+    """
     if text is None:
         return None
+    from das3d.console import warn
     from das3d.files import DepthFormat
+    from das3d.layouts import DECLARATION
 
+    for folder in () if data is None else (data, *([data / category] if category else [])):
+        if (folder / DECLARATION).is_file():
+            warn(f"{folder / DECLARATION} declares how depth is read; --depth-unit {text} is not used")
     try:
         return DepthFormat.parse(text)
     except DataError as error:

@@ -146,6 +146,19 @@ def find_categories(root: Path | str) -> list[str]:
     return [folder.name for folder in folders_in(root) if _layout_of(folder)]
 
 
+def expect_outside(out: Path, root: Path | str, category: str | None = None) -> None:
+    """Refuse to write into the data, where what is written would be taken for parts.
+
+    Raises:
+        DataError: `out` lies in the folder of the category, or in a plain folder of parts.
+    """
+    root = Path(root)
+    there = find_categories(root)
+    folder = root if _layout_of(root) or not there else root / (category or there[0])
+    if folder.resolve() in out.resolve().parents:
+        raise DataError(f"{out}: expected a folder outside the data to write to, found one in {folder}")
+
+
 def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
     there = find_categories(root)
     layout = _layout_of(root)
@@ -166,7 +179,9 @@ def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
 
 
 def _hint(root: Path) -> str:
-    # Where a data set is, for those who are a folder or two beside it.
+    # Where a data set is, for those who are a folder or two beside it, or call its folders otherwise.
+    if alike := [child.name for child in folders_in(root) if child.name.lower() in ("good", "ok", "io", "normal")]:
+        return f"; is {alike[0]} to be called good?"
     below = [child.name for child in folders_in(root) if find_categories(child)]
     if below:
         return f"; there is one in {', '.join(below)}"

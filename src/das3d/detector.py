@@ -16,6 +16,7 @@ import das3d
 from das3d.cache import write_atomically
 from das3d.engines import EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import ModelError, SettingsError, explained
+from das3d.files import DepthFormat
 from das3d.preparation import PreparedScan, Statistics, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
@@ -81,6 +82,12 @@ class Detector:
         if not isinstance(self.engine, TorchEngine):
             raise ModelError(f"expected a model as it was trained, found an exported one ({self.engine.describe()})")
         return self.engine.network
+
+    @property
+    def depth_format(self) -> DepthFormat | None:
+        """How numbers in the depth files of its training parts became metres; None where each part told it itself."""
+        kept = self.training.get("depth_format")
+        return DepthFormat(**kept) if kept else None
 
     def predict(
         self,

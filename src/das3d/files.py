@@ -138,9 +138,9 @@ def read_mask(path: Path) -> Mask:
     """A ground truth image as (H, W) bool: True where any channel is not zero.
 
     Raises:
-        DataError: as for `read_rgb`.
+        DataError: as for `read_rgb`, or what is marked may be told by transparency instead of colour.
     """
-    marked: Mask = _read_image(path, MASK_SUFFIXES, "a ground truth image") != 0
+    marked: Mask = _read_image(path, MASK_SUFFIXES, "a ground truth image", alpha=False) != 0
     return marked if marked.ndim == 2 else np.asarray(marked.any(axis=2))
 
 
@@ -176,26 +176,30 @@ def _tiff_picture(path: Path, what: str) -> tuple[int, ...]:
     return shape
 
 
-def _read_image(path: Path, suffixes: Set[str], what: str) -> NDArray[Any]:
-    # (H, W) or (H, W, 3), uint8 or uint16.
+def _read_image(path: Path, suffixes: Set[str], what: str, *, alpha: bool = True) -> NDArray[Any]:
+    # (H, W) or (H, W, 3), uint8 or uint16. What is transparent is shown as it is stored, or refused.
     _image_header(path, suffixes, what)
     with _reading(path, what):
         if path.suffix.lower() in TIFF_SUFFIXES:
-            return _without_alpha(_arrays.tiff_array(path))
-        with open_picture(path) as image:
-            if image.format == "PNG" and png_type(path)[0] == 16:
-                import imagecodecs  # Pillow would cut colours to 8 bits
+            pixels = _arrays.tiff_array(path)
+        else:
+            with open_picture(path) as image:
+                if image.format == "PNG" and png_type(path)[0] == 16:
+                    import imagecodecs  # Pillow would cut colours to 8 bits
 
-                return _without_alpha(imagecodecs.png_decode(path.read_bytes()))
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-            expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
-            return pixels
-
-
-def _without_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
-    if pixels.dtype == np.bool_:
-        pixels = pixels * np.uint8(255)
-    return pixels if pixels.ndim == 2 else pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3]
+                    pixels = imagecodecs.png_decode(path.read_bytes())
+                else:
+                    transparent = image.has_transparency_data
+                    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+                    pixels = np.asarray(image.convert(mode + "A" * transparent))
+                    expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
+        if pixels.dtype == np.bool_:
+            pixels = pixels * np.uint8(255)
+        if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+            if not alpha and np.ptp(pixels[..., -1]):
+                raise DataError(f"{path}: expected {what} without transparency, found some pixels more opaque than others")
+            pixels = pixels[..., :-1]
+        return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
 
 
 # --------------------------------------------------------------------------------------- depth

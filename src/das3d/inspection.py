@@ -139,8 +139,7 @@ def _loaded(*model: Any) -> Detector:
 
 def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
     """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
-    kept, lit = detector.training.get("depth_format"), detector.training.get("light")
-    known = DepthFormat(**kept) if kept else None
+    known, lit = detector.depth_format, detector.training.get("light")
     trained = DEFAULT_LIGHT if lit is None else lit
     return {
         "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,

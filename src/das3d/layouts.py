@@ -8,6 +8,7 @@ are checked afterwards, for every layout alike, in `datasets`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -235,6 +236,12 @@ def _members(folder: Path, search: Search) -> dict[str, dict[str, Path]]:
 
 
 def _named(folder: Path, search: Search) -> Iterator[tuple[str, str, Path]]:
+    # As `_as_written`, with letters and their accents in one: systems write them either way.
+    for role, stem, file in _as_written(folder, search):
+        yield role, unicodedata.normalize("NFC", stem), file
+
+
+def _as_written(folder: Path, search: Search) -> Iterator[tuple[str, str, Path]]:
     # Role, name of the part, file: by the role's folder, or by the last word of the file's name.
     folders = folders_in(folder)
     by_folder = [child for child in folders if child.name.lower() in ROLES]
@@ -292,6 +299,20 @@ def _format_from(path: Path) -> DepthFormat | None:
         raise DataError(f"{path}: {error}") from None
 
 
+def format_around(depth: Path) -> DepthFormat | None:
+    """What the data that a depth file belongs to says of its numbers; None where nothing is said.
+
+    Raises:
+        DataError: what is said cannot be used.
+    """
+    if match := re.fullmatch(r"(\d+)_depth\.png", depth.name):
+        info = depth.with_name(f"{match[1]}_info_depth.yaml")
+        if info.is_file():
+            return _eyecandies_format(info)
+    declared = (folder / DECLARATION for folder in list(depth.resolve().parents)[:4])  # as in mydata/train/good/depth
+    return next((_format_from(path) for path in declared if path.is_file()), None)
+
+
 def _split_by_name(parts: list[Part]) -> list[Part]:
     good = [part for part in parts if part.defect == GOOD]
     return _resplit(parts, good, test=len(good) < len(parts))
@@ -307,11 +328,13 @@ def _resplit(parts: list[Part], good: list[Part], *, test: bool) -> list[Part]:
     return [replace(part, split=split, id="/".join([split, *part.id.split("/")[1:]])) for part, split in moved]
 
 
+TIFF = "*.[tT][iI][fF]*"
+
 # Tried in this order. A new layout is a function as above and a line here.
 LAYOUTS = (
     Layout("eyecandies", ("*/data/*_metadata.yaml",), eyecandies),
-    Layout("3d-adam", ("*/*/xyz/*.tiff", "*/*/ground_truth"), mvtec3d),
-    Layout("mvtec3d", ("*/*/xyz/*.tiff",), mvtec3d),
+    Layout("3d-adam", (f"*/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d),
+    Layout("mvtec3d", (f"*/*/xyz/{TIFF}",), mvtec3d),
     Layout("folder", ("good",), own_folder),
     Layout("folder", ("train/good",), own_folder),
     Layout("folder", ("test/*/",), own_folder),

@@ -187,12 +187,15 @@ def _parts_with_known_pixels(
     """Indices of the parts whose pixels can be judged; adds notes on the others and on defective parts' empty masks."""
     unknown: list[int] = []
     empty: list[int] = []
+    most: list[int] = []
     for i in np.flatnonzero(defective).tolist():
         mask = masks[i]
         if mask is None:
             unknown.append(i)
         elif not np.any(mask):
             empty.append(i)
+        elif np.mean(mask) > 0.5:
+            most.append(i)
     total = np.count_nonzero(defective)
     if unknown:
         which = _some(unknown, names)
@@ -200,6 +203,9 @@ def _parts_with_known_pixels(
     if empty:
         which = _some(empty, names)
         notes.append(f"empty mask for {len(empty)} of {total} defective parts, all pixels taken as good: {which}")
+    if most:
+        which = _some(most, names)
+        notes.append(f"mask over most of the picture for {len(most)} of {total} defective parts (inverted?): {which}")
     return sorted(set(range(len(masks))) - set(unknown))
 
 

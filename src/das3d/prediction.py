@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from das3d.datasets import DepthFormat, find_folder
+from das3d.datasets import DepthFormat, expect_outside, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import METRES, depth_size
 from das3d.inspection import Inspected, inspect_parts, reading_of, write_regions, write_scores
+from das3d.layouts import format_around
 from das3d.parts import UNKNOWN, Part
 
 
@@ -34,8 +35,9 @@ def predict_part(
         if file is not None and not file.is_file():
             raise DataError(f"{file}: expected a file, found none")
     name = (rgb or depth or Path("part")).stem
-    reading = reading_of(detector, None, depth_format)
-    part = Part(name, "test", UNKNOWN, rgb, depth, (), reading["depth_format"])
+    around = format_around(depth) if depth and not depth_format else None
+    form = around or reading_of(detector, None, depth_format)["depth_format"]
+    part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
     if result.error:
         raise DataError(result.error)
@@ -60,6 +62,7 @@ def predict_folder(
 
     `inspect` does the work where this process shall not: `das3d.inspection.inspect_on` with its first arguments given.
     """
+    expect_outside(out, folder)
     parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
     results: list[Inspected] = []
     try:

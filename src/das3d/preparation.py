@@ -31,6 +31,8 @@ RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agr
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
+TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
+MOST_LOST = 0.25  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 
@@ -229,6 +231,8 @@ class Statistics:
         rgb_high: grey level (0 to 255) that becomes 1.
         scans: how many scans were measured.
         area: share of the frame that the smallest part covers; 0 where parts cannot be told from the background.
+        missing: share of the frame without depth in the scan that lacks most.
+        scene: median depth of the frames, metres; 0 in models of before it was measured.
     """
 
     has_rgb: bool
@@ -244,6 +248,8 @@ class Statistics:
     rgb_high: float
     scans: int
     area: float = 0.0
+    missing: float = 1.0
+    scene: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -280,13 +286,16 @@ def measure(
     sizes = {one.size for one in seen}
     shown = [one for one in seen if one.on_plane is not None]
     on_plane = len(shown) >= 0.8 * len(seen)  # a lone failure must not change how the whole set is prepared
-    parts = [one.on_plane if on_plane else one.whole for one in (shown if on_plane else seen)]
+    used = shown if on_plane else seen
+    parts = [one.on_plane if on_plane else one.whole for one in used]
     ranges = [part for part in parts if part is not None]
-    near, far = min(part.near for part in ranges), max(part.far for part in ranges)
+    # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
+    near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
+    far = float(np.quantile([part.far for part in ranges], TYPICAL))
     window = 0
     if on_plane and settings.crop:
         # Larger parts than this get a larger window of their own, so an outlier must not shrink all others.
-        window = math.ceil(float(np.quantile([part.side for part in ranges], 0.98)) * (1 + settings.margin))
+        window = math.ceil(float(np.quantile([part.side for part in ranges], TYPICAL)) * (1 + settings.margin))
         window = 0 if window >= max(max(size) for size in sizes) else window
     levels = np.sum([part.levels for part in ranges], axis=0)
     bright = np.searchsorted(np.cumsum(levels), 0.99 * levels.sum()) if settings.stretch and levels.sum() else 255
@@ -304,6 +313,8 @@ def measure(
         rgb_high=float(np.clip(bright, 16, 255)),
         scans=len(seen),
         area=min(part.area for part in ranges) if on_plane else 0.0,
+        missing=max(one.missing for one in used),
+        scene=float(np.median([one.scene for one in used])),
     )
 
 
@@ -329,6 +340,8 @@ class _Look:
     distance: float
     on_plane: _Part | None
     whole: _Part
+    missing: float = 1.0
+    scene: float = 0.0
 
 
 def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
@@ -340,14 +353,14 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
-    near, far = np.quantile(relative[scan.valid], (0.001, 0.999))
-    whole = _Part(max(height, width), 1.0, float(near), float(far), _grey_levels(scan, everything))
+    whole = _Part(max(height, width), 1.0, *_range_of(relative, scan.valid), _grey_levels(scan, everything))
     fit = fit_background(scan.depth, scan.valid)
     distance, part = 0.0, None
     if fit is not None:
         distance = background_distance(fit, settings)
         part = _part_above(scan, fit.plane, distance, settings)
-    return _Look(scan.size, scan.rgb is not None, True, fit, distance, part, whole)
+    missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
+    return _Look(scan.size, scan.rgb is not None, True, fit, distance, part, whole, missing, scene)
 
 
 def background_distance(fit: PlaneFit, settings: PreparationSettings) -> float:
@@ -367,13 +380,20 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     if surface.mean() < 0.002:
         return None
     relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
-    near, far = np.quantile(relative[surface], (0.001, 0.999))
+    near, far = _range_of(relative, surface)
     top, bottom, left, right = bounding_box(foreground)
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
-        max(bottom - top, right - left), float(foreground.mean()), float(near), 0.0 if settings.level else float(far),
+        max(bottom - top, right - left), float(foreground.mean()), near, 0.0 if settings.level else far,
         _grey_levels(scan, foreground),
     )  # fmt: skip
+
+
+def _range_of(depth: Depth, where: Mask) -> tuple[float, float]:
+    # Nearest and farthest depth on these pixels, but for the outermost thousandths and for lone pixels that fly.
+    filled = np.where(where, depth, np.float32(np.median(depth[where]))).astype(np.float32)
+    near, far = np.quantile(cv2.medianBlur(filled, 5)[where], (0.001, 0.999))
+    return float(near), float(far)
 
 
 def _grey_levels(scan: Scan, where: Mask) -> NDArray[np.int64]:
@@ -506,7 +526,8 @@ def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
     if scan.camera is None or scan.depth is None or scan.valid is None:
         return None
     depth = scan.depth[foreground & scan.valid]
-    return 1e6 * float(np.median(depth)) ** 2 / (scan.camera.fx * scan.camera.fy) if depth.size else None
+    # Focal lengths are below 0 where points have y upwards or x to the left.
+    return 1e6 * float(np.median(depth)) ** 2 / abs(scan.camera.fx * scan.camera.fy) if depth.size else None
 
 
 def _check_like_training(scan: Scan, statistics: Statistics) -> None:
@@ -530,16 +551,13 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     if statistics.background == "none":
+        _expect_distance(scan.name, "the scene", statistics.scene, float(np.median(scan.depth[scan.valid])))
         level = plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else np.float32(0)
         return everything, scan.depth - level
     fit = fit_background(scan.depth, scan.valid)
     plane = statistics.plane if fit is None else fit.plane
-    expected = _at_centre(statistics.plane)
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
-    if unit := another_unit(found / expected):
-        raise DataError(
-            f"{scan.name}: expected the background {expected:.3g} m away, as in training, found {found:.3g} m: {unit}"
-        )
+    _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found)
     foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance)
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
     if not foreground.any():
@@ -550,7 +568,20 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
             f"{scan.name}: expected {above}, found {foreground.mean():.2%} of the picture there, where the smallest part "
             f"in training covers {statistics.area:.2%}: no part?"
         )
+    # What has no depth counts as background. A part of which much has none would look like a small, good one.
+    lost, missing = statistics.area - foreground.mean(), 1 - scan.valid.mean()
+    if lost > MOST_LOST * statistics.area and missing - statistics.missing > 0.5 * lost:
+        raise DataError(
+            f"{scan.name}: expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
+            f"{statistics.missing:.0%}, and a part on {foreground.mean():.1%} of it, in training at least on "
+            f"{statistics.area:.1%}: too little was measured to judge it"
+        )
     return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
+
+
+def _expect_distance(name: str, what: str, expected: float, found: float) -> None:
+    if expected and (unit := another_unit(found / expected)):
+        raise DataError(f"{name}: expected {what} {expected:.3g} m away, as in training, found {found:.3g} m: {unit}")
 
 
 def _window_around(foreground: Mask, frame: tuple[int, int], statistics: Statistics) -> Window:

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from das3d import cache
-from das3d.console import progress
+from das3d.console import progress, warn
 from das3d.datasets import Dataset, Part
 from das3d.errors import DataError
+from das3d.files import rgb_size
 from das3d.preparation import PreparedScan, Statistics, measure, prepare
 from das3d.settings import PreparationSettings, Settings
 
@@ -37,12 +38,24 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
     """
     train, held_out = split_good(dataset, settings)
     statistics = measure_parts(train, settings)
+    if statistics.frame is None:
+        _warn_of_sizes(train)
     with progress("preparing", len(train) + len(held_out)) as step:
         prepared = []
         for part in [*train, *held_out]:
             prepared.append(prepare_part(part, statistics, settings.preparation))
             step()
     return PreparedData(statistics, prepared[: len(train)], prepared[len(train) :])
+
+
+def _warn_of_sizes(parts: list[Part]) -> None:
+    sizes = [rgb_size(part.rgb) if part.rgb else part.read().size for part in parts]
+    usual = max(set(sizes), key=sizes.count)
+    others = [part.id for part, size in zip(parts, sizes, strict=True) if size != usual]
+    warn(
+        f"{len(others)} of {len(parts)} training parts have another size than {usual[1]} x {usual[0]} pixels, such as "
+        f"{others[0]}; parts of any size will be taken from now on, as if all showed the same field"
+    )
 
 
 def split_good(dataset: Dataset, settings: Settings) -> tuple[list[Part], list[Part]]:
@@ -56,7 +69,8 @@ def split_good(dataset: Dataset, settings: Settings) -> tuple[list[Part], list[P
         held_out = [part for part in train if part.id in chosen]
         train = [part for part in train if part.id not in chosen]
     if len(train) < 2:
-        raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {len(train)}")
+        found = f"{len(train)}, and {len(held_out)} to hold out" if held_out else len(train)
+        raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {found}")
     return train, held_out
 
 

@@ -21,11 +21,12 @@ import das3d
 from das3d import training
 from das3d.batches import GoodParts
 from das3d.cache import write_atomically
-from das3d.calibration import calibrated, fingerprints_of
+from das3d.calibration import calibrated
 from das3d.console import is_worker, say
-from das3d.datasets import DepthFormat, find_dataset
+from das3d.datasets import DepthFormat, expect_outside, find_dataset
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.errors import ModelError, SettingsError
+from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.prepared import PreparedData, prepare_dataset, split_good
 from das3d.settings import Settings, flatten, make_settings, settings_to_toml
@@ -84,6 +85,7 @@ def train(
     dataset = find_dataset(
         Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
     )
+    expect_outside(out, dataset.root)
     prepared = prepare_dataset(dataset, settings)
     facts = {
         "data": str(dataset.root),
@@ -130,7 +132,7 @@ def train(
     }
     if fabric.is_global_zero:
         trained_on, held_out = split_good(dataset, settings)
-        detector.fingerprints = {"train": fingerprints_of(trained_on)}
+        detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
         detector = calibrated(detector, held_out, settings.score.max_false_alarm)
         detector.save(out / MODEL_FILE)
         _write_facts(out, detector.training)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
+SAME = 1e-5  # scores that differ by less: the threshold is the score of a part, which engines round to either side of it
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Threshold:
     higher, and `bound` says how much.
 
     Attributes:
-        value: parts that score above it are called defective.
+        value: parts that score above it, by more than rounding explains, are called defective.
         requested: the false-alarm rate that was asked for.
         false_alarm_rate: the rate that `parts` held-out parts support; above `requested` where they are too few.
         parts: how many held-out good parts it rests on.
@@ -48,7 +49,7 @@ class Threshold:
         object.__setattr__(self, "synthetic_scores", kinds)
 
     def is_defective(self, score: float) -> bool:
-        return score > self.value
+        return score - SAME > self.value
 
     def false_alarm_probability(self, score: float) -> float | None:
         """The probability that a good part scores `score` or more, as far as the held-out ones can tell.
@@ -62,7 +63,7 @@ class Threshold:
         """
         if not self.good_scores:
             return None
-        as_high = len(self.good_scores) - bisect_left(self.good_scores, score)
+        as_high = len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
         return (1 + as_high) / (1 + len(self.good_scores))
 
     @property

@@ -1,0 +1,35 @@
+"""What tells a part from all others, wherever it lies: a model knows by it which parts it has seen."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from das3d.files import read_depth, read_rgb
+from das3d.parts import Part
+
+
+def fingerprint_of(part: Part) -> str:
+    """A hash of the part's colours, or of its depth where it has none; the same in every format without loss."""
+    if part.rgb is not None:
+        return _hash(read_rgb(part.rgb).tobytes())
+    assert part.depth is not None
+    return _hash(np.ascontiguousarray(read_depth(part.depth, part.depth_format)[0]).tobytes())
+
+
+def marks_of(part: Part) -> set[str]:
+    """Its fingerprint, and that of models of before formats were seen through: a hash of the file."""
+    return {fingerprint_of(part), _hash(file_of(part).read_bytes())}
+
+
+def file_of(part: Part) -> Path:
+    """The file that stands for the part."""
+    file = part.rgb or part.depth
+    assert file is not None
+    return file.resolve()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
