@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from das3d._listing import natural_order
-from das3d.datasets import Dataset, find_categories, find_dataset, find_folder
+from das3d.datasets import Dataset, expect_outside, find_categories, find_dataset, find_folder
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, read_rgb
 from das3d.parts import Part, split_good
@@ -563,3 +564,54 @@ def test_real_scans_read_the_same_from_an_own_folder(real_data: Path, tmp_path: 
         assert np.abs(copy.depth - scan.depth).max() <= rounding * 1.01
         np.testing.assert_array_equal(copy.mask, scan.mask)
         assert np.abs(copy.rgb.astype(int) - scan.rgb).mean() <= (0 if picture == "png" else 3)
+
+
+# ------------------------------------------------------------------------------------------- as people have it
+
+
+def test_names_pair_whichever_way_their_accents_are_written(tmp_path: Path) -> None:
+    for number in range(3):
+        part = sample(number)
+        write_member(tmp_path / "good" / f"{unicodedata.normalize('NFC', f'Gehäuse {number}')}_rgb.png", part.rgb)
+        write_member(tmp_path / "good" / f"{unicodedata.normalize('NFD', f'Gehäuse {number}')}_depth.npy", part.points)
+    declare(tmp_path)
+    dataset = find_dataset(tmp_path)
+    assert {part.id.split("/")[-1] for part in dataset.parts} == {f"Gehäuse {number}" for number in range(3)}
+    assert all(part.rgb and part.depth for part in dataset.parts)
+
+
+def test_suffixes_in_capitals_are_no_other_layout(tmp_path: Path) -> None:
+    root = mvtec3d(tmp_path / "bolt")
+    for file in root.rglob("*.tiff"):
+        file.rename(file.with_suffix(".TIF"))
+    dataset = find_dataset(root)
+    assert dataset.layout == "mvtec3d" and len(dataset.parts) == 7
+
+
+@pytest.mark.parametrize("name", ["Good", "OK", "io", "normal"])
+def test_good_parts_under_another_name_are_pointed_at(tmp_path: Path, name: str) -> None:
+    own_kind(tmp_path / "parts" / name, range(3))
+    with pytest.raises(DataError, match=rf"found only {name}; is {name} to be called good\?"):
+        find_dataset(tmp_path / "parts")
+
+
+def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
+    own_data(tmp_path / "own")
+    mvtec3d(tmp_path / "many" / "bolt")
+    mvtec3d(tmp_path / "many" / "nut")
+    plain = tmp_path / "plain"
+    write_member(plain / "a_rgb.png", sample().rgb)
+    for out, root, category in (
+        (tmp_path / "own" / "runs" / "a", tmp_path / "own", None),
+        (tmp_path / "many" / "bolt" / "run", tmp_path / "many", "bolt"),
+        (tmp_path / "many" / "nut" / ".." / "bolt" / "run", tmp_path / "many" / "bolt", None),
+        (plain / "out", plain, None),
+    ):
+        with pytest.raises(DataError, match="expected a folder outside the data to write to, found one in"):
+            expect_outside(out, root, category)
+    for out, root, category in (
+        (tmp_path / "runs" / "a", tmp_path / "own", None),
+        (tmp_path / "many" / "runs", tmp_path / "many", "bolt"),
+        (tmp_path / "own2", tmp_path / "own", None),
+    ):
+        expect_outside(out, root, category)

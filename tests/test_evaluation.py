@@ -255,3 +255,20 @@ def test_report_goes_beside_the_model_and_to_standard_output(tiny_run: Runs, tin
     assert shown["defective found at threshold"] == f"{metrics['detected']:.1%}"
     assert lines[-1] == f"written to {run / 'evaluation'}; computed by PyTorch, fp32, CPU"
     assert result.stderr == ""
+
+
+def test_training_parts_in_the_test_and_inverted_masks_are_noted(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    for member, suffix in (("rgb", "png"), ("xyz", "tiff")):
+        shutil.copy(
+            category / "train" / "good" / member / f"001.{suffix}", category / "test" / "good" / member / f"900.{suffix}"
+        )
+    kind = sorted(KINDS)[0]
+    mask = category / "test" / kind / "gt" / "000.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    good_mask = category / "test" / "good" / "gt"
+    if good_mask.is_dir():
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(good_mask / "900.png")
+    notes = " ".join(evaluate(load(tiny_run(), "cpu"), tmp_path, tmp_path / "out")["notes"])
+    assert "1 good test parts are among those trained on, such as test/good/900" in notes
+    assert f"mask over most of the picture for 1 of {DEFECTIVE_PARTS} defective parts (inverted?): test/{kind}/000" in notes

@@ -405,3 +405,29 @@ def test_reading_warns_of_nothing_and_leaves_files_as_they_are(tmp_path: Path) -
             read_depth(path, TENTHS)
     assert [path.read_bytes() for path in paths] == before
     assert len(list(tmp_path.iterdir())) == len(paths)
+
+
+@pytest.mark.parametrize("kind", ["rgba", "grey and alpha", "palette", "TIFF"])
+def test_ground_truth_that_tells_by_transparency_is_refused(tmp_path: Path, kind: str) -> None:
+    marked = PART.mask
+    alpha, white = (marked * 255).astype(np.uint8), np.full_like(marked, 255, dtype=np.uint8)
+    path = tmp_path / ("mask.tiff" if kind == "TIFF" else "mask.png")
+    if kind == "palette":
+        image = Image.fromarray(marked.astype(np.uint8), mode="P")
+        image.putpalette([255, 255, 255, 255, 255, 255])
+        image.save(path, transparency=0)
+    elif kind == "grey and alpha":
+        Image.fromarray(np.dstack([white, alpha])).save(path)
+    elif kind == "rgba":
+        Image.fromarray(np.dstack([white, white, white, alpha])).save(path)
+    else:
+        tifffile.imwrite(path, np.dstack([white, white, white, alpha]), photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(DataError, match=r"mask\.(png|tiff): expected a ground truth image without transparency"):
+        read_mask(path)
+
+
+def test_opaque_ground_truth_is_read_by_its_colours(tmp_path: Path) -> None:
+    marked = (PART.mask * 200).astype(np.uint8)
+    opaque = np.full_like(marked, 255)
+    Image.fromarray(np.dstack([marked, marked, marked, opaque])).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), PART.mask)

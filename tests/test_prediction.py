@@ -365,3 +365,42 @@ def test_output_names_are_unique_files_of_one_folder(ids: list[str]) -> None:
     names = output_names([Part(name, "test", "unknown", None, None) for name in ids])
     assert set(names) == set(ids) and len(set(names.values())) == len(ids)
     assert not any("/" in name for name in names.values())
+
+
+# ------------------------------------------------------------------------------------ what the data itself says
+
+
+def test_a_lone_file_is_read_as_the_data_around_it_says(
+    detector: Detector, dent: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rgb, xyz = dent
+    folder = tmp_path / "mine" / "test" / "dent"
+    (folder / "rgb").mkdir(parents=True)
+    (folder / "depth").mkdir()
+    shutil.copy(rgb, folder / "rgb" / "7.png")
+    counts = np.rint(tifffile.imread(xyz)[..., 2] * 20_000).astype(np.uint16)
+    cv2.imwrite(str(folder / "depth" / "7.png"), counts)
+    files = folder / "rgb" / "7.png", folder / "depth" / "7.png"
+    expected = predict_part(detector, *files, tmp_path / "told", depth_format=DepthFormat(5e-5)).prediction
+    (tmp_path / "mine" / "dataset.yaml").write_text("depth_scale: 0.00005")
+    found = predict_part(detector, *files, tmp_path / "found").prediction
+    assert expected is not None and found is not None and found.score == expected.score
+
+    eyecandy = tmp_path / "candy" / "data"
+    eyecandy.mkdir(parents=True)
+    shutil.copy(rgb, eyecandy / "07_image_4.png")
+    low, high = 0.3, 0.7
+    cv2.imwrite(str(eyecandy / "07_depth.png"), np.rint((counts / 20_000 - low) / (high - low) * 65535).astype(np.uint16))
+    (eyecandy / "07_info_depth.yaml").write_text(f"normalization: {{min: {low}, max: {high}}}")
+    found = predict_part(detector, eyecandy / "07_image_4.png", eyecandy / "07_depth.png", tmp_path / "candied").prediction
+    assert found is not None and found.score == pytest.approx(expected.score, abs=2e-3)
+
+
+def test_a_unit_that_is_not_used_is_told(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    names = unlabelled(tiny_data, tmp_path / "new")
+    declare(tmp_path / "new", "depth_unit: m")
+    result = das3d("predict", tiny_run(), "--data", tmp_path / "new", "--out", tmp_path / "out", "--depth-unit", "mm")
+    assert result.exit_code == 0 and len(scores_of(tmp_path / "out")) == len(names)
+    assert f"{tmp_path / 'new' / 'dataset.yaml'} declares how depth is read; --depth-unit mm is not used" in result.stderr
+    inside = das3d("predict", tiny_run(), "--data", tmp_path / "new", "--out", tmp_path / "new" / "out")
+    assert inside.exit_code == 1 and "expected a folder outside the data" in inside.stderr

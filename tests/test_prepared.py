@@ -10,13 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scenes import Box, see
 
 from das3d.cache import cache_folder
-from das3d.datasets import Dataset
+from das3d.datasets import Dataset, find_dataset
+from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.parts import Part, Split
@@ -253,3 +255,12 @@ def test_a_part_that_cannot_be_prepared_is_named(data: Dataset) -> None:
     np.save(part.depth, np.round(empty.depth * 1e5).astype(np.uint16))
     with pytest.raises(DataError, match=rf"{part.rgb}: expected a part more than .* mm above the background, found none"):
         prepare_dataset(data, with_settings())
+
+
+def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_demo(tmp_path, train=5, validation=1, good=0, defective=0, size=(64, 80)) / CATEGORY
+    rgb, xyz = root / "train" / "good" / "rgb" / "003.png", root / "train" / "good" / "xyz" / "003.tiff"
+    cv2.imwrite(str(rgb), cv2.imread(str(rgb))[::2, ::2])
+    tifffile.imwrite(xyz, tifffile.imread(xyz)[::2, ::2], photometric="minisblack")
+    prepare_dataset(find_dataset(root), with_settings())
+    assert "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003" in capsys.readouterr().err
