@@ -221,3 +221,10 @@ def test_spoiled_real_parts_are_pointed_at_and_hardly_any_other(glands: Parts) -
     assert named.keys() >= {"020", "031", "003", "010", "025"} and len(named) <= 7, named
     assert "odd colour" in named["020"] and "shift of RGB against depth" in named["031"] and named["025"] == ["unit"]
     assert "fit of RGB to depth" in named["003"] and "fit of RGB to depth" in named["010"]
+
+
+def test_dark_parts_are_advised_on(parts: Parts) -> None:
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        parts.write(file.stem, rgb=(parts.rgb(file.stem) // 16).astype(np.uint8))  # 12 bits read as 16
+    advice = " ".join(check(parts).advice)
+    assert "of 255 bright" in advice and "multiplied by 16" in advice

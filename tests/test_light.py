@@ -13,14 +13,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.light import LAMPS, Light, draw_light, facing, lit, slopes
+from das3d.light import BRIGHTER, LAMPS, Light, draw_light, facing, lit, slopes
 from das3d.settings import TrainingSettings
 
 SIDE = 64
 
 
 def plain(count: int, **changes: float) -> Light:
-    values = {"gain": 1.0, "exponent": 1.0, "glare": 0.0, "facet": 0.5, "breadth": 0.3, **changes}
+    values = {"gain": 1.0, "exponent": 1.0, "glare": 0.0, "gloss": 1.0, "facet": 0.5, "breadth": 0.3, **changes}
     numbers = {name: torch.full((count,), float(value)) for name, value in values.items()}
     return Light(**numbers, field=torch.ones(count, LAMPS, LAMPS))
 
@@ -74,7 +74,7 @@ def test_drawn_light_keeps_to_its_settings() -> None:
     light = draw_light(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
         (light.gain, 1, 0.2), (light.exponent.log(), 0, 0.3), (light.field, 1, 0.25), (light.glare, 0, 0.6),
-        (light.facet, 0.5, 0.5), (light.breadth.log10(), -0.5, 0.5),
+        (light.facet, 0.5, 0.5), (light.gloss, 0.5, 0.5), (light.breadth.log10(), -0.5, 0.5),
     ):  # fmt: skip
         spread = (values - centre).abs()
         assert 0.95 * limit < spread.max() <= limit + 1e-6
@@ -138,6 +138,14 @@ def test_glare_lights_or_darkens_one_facet_and_no_other(glare: float, facet: flo
     torch.testing.assert_close(after[lights.expand_as(rgb)].mean(), torch.tensor(expected), atol=0.02, rtol=0)
     torch.testing.assert_close(after[spares.expand_as(rgb)], rgb[spares.expand_as(rgb)], atol=1e-3, rtol=0)
     assert (after[~foreground.expand_as(rgb)] == 0).all() and after.min() >= 0 and after.max() <= 1
+
+
+@pytest.mark.parametrize("grey", [0.1, 0.3, 0.8])
+def test_matt_surfaces_keep_their_pattern_in_glare(grey: float) -> None:
+    _, depth, foreground = roof()
+    stripes = torch.where(torch.arange(SIDE) % 4 < 2, grey, grey / 2)[:, None] * foreground.float().expand(1, 3, SIDE, SIDE)
+    after = lit(stripes, torch.zeros_like(depth), foreground, plain(1, glare=1.0, gloss=0.0))
+    torch.testing.assert_close(after, (BRIGHTER * stripes).clamp(max=1))
 
 
 @given(seed=st.integers(0, 10_000), facet=st.floats(0, 1, exclude_max=True), radius=st.sampled_from([0.0, 0.02, 0.3]))

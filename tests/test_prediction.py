@@ -250,7 +250,9 @@ def test_many_broken_parts_are_cut_short_on_the_screen_only(tiny_run: Runs, tmp_
 
 
 def test_folder_without_parts(detector: Detector, tmp_path: Path) -> None:
-    for folder, message in ((tmp_path / "none", "expected a folder, found nothing there"), (tmp_path, "found no folders")):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, message in ((tmp_path / "none", "expected a folder, found nothing there"), (empty, "found no folders")):
         with pytest.raises(DataError, match=message):
             predict_folder(detector, folder, tmp_path / "out")
 
@@ -328,8 +330,9 @@ def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
     detector.training |= {"light": 0, "depth_format": {"scale": 0.001, "offset": 0.0, "missing": 65535}}
     reading = reading_of(detector, None, None)
     assert reading["light"] == 0 and reading["depth_format"] == DepthFormat(0.001, missing=65535)
-    told = reading_of(detector, 2, DepthFormat(0.01))
-    assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.01, missing=65535)  # what is not told stays
+    told = reading_of(detector, 2, DepthFormat(0.001, focal_length=500))
+    assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.001, 0.0, 65535, 500)  # what is not told stays
+    assert reading_of(detector, None, DepthFormat(0.01))["depth_format"] == DepthFormat(0.01)  # another sensor's counts
     assert reading_of(load(tiny_run("depth")), None, None)["rgb"] is False
 
 

@@ -27,13 +27,14 @@ from das3d.files import HOW_TO_DECLARE
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.novelty import GRID, Feature, look_of, oddness
 from das3d.parts import Part
-from das3d.preparation import Floats, Statistics, Window
+from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window
 from das3d.prepared import measure_parts, prepare_part, split_good
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
 from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
 from das3d.twins import Twins, find_twins
 
+DARK = 25  # grey levels; below that, steps between them show
 READERS = 4  # scans looked at at once; each is in memory meanwhile
 
 
@@ -237,7 +238,17 @@ def _units(dataset: Dataset, told: DepthFormat | None) -> str:
 
 def _advice(check: DataCheck) -> list[str]:
     lines: list[str] = []
-    for rule in (_on_suspects, _on_twins, _on_units, _on_numbers, _on_shift, _on_missing, _on_window, _on_noise):
+    for rule in (
+        _on_suspects,
+        _on_twins,
+        _on_units,
+        _on_numbers,
+        _on_brightness,
+        _on_shift,
+        _on_missing,
+        _on_window,
+        _on_noise,
+    ):
         lines += rule(check)
     return lines
 
@@ -294,6 +305,16 @@ def _on_numbers(check: DataCheck) -> list[str]:
     return lines
 
 
+def _on_brightness(check: DataCheck) -> list[str]:
+    brightness = median(check.good, "brightness")
+    if brightness is None or brightness >= DARK:
+        return []
+    return [
+        f"the part is {brightness:.0f} of 255 bright: too short an exposure? 12-bit numbers in 16-bit files look so, too: "
+        "multiplied by 16, they keep their steps."
+    ]
+
+
 def _on_shift(check: DataCheck) -> list[str]:
     seen = [one.alignment for one in check.good if one.alignment]
     if not seen:
@@ -323,7 +344,10 @@ def _on_window(check: DataCheck) -> list[str]:
         return []
     lines = []
     if statistics.has_depth and statistics.background == "none":
-        lines.append("no background plane around the parts: the whole frame counts as part, and nothing is cut out.")
+        lines.append(
+            "no background plane around the parts: the whole frame counts as part, and nothing is cut out. Where there is "
+            f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), or grows towards the camera."
+        )
     side = statistics.window or max(statistics.frame or (0, 0))
     factor = side / settings.size
     if factor > 1.5:

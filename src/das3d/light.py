@@ -18,6 +18,7 @@ from das3d.settings import TrainingSettings
 LAMPS = 5  # an uneven light is drawn at so many points a side and is smooth between them
 WINDOW = 1 / 64  # half of the square that a slope is measured over, as a share of the side
 RIDGE = 1e-3  # square pixels, against a window of 4 or more; a single row of pixels has no slope across it
+BRIGHTER = 3.0  # times; a lamp that shines straight onto a matt surface
 EVEN = 0.2  # depth ranges a side; added to a part's mean slope, so that glare on a flat part is not on its noise
 
 
@@ -29,7 +30,8 @@ class Light(Bundle):
         gain: of all of the part.
         exponent: of RGB in (0, 1); above 1 it is harsher, below 1 softer.
         field: (B, LAMPS, LAMPS) gain from place to place.
-        glare: of surfaces that face one way; 1 makes them white, -1 black.
+        glare: of surfaces that face one way; 1 makes them all light, -1 black.
+        gloss: what light is at most: 1 white, as of a mirror, 0 `BRIGHTER` times what is seen, as of a matt surface.
         facet: 0 to 1, which of the part's pixels it is whose surface glares most.
         breadth: how far slopes may differ from that pixel's, as a share of the part's mean slope.
     """
@@ -38,6 +40,7 @@ class Light(Bundle):
     exponent: Tensor
     field: Tensor
     glare: Tensor
+    gloss: Tensor
     facet: Tensor
     breadth: Tensor
 
@@ -54,6 +57,7 @@ def draw_light(batch: int, settings: TrainingSettings, generator: torch.Generato
         exponent=(settings.contrast * exponent).exp(),
         field=1 + settings.lighting * field,
         glare=settings.glare * glare * glare.abs(),  # weak more often than strong
+        gloss=torch.rand(batch, generator=generator),
         facet=torch.rand(batch, generator=generator),
         breadth=0.1 * 10 ** torch.rand(batch, generator=generator),
     )
@@ -67,7 +71,8 @@ def lit(rgb: Tensor, depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
     if light.glare.device.type == "cpu" and not light.glare.any():
         return rgb
     strength = light.glare[:, None, None, None] * facing(depth, foreground, light)
-    return rgb + strength.clamp(min=0) * (foreground.float() - rgb) + strength.clamp(max=0) * rgb
+    brightest = torch.lerp((BRIGHTER * rgb).clamp(max=1), foreground.float(), light.gloss[:, None, None, None])
+    return rgb + strength.clamp(min=0) * (brightest - rgb) + strength.clamp(max=0) * rgb
 
 
 def facing(depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
@@ -78,7 +83,7 @@ def facing(depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
     slope = slopes(depth, foreground)  # (B, 2, S, S)
     share = foreground.flatten(1).float()
     count = share.sum(dim=1, keepdim=True)  # (B, 1)
-    rank = (light.facet[:, None] * count).floor() + 0.5  # between the chosen pixel's place in the part and the next
+    rank = torch.minimum((light.facet[:, None] * count).floor(), count - 1) + 0.5  # between the chosen pixel and the next
     chosen = torch.searchsorted(share.cumsum(dim=1), rank).clamp(max=share.shape[1] - 1)  # (B, 1)
     middle = slope.flatten(2).gather(2, chosen[:, None].expand(-1, 2, -1))  # (B, 2, 1)
     steepness = slope.square().sum(dim=1).sqrt().flatten(1)  # (B, S S), 0 outside the part
