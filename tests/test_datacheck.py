@@ -228,3 +228,12 @@ def test_dark_parts_are_advised_on(parts: Parts) -> None:
         parts.write(file.stem, rgb=(parts.rgb(file.stem) // 16).astype(np.uint8))  # 12 bits read as 16
     advice = " ".join(check(parts).advice)
     assert "of 255 bright" in advice and "multiplied by 16" in advice
+
+
+def test_a_number_for_missing_depth_that_nobody_declared_is_advised_on(parts: Parts, sound_check: DataCheck) -> None:
+    assert "depth_missing" not in " ".join(sound_check.advice)
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        points = parts.points(file.stem)
+        points[:4, :, 2] = 6.5535
+        parts.write(file.stem, points=points)
+    assert "exactly 6.5535 m away" in " ".join(check(parts).advice)

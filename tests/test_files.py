@@ -431,3 +431,14 @@ def test_opaque_ground_truth_is_read_by_its_colours(tmp_path: Path) -> None:
     opaque = np.full_like(marked, 255)
     Image.fromarray(np.dstack([marked, marked, marked, opaque])).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), PART.mask)
+
+
+@pytest.mark.parametrize("name", ["d.ply", "d.npy"])
+def test_points_column_by_column_are_refused(tmp_path: Path, name: str) -> None:
+    part = sample(0, (24, 32))
+    path = write_member(tmp_path / name, part.points)
+    assert read_depth(path)[2] is not None
+    turned = np.ascontiguousarray(part.points.swapaxes(0, 1)).reshape(part.points.shape)
+    write_member(path, turned)
+    with pytest.raises(DataError, match=rf"{name}: expected points row by row, found them column by column"):
+        read_depth(path)

@@ -238,17 +238,8 @@ def _units(dataset: Dataset, told: DepthFormat | None) -> str:
 
 def _advice(check: DataCheck) -> list[str]:
     lines: list[str] = []
-    for rule in (
-        _on_suspects,
-        _on_twins,
-        _on_units,
-        _on_numbers,
-        _on_brightness,
-        _on_shift,
-        _on_missing,
-        _on_window,
-        _on_noise,
-    ):
+    rules = [_on_suspects, _on_twins, _on_units, _on_numbers, _on_brightness, _on_shift, _on_ceiling]
+    for rule in [*rules, _on_missing, _on_window, _on_noise]:
         lines += rule(check)
     return lines
 
@@ -325,6 +316,16 @@ def _on_shift(check: DataCheck) -> list[str]:
     return [
         f"in most parts RGB lies {right:+.0f} pixels right and {down:+.0f} down of depth: calibrate the cameras to each "
         "other, or shift one; das3d takes both as one pixel grid."
+    ]
+
+
+def _on_ceiling(check: DataCheck) -> list[str]:
+    there = [one.ceiling for one in check.good if one.ceiling is not None]
+    if len(there) < max(2, len(check.good) / 4):
+        return []
+    return [
+        f"many pixels are exactly {float(np.median(there)):.6g} m away, and none nearly so far: a number for depth that "
+        f"was not measured? Then write it into {DECLARATION}, as depth_missing."
     ]
 
 

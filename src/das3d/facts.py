@@ -41,6 +41,7 @@ class Facts:
         unit_factor: by what its depth had to be multiplied to become readable at all; 1 for nearly all parts.
         size: height and width, pixels.
         missing: share of the frame without depth.
+        ceiling: depth, metres, that many pixels share and that no other comes near: perhaps a number for "not measured".
         missing_on_part: share of the part without depth.
         distance: median depth of the frame, metres.
         plane_support, plane_noise: of the background plane (share of the border on it; metres); None without a plane.
@@ -64,6 +65,7 @@ class Facts:
     unit_factor: float = 1.0
     size: tuple[int, int] | None = None
     missing: float | None = None
+    ceiling: float | None = None
     missing_on_part: float | None = None
     distance: float | None = None
     plane_support: float | None = None
@@ -162,10 +164,18 @@ def _of_frame(scan: Scan) -> dict[str, Any]:
     depth = cv2.resize(scan.depth, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return {
         "missing": float(1 - scan.valid.mean()),
+        "ceiling": _ceiling(scan.depth[scan.valid]),
         "distance": float(np.median(scan.depth[scan.valid])),
         "depth_hash": hashlib.sha256(np.ascontiguousarray(scan.depth).tobytes()).hexdigest(),
         "depth_thumbnail": np.where(known > 0.5, depth / np.maximum(known, 1e-6), np.nan).astype(np.float32),
     }
+
+
+def _ceiling(depths: Floats) -> float | None:
+    highest = depths.max()
+    below = depths[depths < highest]
+    alone = below.size > 0 and below.max() < 0.9 * highest
+    return float(highest) if alone and (depths == highest).mean() > 0.002 else None
 
 
 def _sides(scan: Scan, foreground: Mask, surface: Mask) -> tuple[float, float, float | None, float | None]:

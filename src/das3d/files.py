@@ -242,8 +242,17 @@ def read_depth(
     hint = f"to set the unit, {HOW_TO_DECLARE}"
     depth, valid = metric_depth(raw, str(path), known.scale, known.offset, known.missing, hint=hint)
     if raw.ndim == 3:
-        return depth, valid, camera_from_points(raw, valid)
+        camera = camera_from_points(raw, valid)
+        if camera is None and camera_from_points(_by_columns(raw)) is not None:
+            raise DataError(f"{path}: expected points row by row, found them column by column")
+        return depth, valid, camera
     return depth, valid, None if known.focal_length is None else Camera.centred(known.focal_length, depth.shape)
+
+
+def _by_columns(points: NDArray[Any]) -> NDArray[Any]:
+    # The same points, taken for written column by column.
+    height, width, _ = points.shape
+    return points.reshape(width, height, 3).swapaxes(0, 1)
 
 
 def _depth_shape(path: Path, depth_format: DepthFormat | None, size: Size | None) -> tuple[int, ...]:

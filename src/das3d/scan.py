@@ -153,10 +153,12 @@ def metric_depth(
     z: NDArray[Any] = numbers if numbers.ndim == 2 else numbers[..., 2]
     with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs
         depth = (z.astype(np.float64) * scale + offset).astype(np.float32)
+        if missing is not None and z.dtype.kind == "f":
+            missing = float(z.dtype.type(missing))  # as the file has it: float32 knows no 9.99
     # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
     valid: Mask = np.isfinite(depth) & (depth > 0)
     if missing is not None:
-        valid &= z != (z.dtype.type(missing) if z.dtype.kind == "f" else missing)  # float32 knows no 9.99
+        valid &= z != missing
     if not valid.any():
         if (z < 0).any():
             raise DataError(f"{name}: expected depth to grow away from the camera, found no positive but negative depths")
