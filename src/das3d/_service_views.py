@@ -17,9 +17,9 @@ from das3d.inspection import read_map
 from das3d.inspections import Inspection, Inspections
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
-from das3d.preparation import Window, bounding_box, fit_background
+from das3d.preparation import Statistics, Window, bounding_box
 from das3d.scan import Scan
-from das3d.surfaces import data_uri, surface_of
+from das3d.surfaces import background_of, data_uri, surface_of
 
 
 def map_file(inspections: Inspections, inspection: Inspection) -> Path:
@@ -59,11 +59,12 @@ def overlay_png(inspections: Inspections, inspection: Inspection, high: float) -
     return _png(overlay(scan_of(inspections, inspection), anomaly, high))
 
 
-def view(inspections: Inspections, inspection: Inspection) -> dict[str, Any]:
+def view(inspections: Inspections, inspection: Inspection, statistics: Statistics | None) -> dict[str, Any]:
     """Data for the page: the square of the frame in which the model looked, as a picture, as heat and in 3D.
 
     Heat has square roots of the map, as 0 to 255 in a grey PNG and as 0 to 1 in the surface, so that small values, among
-    which thresholds often lie, keep their steps.
+    which thresholds often lie, keep their steps. The surface lies flat by the plane that `statistics` of the model tell of;
+    None, where it is no more served: as seen from the camera.
     """
     anomaly = read_map(map_file(inspections, inspection))
     scan = scan_of(inspections, inspection)
@@ -73,8 +74,8 @@ def view(inspections: Inspections, inspection: Inspection) -> dict[str, Any]:
     heat = window.cut(np.round(roots * 255).astype(np.uint8))
     surface = None
     if scan.depth is not None and scan.valid is not None:
-        fit = fit_background(scan.depth, scan.valid)
-        surface = surface_of(scan, roots, window=window, plane=fit.plane if fit else None)
+        plane = None if statistics is None else background_of(scan, statistics)
+        surface = surface_of(scan, roots, window=window, plane=plane)
     return {
         "window": {"left": window.left, "top": window.top, "side": window.side},
         "picture": data_uri(window.cut(picture), quality=88),

@@ -24,7 +24,7 @@ from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat, Size
 from das3d.inspection import picture_scale, reading_of, save_map
 from das3d.inspections import Inspection, Inspections, Verdict
-from das3d.preparation import PreparedScan, prepare
+from das3d.preparation import PreparedScan, Statistics, prepare
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
@@ -161,6 +161,11 @@ class Service:
         """The map's value that is painted in full red."""
         served = self.models.get(inspection.model)
         return 1.0 if served is None else picture_scale(served.detector)
+
+    def statistics(self, inspection: Inspection) -> Statistics | None:
+        """Those of the model; None where it is no more served."""
+        served = self.models.get(inspection.model)
+        return None if served is None else served.detector.statistics
 
     def close(self) -> None:
         """Finish what was taken in, then let everything go."""

@@ -322,7 +322,9 @@ def _sweep(incoming: Path) -> None:
 
 def _flush(path: Path) -> None:
     # To the disk itself, so that a power failure cannot take what a row points to.
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # which Windows cannot open; its file system keeps the entries of folders itself
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LATTICE = 64  # fields repeat after this many cells, a power of two; more than any field here shows
+LATTICE = 64  # fields repeat after this many cells, a power of two: only the finest, of 1.5 pixels a cell, show it at all
 
 
 def hash_uniform(seed: Tensor, *keys: Tensor | int) -> Tensor:

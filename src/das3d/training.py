@@ -1,7 +1,8 @@
 """Training, from prepared good parts to a detector: eq. (13), all three networks jointly.
 
 Read `fit` first; it is the whole loop. Everything that an iteration does follows from the settings and its number, so a
-run that was killed and resumed ends with the same weights as one that was not.
+run that was killed and resumed ends as one that was not: on a CPU with the same weights, on a GPU as far as its sums, whose
+order is not fixed, allow.
 """
 
 from __future__ import annotations
