@@ -32,7 +32,7 @@ DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
-MOST_LOST = 0.25  # of the smallest part in training, that may be without depth
+MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 
