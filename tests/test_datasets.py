@@ -603,15 +603,18 @@ def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
     write_member(plain / "a_rgb.png", sample().rgb)
     for out, root, category in (
         (tmp_path / "own" / "runs" / "a", tmp_path / "own", None),
-        (tmp_path / "many" / "bolt" / "run", tmp_path / "many", "bolt"),
-        (tmp_path / "many" / "nut" / ".." / "bolt" / "run", tmp_path / "many" / "bolt", None),
+        (tmp_path / "own", tmp_path / "own", None),
+        (tmp_path / "many" / "bolt" / "test" / "run", tmp_path / "many", "bolt"),
+        (tmp_path / "many" / "nut" / ".." / "bolt" / "train", tmp_path / "many" / "bolt", None),
         (plain / "out", plain, None),
+        (plain, plain, None),
     ):
-        with pytest.raises(DataError, match="expected a folder outside the data to write to, found one in"):
+        with pytest.raises(DataError, match=r"expected a folder outside the data to write to \(--out\), found one in"):
             expect_outside(out, root, category)
     for out, root, category in (
         (tmp_path / "runs" / "a", tmp_path / "own", None),
         (tmp_path / "many" / "runs", tmp_path / "many", "bolt"),
+        (tmp_path / "many" / "bolt" / "runs" / "a", tmp_path / "many", "bolt"),  # beside train and test
         (tmp_path / "own2", tmp_path / "own", None),
     ):
         expect_outside(out, root, category)

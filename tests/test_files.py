@@ -422,14 +422,17 @@ def test_ground_truth_that_tells_by_transparency_is_refused(tmp_path: Path, kind
         Image.fromarray(np.dstack([white, white, white, alpha])).save(path)
     else:
         tifffile.imwrite(path, np.dstack([white, white, white, alpha]), photometric="rgb", extrasamples=["unassalpha"])
-    with pytest.raises(DataError, match=r"mask\.(png|tiff): expected a ground truth image without transparency"):
+    with pytest.raises(
+        DataError, match=r"mask\.(png|tiff): expected a ground truth image that tells by colour, found transparency"
+    ):
         read_mask(path)
 
 
-def test_opaque_ground_truth_is_read_by_its_colours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("outside", [255, 0])
+def test_ground_truth_whose_transparency_tells_nothing_else_is_read_by_its_colours(tmp_path: Path, outside: int) -> None:
     marked = (PART.mask * 200).astype(np.uint8)
-    opaque = np.full_like(marked, 255)
-    Image.fromarray(np.dstack([marked, marked, marked, opaque])).save(tmp_path / "mask.png")
+    opacity = np.where(PART.mask, 255, outside).astype(np.uint8)  # opaque, or painted on nothing
+    Image.fromarray(np.dstack([marked, marked, marked, opacity])).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), PART.mask)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -142,10 +141,11 @@ def test_glare_lights_or_darkens_one_facet_and_no_other(glare: float, facet: flo
 
 @pytest.mark.parametrize("grey", [0.1, 0.3, 0.8])
 def test_matt_surfaces_keep_their_pattern_in_glare(grey: float) -> None:
-    _, depth, foreground = roof()
+    foreground = disc()
     stripes = torch.where(torch.arange(SIDE) % 4 < 2, grey, grey / 2)[:, None] * foreground.float().expand(1, 3, SIDE, SIDE)
-    after = lit(stripes, torch.zeros_like(depth), foreground, plain(1, glare=1.0, gloss=0.0))
-    torch.testing.assert_close(after, (BRIGHTER * stripes).clamp(max=1))
+    flat = tilted(0.1, 0.0)  # all of it faces one way
+    after = lit(stripes, torch.where(foreground, flat, 1.0), foreground, plain(1, glare=1.0, gloss=0.0))
+    torch.testing.assert_close(after, (BRIGHTER * stripes).clamp(max=1), atol=1e-3, rtol=0)
 
 
 @given(seed=st.integers(0, 10_000), facet=st.floats(0, 1, exclude_max=True), radius=st.sampled_from([0.0, 0.02, 0.3]))
@@ -185,8 +185,6 @@ def test_turned_parts_glare_as_before_they_were_turned() -> None:
     torch.testing.assert_close(after, lit(rgb, depth, foreground, light).rot90(1, (2, 3)), atol=1e-4, rtol=0)
 
 
-def test_without_depth_all_of_a_part_glares_at_once() -> None:
+def test_without_depth_nothing_glares() -> None:
     rgb, depth, foreground = roof()
-    after = lit(rgb, torch.zeros_like(depth), foreground, plain(1, glare=0.5))
-    torch.testing.assert_close(after, (0.4 + 0.5 * 0.6) * foreground.float().expand_as(rgb))
-    assert math.isclose(float(after.max()), 0.7, rel_tol=1e-5)
+    torch.testing.assert_close(lit(rgb, torch.ones_like(depth), foreground, plain(1, glare=0.8)), rgb)

@@ -357,20 +357,20 @@ def test_pixels_that_fly_and_odd_parts_do_not_widen_the_range(solids: Any) -> No
         assert found.far - found.near == pytest.approx(plain.far - plain.near, rel=0.15)
 
 
-def test_parts_of_which_much_was_not_measured_are_refused_and_broken_ones_are_not(statistics: Statistics) -> None:
+def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
     scene = see(seed=7)
     columns = np.flatnonzero(scene.part.any(axis=0))
     cut = np.zeros_like(scene.part)
     cut[:, : int(np.quantile(columns, 0.5))] = True
     blind = scan_from_arrays(scene.rgb, np.where(cut, 0, scene.depth), name="blind on one side")
     with pytest.raises(DataError, match=r"blind on one side: .* too little was measured to judge it"):
-        prepare(blind, statistics, SETTINGS)
+        _ = prepare(blind, statistics, SETTINGS).judgeable
     broken = scan_from_arrays(scene.rgb, np.where(cut, scene.table, scene.depth))  # the table is where the part was
-    assert prepare(broken, statistics, SETTINGS).foreground.any()
+    assert prepare(broken, statistics, SETTINGS).doubt == ""
     beside = scan_from_arrays(scene.rgb, np.where(cut & ~scene.part, 0, scene.depth))  # the table alone is not measured
-    assert prepare(beside, statistics, SETTINGS).foreground.any()
+    assert prepare(beside, statistics, SETTINGS).doubt == ""
     old = Statistics.from_dict({k: v for k, v in statistics.to_dict().items() if k not in ("missing", "scene")})
-    assert prepare(blind, old, SETTINGS).foreground.any(), "models of before do not know what is usual"
+    assert prepare(blind, old, SETTINGS).doubt == "", "models of before do not know what is usual"
 
 
 @pytest.mark.parametrize(("factor", "word"), [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times")])

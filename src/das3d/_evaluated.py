@@ -18,6 +18,7 @@ from das3d.evaluation import LazyMasks
 from das3d.inspection import output_names, read_map, reading_of
 from das3d.parts import Part
 from das3d.regions import Region
+from das3d.threshold import above
 
 # What the verdict on a part was, worst first.
 MISSED, FALSE_ALARM, FOUND, PASSED = "missed", "false alarm", "found", "passed"
@@ -103,7 +104,8 @@ def row_of(values: Mapping[str, str], limit: float | None, regions: tuple[Region
     defective, score = values["label"] == "1", float(values["score"])
     outcome = ""
     if limit is not None:
-        outcome = (FOUND if score > limit else MISSED) if defective else (FALSE_ALARM if score > limit else PASSED)
+        alarm = above(score, limit)
+        outcome = (FOUND if alarm else MISSED) if defective else (FALSE_ALARM if alarm else PASSED)
     chance = values.get("false_alarm_probability")
     return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None, regions)
 

@@ -201,7 +201,7 @@ def _take_in(
     upload = save_upload(folder, part, rgb, depth)
     scan = read_upload(upload, depth_format, most_pixels)
     try:
-        return upload, prepare(scan, detector.statistics, detector.settings.preparation), scan.size
+        return upload, prepare(scan, detector.statistics, detector.settings.preparation).judgeable, scan.size
     except DataError as error:
         raise HTTPException(422, in_clients_words(str(error), upload)) from error
 

@@ -23,7 +23,8 @@ import numpy as np
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
-CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "preparation.py", "scan.py")  # what prepared scans depend on
+# What prepared scans depend on.
+CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "parts.py", "preparation.py", "scan.py")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes

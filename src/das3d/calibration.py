@@ -197,17 +197,18 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
-    def why_not(part: Part, label: Part, marks: set[str]) -> str:
+    def why_not(part: Part, label: Part) -> str:
         if label.split == "test" and label.defect != UNKNOWN:
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
+        marks = marks_of(part)
         # Models of before fingerprints were kept rely on the data set's own word.
         if marks & trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
         return "held out before: the model keeps their scores" if merge and marks & held_out else ""
 
-    reasons = [why_not(*one) for one in zip(found, labelled, map(marks_of, found), strict=True)]
+    reasons = [why_not(*one) for one in zip(found, labelled, strict=True)]
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
     kept = [part for part, reason in zip(found, reasons, strict=True) if not reason]

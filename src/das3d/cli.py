@@ -357,7 +357,7 @@ def calibrate(
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
-    for exported in sorted(file for file in target.parent.glob("*") if file.suffix in EXPORTED):
+    for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
 
 
@@ -589,10 +589,11 @@ def parse_depth_unit(text: str | None, data: Path | None = None, category: str |
         return None
     from das3d.console import warn
     from das3d.files import DepthFormat
-    from das3d.layouts import DECLARATION
+    from das3d.layouts import DECLARATION, declares
 
-    for folder in () if data is None else (data, *([data / category] if category else [])):
-        if (folder / DECLARATION).is_file():
+    if data is not None:
+        folder = data / category if category and (data / category).is_dir() else data
+        if declares(folder):
             warn(f"{folder / DECLARATION} declares how depth is read; --depth-unit {text} is not used")
     try:
         return DepthFormat.parse(text)

@@ -15,10 +15,10 @@ from pathlib import Path
 from das3d._listing import files_in, folders_in
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import LAYOUTS, NAMING, ROLES, Layout, Search, unlabelled
+from das3d.layouts import LAYOUTS, NAMING, ROLES, SPLITS, Layout, Search, unlabelled
 from das3d.parts import UNKNOWN, Part, Split, size_problem
 
-__all__ = ["Dataset", "DepthFormat", "Part", "find_categories", "find_dataset", "find_folder"]
+__all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
 
 Progress = Callable[[int, int], None]  # parts done, all parts
 
@@ -147,16 +147,22 @@ def find_categories(root: Path | str) -> list[str]:
 
 
 def expect_outside(out: Path, root: Path | str, category: str | None = None) -> None:
-    """Refuse to write into the data, where what is written would be taken for parts.
+    """Refuse to write where what is written would be taken for parts.
 
     Raises:
-        DataError: `out` lies in the folder of the category, or in a plain folder of parts.
+        DataError: `out` is, or lies in, the folder of the category or a plain folder of parts. Beside train, validation and
+            test there is room.
     """
     root = Path(root)
     there = find_categories(root)
-    folder = root if _layout_of(root) or not there else root / (category or there[0])
-    if folder.resolve() in out.resolve().parents:
-        raise DataError(f"{out}: expected a folder outside the data to write to, found one in {folder}")
+    folder = (root if _layout_of(root) or not there else root / (category or there[0])).resolve()
+    target = out.resolve()
+    if folder not in (target, *target.parents):
+        return
+    splits = [child.name for child in folders_in(folder) if child.name in SPLITS]
+    inside = target.relative_to(folder).parts
+    if not splits or not inside or inside[0] in splits:
+        raise DataError(f"{out}: expected a folder outside the data to write to (--out), found one in {folder}")
 
 
 def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:

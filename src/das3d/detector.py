@@ -108,15 +108,17 @@ class Detector:
             name: what messages call this part.
 
         Raises:
-            DataError: a member is missing, has another size than in training, or shows no part.
+            DataError: a member is missing, has another size than in training, or shows no part or too little of it.
         """
+        if rgb is not None and depth is not None and not self.statistics.has_depth:
+            depth = None  # which the model never looks at
         return next(self.predict_scans([scan_from_arrays(rgb, depth, unit=unit, camera=camera, name=name)]))
 
     def predict_scans(self, scans: Iterable[Scan], batch: int = 8) -> Iterator[Prediction]:
         """Score scans one batch at a time, in their order; no more than a batch is held."""
         stream = iter(scans)
         while chunk := list(islice(stream, batch)):
-            ready = [prepare(scan, self.statistics, self.settings.preparation) for scan in chunk]
+            ready = [prepare(scan, self.statistics, self.settings.preparation).judgeable for scan in chunk]
             yield from self.predict_prepared(ready)
 
     def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:

@@ -55,7 +55,7 @@ def evaluate(
         category = detector.training["category"]
     reading = reading_of(detector, light, depth_format)
     dataset = find_dataset(Path(data), category, needs="test", **reading)
-    results = list(inspect_parts(detector, dataset.test, out / "maps"))
+    results = list(inspect_parts(detector, dataset.test, out / "maps", doubtful=True))
     if problems := [result.error for result in results if result.error]:
         raise DataError(problems)
     write_scores(out / "scores.csv", results, verdicts=False)

@@ -29,6 +29,7 @@ from das3d.engines import EXPORTED, OUTPUTS, batch_of, installed
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
 from das3d.preparation import PreparedScan
+from das3d.threshold import SAME
 from das3d.torch_engine import TorchEngine
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
@@ -258,7 +259,7 @@ def _outputs(detector: Detector) -> dict[str, str]:
     side, uses = detector.settings.preparation.size, detector.settings
     meaning = {
         "map": f"float32 (batch, {side}, {side}), 0 to 1",
-        "score": "float32 (batch), 0 to 1; defective above threshold.value",
+        "score": f"float32 (batch), 0 to 1; defective above threshold.value + {SAME:g}",
         "repaired_rgb": f"float32 (batch, 3, {side}, {side}), about 0 to 1",
         "repaired_depth": f"float32 (batch, {side}, {side}), as the input depth",
     }

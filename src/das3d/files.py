@@ -138,7 +138,7 @@ def read_mask(path: Path) -> Mask:
     """A ground truth image as (H, W) bool: True where any channel is not zero.
 
     Raises:
-        DataError: as for `read_rgb`, or what is marked may be told by transparency instead of colour.
+        DataError: as for `read_rgb`, or transparency and colour tell of different defects.
     """
     marked: Mask = _read_image(path, MASK_SUFFIXES, "a ground truth image", alpha=False) != 0
     return marked if marked.ndim == 2 else np.asarray(marked.any(axis=2))
@@ -189,16 +189,16 @@ def _read_image(path: Path, suffixes: Set[str], what: str, *, alpha: bool = True
 
                     pixels = imagecodecs.png_decode(path.read_bytes())
                 else:
-                    transparent = image.has_transparency_data
                     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-                    pixels = np.asarray(image.convert(mode + "A" * transparent))
+                    pixels = np.asarray(image.convert(mode + "A" if image.has_transparency_data else mode))
                     expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
         if pixels.dtype == np.bool_:
             pixels = pixels * np.uint8(255)
         if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-            if not alpha and np.ptp(pixels[..., -1]):
-                raise DataError(f"{path}: expected {what} without transparency, found some pixels more opaque than others")
-            pixels = pixels[..., :-1]
+            colours, opacity = pixels[..., :-1], pixels[..., -1]
+            if not alpha and np.ptp(opacity) and ((colours != 0).any(axis=2) != (opacity > 0)).any():
+                raise DataError(f"{path}: expected {what} that tells by colour, found transparency that tells otherwise")
+            pixels = colours
         return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
 
 
@@ -243,7 +243,8 @@ def read_depth(
     depth, valid = metric_depth(raw, str(path), known.scale, known.offset, known.missing, hint=hint)
     if raw.ndim == 3:
         camera = camera_from_points(raw, valid)
-        if camera is None and camera_from_points(_by_columns(raw)) is not None:
+        # Of a square grid both would be read alike from a camera that is turned.
+        if camera is None and raw.shape[0] != raw.shape[1] and camera_from_points(_by_columns(raw)) is not None:
             raise DataError(f"{path}: expected points row by row, found them column by column")
         return depth, valid, camera
     return depth, valid, None if known.focal_length is None else Camera.centred(known.focal_length, depth.shape)

@@ -68,11 +68,17 @@ class Inspected:
 
 
 def inspect_parts(
-    detector: Detector, parts: Sequence[Part], folder: Path, names: Mapping[str, str] | None = None
+    detector: Detector,
+    parts: Sequence[Part],
+    folder: Path,
+    names: Mapping[str, str] | None = None,
+    *,
+    doubtful: bool = False,
 ) -> Iterator[Inspected]:
     """Score parts in their order and write for each a raw map and an overlay into `folder`, by `output_names` or `names`.
 
-    A part that cannot be read or prepared comes back with its error; the others are not held up. The maps inside the
+    A part that cannot be read, prepared or, unless `doubtful` ones are wanted too, judged (`PreparedScan.doubt`) comes back
+    with its error; the others are not held up. The maps inside the
     results are dropped once written, so that any number of parts fits into memory.
     """
     high = picture_scale(detector)
@@ -91,7 +97,7 @@ def inspect_parts(
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()
     with progress("inspecting", len(parts)) as step, ThreadPoolExecutor(max_workers=2) as pool:
-        for batch in _batches(_read_ahead(detector, parts), BATCH):
+        for batch in _batches(_read_ahead(detector, parts, doubtful), BATCH):
             ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
             predictions = iter(detector.predict_prepared(ready) if ready else [])
             for part, scan, prepared, error in batch:
@@ -230,11 +236,12 @@ def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) 
 Read = tuple[Part, Scan | None, PreparedScan | None, str]
 
 
-def _read_ahead(detector: Detector, parts: Iterable[Part]) -> Iterator[Read]:
+def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> Iterator[Read]:
     def read(part: Part) -> Read:
         try:
             scan = part.read()
-            return part, scan, prepare(scan, detector.statistics, detector.settings.preparation), ""
+            prepared = prepare(scan, detector.statistics, detector.settings.preparation)
+            return part, scan, prepared if doubtful else prepared.judgeable, ""
         except DataError as error:
             return part, None, None, str(error).replace("\n", "; ")
 

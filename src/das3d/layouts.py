@@ -148,6 +148,7 @@ ROLES = {
 SUFFIXES = {"rgb": RGB_SUFFIXES, "depth": DEPTH_SUFFIXES, "mask": MASK_SUFFIXES}
 NAMING = "NAME_rgb, NAME_depth and NAME_mask, or folders rgb, depth and mask"
 DECLARATION = "dataset.yaml"
+KEYS = ("depth_unit", "depth_scale", "depth_missing", "focal_length")  # in it
 
 
 def mvtec3d(folder: Path, search: Search) -> list[Part]:
@@ -277,9 +278,9 @@ def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
 
 
 def _format_from(path: Path) -> DepthFormat | None:
-    known, declared = ("depth_unit", "depth_scale", "depth_missing", "focal_length"), read_yaml(path)
-    if unknown := [str(key) for key in declared if key not in known]:
-        raise DataError(f"{path}: expected only {', '.join(known)}, found {', '.join(unknown)}")
+    declared = read_yaml(path)
+    if unknown := [str(key) for key in declared if key not in KEYS]:
+        raise DataError(f"{path}: expected only {', '.join(KEYS)}, found {', '.join(unknown)}")
     if not declared:
         return None
     if ("depth_unit" in declared) == ("depth_scale" in declared):
@@ -309,8 +310,16 @@ def format_around(depth: Path) -> DepthFormat | None:
         info = depth.with_name(f"{match[1]}_info_depth.yaml")
         if info.is_file():
             return _eyecandies_format(info)
-    declared = (folder / DECLARATION for folder in list(depth.resolve().parents)[:4])  # as in mydata/train/good/depth
-    return next((_format_from(path) for path in declared if path.is_file()), None)
+    for folder in list(depth.resolve().parents)[:4]:  # as in mydata/train/good/depth
+        if declares(folder):
+            return _format_from(folder / DECLARATION)
+    return None
+
+
+def declares(folder: Path) -> bool:
+    """Whether ``dataset.yaml`` in this folder says how depth is read; other programs have files of that name, too."""
+    path = folder / DECLARATION
+    return path.is_file() and bool(set(KEYS) & {str(key) for key in read_yaml(path)})
 
 
 def _split_by_name(parts: list[Part]) -> list[Part]:

@@ -76,7 +76,8 @@ def lit(rgb: Tensor, depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
 
 
 def facing(depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
-    """(B, 1, S, S) in (0, 1): how nearly each pixel's surface faces the way of the chosen one; 0 outside the part.
+    """(B, 1, S, S) in (0, 1): how nearly each pixel's surface faces the way of the chosen one; 0 outside the part and
+    where there is no depth.
 
     A normal distribution over slopes, as of the microfacets of rough surfaces (Beckmann and Spizzichino 1963).
     """
@@ -90,7 +91,8 @@ def facing(depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
     mean = steepness.sum(dim=1) / count[:, 0].clamp(min=1)
     breadth = (light.breadth * (mean + EVEN))[:, None, None, None]
     apart = (slope - middle[..., None]).square().sum(dim=1, keepdim=True)
-    return torch.exp(-apart / (2 * breadth**2)) * foreground
+    told = (mean > 0)[:, None, None, None]  # without depth there is nothing to tell one surface from another
+    return torch.exp(-apart / (2 * breadth**2)) * (foreground & told)
 
 
 def slopes(depth: Tensor, foreground: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ class Statistics:
         rgb_high: grey level (0 to 255) that becomes 1.
         scans: how many scans were measured.
         area: share of the frame that the smallest part covers; 0 where parts cannot be told from the background.
-        missing: share of the frame without depth in the scan that lacks most.
+        missing: share of the frame without depth in that of the scans used for `area` that lacks most.
         scene: median depth of the frames, metres; 0 in models of before it was measured.
     """
 
@@ -474,6 +474,7 @@ class PreparedScan:
         mask: (S, S) bool ground truth or None.
         window: where in the frame this was.
         pixel_mm2: square millimetres that a pixel of the frame covers at the part's median depth; None if nothing tells.
+        doubt: why a verdict would mean nothing, in words; "" where it means what it says. Not kept in the cache.
     """
 
     name: str
@@ -484,6 +485,14 @@ class PreparedScan:
     mask: Mask | None
     window: Window
     pixel_mm2: float | None = None
+    doubt: str = ""
+
+    @property
+    def judgeable(self) -> PreparedScan:
+        """The scan itself. Raises DataError where a verdict on it would mean nothing."""
+        if self.doubt:
+            raise DataError(f"{self.name}: {self.doubt}")
+        return self
 
 
 def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -> PreparedScan:
@@ -519,7 +528,22 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground))
+    area, doubt = _pixel_area(scan, foreground), _doubt(scan, foreground, statistics)
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
+
+
+def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
+    # What has no depth counts as background. A part of which much has none would look like a small, good one.
+    if scan.valid is None:
+        return ""
+    lost, missing = statistics.area - foreground.mean(), 1 - scan.valid.mean()
+    if lost <= MOST_LOST * statistics.area or missing - statistics.missing <= 0.5 * lost:
+        return ""
+    return (
+        f"expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
+        f"{statistics.missing:.0%}, and a part on {foreground.mean():.1%} of it, in training at least on "
+        f"{statistics.area:.1%}: too little was measured to judge it"
+    )
 
 
 def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
@@ -567,14 +591,6 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
         raise DataError(
             f"{scan.name}: expected {above}, found {foreground.mean():.2%} of the picture there, where the smallest part "
             f"in training covers {statistics.area:.2%}: no part?"
-        )
-    # What has no depth counts as background. A part of which much has none would look like a small, good one.
-    lost, missing = statistics.area - foreground.mean(), 1 - scan.valid.mean()
-    if lost > MOST_LOST * statistics.area and missing - statistics.missing > 0.5 * lost:
-        raise DataError(
-            f"{scan.name}: expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
-            f"{statistics.missing:.0%}, and a part on {foreground.mean():.1%} of it, in training at least on "
-            f"{statistics.area:.1%}: too little was measured to judge it"
         )
     return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
 

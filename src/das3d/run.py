@@ -85,7 +85,8 @@ def train(
     dataset = find_dataset(
         Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
     )
-    expect_outside(out, dataset.root)
+    if not resume:
+        expect_outside(out, dataset.root)
     prepared = prepare_dataset(dataset, settings)
     facts = {
         "data": str(dataset.root),

@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
-SAME = 1e-5  # scores that differ by less: the threshold is the score of a part, which engines round to either side of it
+SAME = 1e-4  # scores that differ by less, as full precision allows between engines: the threshold is the score of a part
+
+
+def above(score: float, value: float) -> bool:
+    """Whether a score lies above a threshold's value, by more than rounding explains."""
+    return score - SAME > value
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Threshold:
         object.__setattr__(self, "synthetic_scores", kinds)
 
     def is_defective(self, score: float) -> bool:
-        return score - SAME > self.value
+        return above(score, self.value)
 
     def false_alarm_probability(self, score: float) -> float | None:
         """The probability that a good part scores `score` or more, as far as the held-out ones can tell.
