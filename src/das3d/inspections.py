@@ -293,9 +293,9 @@ def _connect(folder: Path, url: str | None) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingsError(f"database: expected SQLite or PostgreSQL, found {parsed.get_backend_name()}")
-        if parsed.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parsed.query:
-            parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
-        engine = create_engine(parsed, pool_pre_ping=True)
+        knows_limit = parsed.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parsed.query
+        options = {"connect_timeout": CONNECT_SECONDS} if knows_limit else {}
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
     except ModuleNotFoundError as error:
