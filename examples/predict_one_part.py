@@ -15,8 +15,9 @@ from das3d.files import read_depth, read_rgb
 def main(model: Path, rgb: Path, depth: Path) -> int:
     try:
         detector = load(model)
+        colours = read_rgb(rgb)
         metres, _, camera = read_depth(depth, detector.depth_format)  # as in training
-        prediction = detector.predict(read_rgb(rgb), metres, camera=camera)
+        prediction = detector.predict(colours, metres, camera=camera)
     except Das3dError as error:
         print(error, file=sys.stderr)
         return 1

@@ -54,7 +54,8 @@ def test_depth_picture_shows_near_bright_and_missing_black() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_depth_picture_of_nothing_and_of_a_flat_part(value: float) -> None:
-    picture = depth_picture(scan_from_arrays(depth=np.full(SIZE, value)))
+    depth = np.full(SIZE, value, np.float32)
+    picture = depth_picture(Scan("flat", depth=depth, valid=depth > 0))
     assert picture.shape == (*SIZE, 3) and (picture == picture[0, 0]).all()
     assert (picture > 0).all() == (value > 0)
 
