@@ -1,7 +1,7 @@
 """Good parts in other light: another lamp, another place under it, another exposure. RGB changes, nothing else does.
 
 The light of a line is never quite that of the training scans, and networks that know good parts by heart take a facet that
-happens to mirror the lamp for a defect. Where the depth tells how surfaces lie, all that face one way are lit at once.
+happens to mirror the lamp for a defect. Where the depth tells how surfaces lie, all that face one way can be lit at once.
 """
 
 from __future__ import annotations

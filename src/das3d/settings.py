@@ -168,7 +168,7 @@ class TrainingSettings(_Section):
     contrast: float = Field(0.25, ge=0, le=1, description="largest random change of the exponent of RGB, as a logarithm")
     lighting: float = Field(0.2, ge=0, le=1, description="largest random change of gain of RGB from place to place")
     glare: float = Field(
-        0.6, ge=0, le=1, description="largest highlight, or shadow, on all surfaces of a part that face one way"
+        0.0, ge=0, le=1, description="largest highlight, or shadow, on all surfaces of a part that face one way; 0: none"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the chip multiplies it faster than float32"
@@ -255,7 +255,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "training": {
             "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",
             "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "still": 0.0,
-            "brightness": 0.0, "contrast": 0.0, "lighting": 0.0, "glare": 0.0,
+            "brightness": 0.0, "contrast": 0.0, "lighting": 0.0,
         },
         "score": {"window": 21, "turn": 0.0, "flips": False},
     },
