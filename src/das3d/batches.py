@@ -115,6 +115,7 @@ def make_batch(
     own = slice(rank * count // ranks, (rank + 1) * count // ranks)
     rgb, depth, foreground = moved(parts[index[own].to(parts.device)], pose[own].to(parts.device))
     if settings.uses_rgb:
-        rgb = lit(rgb, depth, foreground, light[own].to(parts.device))
+        glares = settings.training.glare > 0
+        rgb = lit(rgb, depth, foreground, light[own].to(parts.device), glares=glares)
     recipes = [recipe[own].to(parts.device) for recipe in rounds]
     return Batch(rgb, depth, apply_recipes(rgb, depth, foreground, recipes, settings.synthesis, textures), recipes)

@@ -78,8 +78,8 @@ def inspect_parts(
     """Score parts in their order and write for each a raw map and an overlay into `folder`, by `output_names` or `names`.
 
     A part that cannot be read, prepared or, unless `doubtful` ones are wanted too, judged (`PreparedScan.doubt`) comes back
-    with its error; the others are not held up. The maps inside the
-    results are dropped once written, so that any number of parts fits into memory.
+    with its error; the others are not held up. The maps inside the results are dropped once written, so that any number of
+    parts fits into memory.
     """
     high = picture_scale(detector)
     called = names or output_names(parts)

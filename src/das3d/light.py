@@ -63,12 +63,15 @@ def draw_light(batch: int, settings: TrainingSettings, generator: torch.Generato
     )
 
 
-def lit(rgb: Tensor, depth: Tensor, foreground: Tensor, light: Light) -> Tensor:
-    """RGB (B, 3, S, S) in (0, 1) in other light; depth and foreground (B, 1, S, S) tell where it falls."""
+def lit(rgb: Tensor, depth: Tensor, foreground: Tensor, light: Light, *, glares: bool = True) -> Tensor:
+    """RGB (B, 3, S, S) in (0, 1) in other light; depth and foreground (B, 1, S, S) tell where it falls.
+
+    `glares`: False where no glare was drawn, which saves looking for slopes.
+    """
     gain, exponent = light.gain[:, None, None, None], light.exponent[:, None, None, None]
     field = F.interpolate(light.field[:, None], size=rgb.shape[2:], mode="bilinear", align_corners=True)
     rgb = (rgb.pow(exponent) * (gain * field)).clamp_(0, 1)
-    if light.glare.device.type == "cpu" and not light.glare.any():
+    if not glares:
         return rgb
     strength = light.glare[:, None, None, None] * facing(depth, foreground, light)
     brightest = torch.lerp((BRIGHTER * rgb).clamp(max=1), foreground.float(), light.gloss[:, None, None, None])
