@@ -451,6 +451,23 @@ def test_without_mask_files_only_good_parts_have_a_mask(tmp_path: Path, defect: 
     assert mask is None or not mask.any()
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_defect_marked_on_a_good_part_is_refused(tmp_path: Path, split: str) -> None:
+    folder = mvtec3d(tmp_path / "bolt")
+    mask = np.zeros(SIZE, np.bool_)
+    part = find_dataset(folder).train[1] if split == "train" else getattr(find_dataset(folder), split)[0]
+    file = write_member(folder / split / "good" / "gt" / f"{part.id[-3:]}.png", mask)
+    read = {
+        one.id: one for one in [*find_dataset(folder).train, *find_dataset(folder).validation, *find_dataset(folder).test]
+    }
+    assert not read[part.id].read().mask.any()  # type: ignore[union-attr]
+    mask[2, 3:6] = True
+    write_member(file, mask)
+    with pytest.raises(DataError, match="expected no defect on a good part, found 3 marked pixels") as error:
+        read[part.id].read()
+    assert str(file) in str(error.value)
+
+
 # ------------------------------------------------------------------------------------------- splitting good parts
 
 names_of_parts = st.lists(st.text("abc0123456789_", min_size=1, max_size=8), unique=True, max_size=40)

@@ -441,6 +441,18 @@ def test_models_of_before_parts_were_turned_judge_as_they_did(tmp_path: Path) ->
     assert again.settings.score.turn == 0 and make_settings().score.turn > 0
 
 
+def test_models_of_before_decoders_convolved_first_judge_as_they_did(tmp_path: Path) -> None:
+    trained = detector("rgb+depth", "network.coarse_first=false")
+    trained.save(tmp_path / MODEL_FILE)
+    kept = json.loads(trained.settings.model_dump_json())
+    del kept["network"]["coarse_first"]
+    again = load(rewritten(tmp_path / MODEL_FILE, settings=kept))
+    assert not again.settings.network.coarse_first and make_settings().network.coarse_first
+    rgb, depth = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(again.network(rgb, depth).logits, trained.network.eval()(rgb, depth).logits)
+
+
 # ------------------------------------------------------------------------------------------- score
 
 
@@ -513,14 +525,17 @@ def test_a_model_is_not_loaded_onto_a_device_that_is_not_there(both: Detector, t
     assert load(tmp_path, "cpu").engine.describe() == "PyTorch, fp32, CPU"
 
 
-def test_fused_networks_give_the_same_and_leave_the_trained_ones_alone() -> None:
-    chosen = make_settings("demo", changes=TINY)
+@pytest.mark.parametrize("changes", [[], ["network.coarse_first=false"], ["network.skips=true"]])
+def test_fused_networks_give_the_same_and_leave_the_trained_ones_alone(changes: list[str]) -> None:
+    chosen = make_settings("demo", changes=[*TINY, *changes])
     torch.manual_seed(3)
     network = DAS3DNet.from_settings(chosen).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, -1, 1)
+            torch.nn.init.uniform_(module.bias, -1, 1)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     rgb, depth = torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64)
     with torch.inference_mode():

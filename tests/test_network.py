@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from das3d.losses import depth_loss, focal_loss, rgb_loss
-from das3d.network import DAS3DNet, DepthFeatures, Output, RepairNet
+from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, FineLevel, Output, RepairNet
 from das3d.settings import PRESETS, Settings, make_settings
 
 MODALITIES = ("rgb+depth", "rgb", "depth")
@@ -109,6 +109,22 @@ def test_a_part_gets_the_same_map_alone_and_in_a_batch() -> None:
     together = network(rgb, depth)
     alone = network(rgb[3:4], depth[3:4])
     torch.testing.assert_close(alone.logits, together.logits[3:4], atol=1e-4, rtol=1e-4)
+
+
+def test_levels_that_convolve_first_are_those_of_the_paper_where_images_are_even() -> None:
+    torch.manual_seed(0)
+    fine, coarse = FineLevel(6, 4, 5).eval(), CoarseLevel(6, 4, 5).eval()
+    first = fine[0].weight.data  # (5, 6 + 4, 3, 3)
+    coarse.below.weight.data, coarse.skip.weight.data = first[:, :6], first[:, 6:]
+    coarse.norm.load_state_dict(fine[1].state_dict())
+    for own, other in zip(coarse.rest, list(fine)[2:], strict=True):
+        own.load_state_dict(other.state_dict())
+    below, skip = torch.rand(2, 6, 1, 1).expand(-1, -1, 8, 8), torch.rand(2, 4, 16, 16)
+    found, wanted = coarse(below, skip), fine(below, skip)
+    assert found.shape == wanted.shape == (2, 5, 16, 16)
+    inner = (..., slice(6, 10), slice(6, 10))  # the rim differs, as zeros beyond it are enlarged too
+    torch.testing.assert_close(found[inner], wanted[inner], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, wanted, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------- the paper's form

@@ -48,6 +48,21 @@ def test_steps_keep_the_singular_vectors_and_even_out_the_values(rows: int, colu
     assert (inside.diagonal()[clear] > 0.6).all() and (inside.diagonal()[clear] < 1.3).all()
 
 
+@given(st.integers(2, 64), st.integers(2, 200), st.integers(1, 4), st.integers(0, 100))
+@examples(max_examples=60, deadline=None)
+def test_steps_are_those_of_the_published_rounds_even_where_most_directions_are_empty(
+    rows: int, columns: int, rank: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sides = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+    matrix = sides[0] @ sides[1]  # rounded, so that the empty directions are not quite empty
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
+    torch.testing.assert_close(orthogonal(matrix).double(), x, atol=2e-3, rtol=0)
+
+
 def test_without_filters_it_is_adamw() -> None:
     network, other = small_network(), small_network()
     groups = [{"params": list(network.parameters()), "filters": False}]

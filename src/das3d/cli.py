@@ -602,6 +602,7 @@ def parse_depth_unit(text: str | None, data: Path | None = None, category: str |
 
 
 def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
+    from das3d.console import percent
     from das3d.metrics import FIGURES
 
     sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
@@ -669,10 +670,6 @@ def print_export(export: Any) -> None:
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
 
 
 def main() -> None:

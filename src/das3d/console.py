@@ -35,6 +35,11 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+def percent(share: float | None) -> str:
+    """A measured share; "-" where there is none."""
+    return "-" if share is None else f"{share:.1%}"
+
+
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Step]:
     """Progress of one piece of work, on standard error so that standard output stays a result.

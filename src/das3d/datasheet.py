@@ -15,6 +15,7 @@ import numpy as np
 
 import das3d
 from das3d.cache import write_atomically
+from das3d.console import percent
 from das3d.datacheck import DataCheck, median, pixel_pitch, suggested_size
 from das3d.errors import DataError
 from das3d.facts import Facts
@@ -47,8 +48,8 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
         rows += [
             ("depth unit", check.units),
             ("distance of the scene", _spread(good, "distance", length)),
-            ("missing depth, frame", _spread(good, "missing", _percent)),
-            ("missing depth, part", _spread(good, "missing_on_part", _percent)),
+            ("missing depth, frame", _spread(good, "missing", percent)),
+            ("missing depth, part", _spread(good, "missing_on_part", percent)),
             ("background plane", _plane(good)),
             ("part, pixels", f"{_pixels(good, 'length_px')} long, {_pixels(good, 'width_px')} wide"),
             ("part, mm", _millimetres(good)),
@@ -105,10 +106,6 @@ def _spread(facts: Sequence[Facts], name: str, show: Any) -> str:
 
 def _pixels(facts: Sequence[Facts], name: str) -> str:
     return _spread(facts, name, "{:.0f}".format)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
 
 
 def _plane(facts: Sequence[Facts]) -> str:

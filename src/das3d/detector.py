@@ -220,6 +220,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
         )
     try:
         about["settings"]["score"].setdefault("turn", 0.0)  # of a version that turned no part: its threshold holds for that
+        about["settings"]["network"].setdefault("coarse_first", False)  # of a version that knew nothing else
         return {
             "settings": settings_from_dict(about["settings"], source="settings"),
             "statistics": Statistics.from_dict(about["statistics"]),

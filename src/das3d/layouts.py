@@ -214,7 +214,7 @@ def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) 
             continue
         if defective and marked and "mask" not in files:
             search.report("defects without ground truth", f"{scan}: expected ground truth as for others here, found none")
-        masks = (files["mask"],) if defective and "mask" in files else ()
+        masks = (files["mask"],) if "mask" in files else ()
         parts.append(Part(f"{split}/{folder.name}/{stem}", split, folder.name, rgb, depth, masks, form))
     if not members and not any(files_in(child) for child in (folder, *folders_in(folder))):
         search.report("folders without parts", f"{folder}: expected parts ({NAMING}), found none")

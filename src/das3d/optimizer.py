@@ -21,10 +21,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 
 
-def make_optimizer(
-    network: nn.Module, settings: TrainingSettings, dtype: torch.dtype = torch.float32
-) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, over all parameters; Muon finds its directions in `dtype`."""
+def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over all parameters."""
     decay = 0.0 if settings.optimizer == "adam" else settings.weight_decay
     if settings.optimizer != "muon":
         return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay)
@@ -32,7 +30,7 @@ def make_optimizer(
     known = {id(bank) for bank in banks}
     rest = [p for p in network.parameters() if id(p) not in known]
     groups = [{"params": banks, "filters": True}, {"params": rest, "filters": False}]
-    return Muon(groups, dtype, lr=settings.learning_rate, weight_decay=decay)
+    return Muon(groups, lr=settings.learning_rate, weight_decay=decay)
 
 
 class Muon(torch.optim.AdamW):
@@ -41,10 +39,6 @@ class Muon(torch.optim.AdamW):
     Steps are scaled by 0.2 sqrt(max(rows, columns)), which gives them the size of AdamW's (Liu et al. 2025), so that one
     learning rate serves both.
     """
-
-    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype = torch.float32, **options: float) -> None:
-        super().__init__(groups, **options)  # type: ignore[arg-type]
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -60,7 +54,7 @@ class Muon(torch.optim.AdamW):
                 state["momentum"].lerp_(bank.grad, 1 - MOMENTUM)
                 ahead = bank.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov's
                 matrix = ahead.reshape(len(bank), -1)  # (C out, C in h w)
-                step = orthogonal(matrix.to(self.dtype)).to(bank.dtype).reshape(bank.shape)
+                step = orthogonal(matrix).reshape(bank.shape)
                 rate = group["lr"] * 0.2 * max(matrix.shape) ** 0.5
                 bank.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=rate)
                 bank.grad = None  # AdamW leaves alone what has no gradient
@@ -68,13 +62,21 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the orthogonal matrix nearest to a (rows, columns) matrix: same singular vectors, singular values near 1."""
+    """About the orthogonal matrix nearest to a (rows, columns) matrix: same singular vectors, singular values near 1.
+
+    Each round of the quintic is a polynomial in x x^T times x, so all but the last product is done on that small square
+    matrix, in a third of the time. It takes float32: eigenvalues that bfloat16 makes negative grow twelvefold a round.
+    """
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    square = x @ x.T
+    product = torch.eye(len(square), dtype=square.dtype, device=square.device)
     for _ in range(ROUNDS):
-        square = x @ x.T
-        # Products and sums in one call each: a fifth faster than apart, and in bfloat16 rounded half as often.
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        factor = torch.addmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor @ product
+        square = factor @ square @ factor
+    x = product @ x
     return x.T if tall else x

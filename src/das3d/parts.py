@@ -29,7 +29,7 @@ class Part:
         split: what the part is for.
         defect: "good", the kind of defect, or "unknown".
         rgb, depth: files of its members, None where there are none.
-        masks: files whose union is the ground truth; empty for good parts and where nobody has marked the defect.
+        masks: files whose union is the ground truth; empty where nobody has marked any. Those of a good part mark nothing.
         depth_format: how the numbers in `depth` become metres; None takes floats as metres and refuses integers.
     """
 
@@ -52,7 +52,7 @@ class Part:
         The mask of a good part is False everywhere; that of any other part without mask files is None.
 
         Raises:
-            DataError: a file cannot be read, the members differ in size, or none is left.
+            DataError: a file cannot be read, the members differ in size, none is left, or a good part has a defect marked.
         """
         colours = read_rgb(self.rgb) if rgb and self.rgb else None
         metres = valid = camera = None
@@ -67,6 +67,10 @@ class Part:
         if problem := size_problem(sizes):
             raise DataError(problem)
         mask = np.logical_or.reduce(list(masks.values())) if masks else None
+        if self.defect == GOOD:  # a marked one among them would be learnt as it is
+            for path, marked in masks.items():
+                if count := np.count_nonzero(marked):
+                    raise DataError(f"{path}: expected no defect on a good part, found {count:,} marked pixels")
         if mask is None and self.defect == GOOD and sizes:
             mask = np.zeros(next(iter(sizes.values())), np.bool_)
         name = str(self.rgb or self.depth or self.id)

@@ -34,7 +34,7 @@ from das3d._evaluated import (
 )
 from das3d._gallery import Card, make_cards, shrunk
 from das3d.cache import write_atomically
-from das3d.console import duration, progress
+from das3d.console import duration, percent, progress
 from das3d.detector import Detector
 from das3d.errors import DataError, explained
 from das3d.evaluation import LazyMaps
@@ -249,7 +249,3 @@ def training_sheets(folder: Path) -> Iterator[tuple[str, str]]:
         for file in files:
             with suppress(DataError):  # there is none, or half of one: the report can do without
                 yield title, data_uri(shrunk(read_rgb(file), 1400))
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"

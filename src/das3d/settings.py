@@ -115,6 +115,9 @@ class NetworkSettings(_Section):
     skips: bool = Field(
         False, description="repair nets see past the bottleneck and correct their input; false: autoencoders, as the paper"
     )
+    coarse_first: bool = Field(
+        True, description="the discriminator convolves coarse features before it enlarges them; false: after, as the paper"
+    )
     depth_relief: bool = Field(True, description="give the networks slopes and local relief beside the depth")
 
     @property
@@ -250,7 +253,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         "network": {
             "stem": 1, "discriminator_stem": 1, "direct": False,
             "repair_widths": (128, 256, 512, 1024, 1024), "discriminator_widths": (64, 128, 256, 512, 512),
-            "fuse_width": 0, "depth_relief": False,
+            "fuse_width": 0, "coarse_first": False, "depth_relief": False,
         },
         "training": {
             "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",

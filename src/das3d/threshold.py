@@ -135,7 +135,9 @@ class Threshold:
         """One line for people."""
         if self.false_alarm_rate <= self.requested:
             return self._promise()
-        return f"{self._promise()} ({percent(self.requested)} was asked for, which takes {parts_for(self.requested)} parts)"
+        return (
+            f"{self._promise()} ({rate_text(self.requested)} was asked for, which takes {parts_for(self.requested)} parts)"
+        )
 
     def _promise(self) -> str:
         return (
@@ -149,7 +151,7 @@ class Threshold:
         enough, sure = parts_for(self.requested), parts_to_be_sure(self.requested)
         if self.false_alarm_rate > self.requested:
             lines.append(
-                f"{percent(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
+                f"{rate_text(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
                 f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
             )
         if self.detected is not None:
@@ -197,8 +199,8 @@ def parts_to_be_sure(false_alarm_rate: float) -> int:
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_alarm_rate) - 1e-9)
 
 
-def percent(rate: float) -> str:
-    """5%, 0.1%, 12.5%."""
+def rate_text(rate: float) -> str:
+    """A rate as people ask for it: 5%, 0.1%, 12.5%."""
     return f"{100 * rate:.4g}%"
 
 

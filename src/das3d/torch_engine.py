@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from das3d.engines import Engine, EngineOutput, Floats
 from das3d.errors import ModelError
-from das3d.network import DAS3DNet
+from das3d.network import CoarseLevel, DAS3DNet
 from das3d.settings import ScoreSettings, Settings
 from das3d.synthesis import resampled
 
@@ -102,6 +102,13 @@ def fused(network: DAS3DNet) -> DAS3DNet:
         for i, (layer, following) in enumerate(pairwise(block)):
             if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
                 block[i], block[i + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
+    for level in [module for module in network.modules() if isinstance(module, CoarseLevel)]:
+        # One norm after a sum of two convolutions: its gain goes to both, the rest to one. Enlarging alters no constant.
+        norm = level.norm
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        level.skip.weight = nn.Parameter(level.skip.weight * gain[:, None, None, None])
+        level.below, level.norm = fuse_conv_bn_eval(level.below, norm), nn.Identity()
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

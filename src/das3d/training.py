@@ -130,8 +130,7 @@ def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
     if fabric.world_size > 1:
         network = share_batch_norm(network, fabric.device)
     network.to(fabric.device)
-    dtype = torch.bfloat16 if "bf16" in str(fabric._precision.precision) else torch.float32
-    wrapped, optimizer = fabric.setup(network, make_optimizer(network, settings.training, dtype))
+    wrapped, optimizer = fabric.setup(network, make_optimizer(network, settings.training))
     average = average.to(fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return State(wrapped, average, optimizer, total=total)
 
