@@ -66,7 +66,7 @@ def test_the_paper_preset_keeps_to_the_paper() -> None:
     assert synthesis.shaded == synthesis.visible == synthesis.harmless == 0 and synthesis.rounds == 1 and not synthesis.peak
     network = paper.network
     assert network.stem == network.discriminator_stem == 1 and network.fuse_width == 0
-    assert not (network.skips or network.depth_relief or network.direct)
+    assert not (network.skips or network.depth_relief or network.direct or network.coarse_first)
     training = paper.training
     assert training.still == training.rotation == training.zoom == training.shift == training.brightness == 0
 

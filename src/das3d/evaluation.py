@@ -158,5 +158,7 @@ class LazyMasks(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return LazyMasks(self.parts[index])
-        masks = [read_mask(file) for file in self.parts[index].masks]
+        part = self.parts[index]
+        # Those of good parts mark nothing, as `Part.read` made sure, and every pass over the pixels would read them again.
+        masks = [read_mask(file) for file in part.masks] if part.defective else []
         return np.logical_or.reduce(masks) if masks else None
