@@ -13,7 +13,7 @@ import numpy as np
 from das3d import pictures
 from das3d.datasets import find_dataset
 from das3d.detector import load
-from das3d.inspection import output_names, picture_scale, read_map
+from das3d.streaming import output_names, picture_scale, read_map
 
 
 def main(demo: Path, out: Path) -> None:

@@ -25,9 +25,9 @@ from das3d.console import progress
 from das3d.datasets import find_dataset
 from das3d.demo import render_part
 from das3d.detector import Detector, load
-from das3d.inspection import reading_of
 from das3d.prepared import prepare_part
 from das3d.scan import Scan, scan_from_arrays
+from das3d.streaming import reading_of
 from das3d.threshold import percent, threshold_from
 
 RATES = (0.2, 0.1, 0.05, 0.01)

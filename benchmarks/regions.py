@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from das3d.calibration import harmed
 from das3d.datasets import Part, find_dataset
 from das3d.detector import Detector, load
-from das3d.inspection import reading_of
 from das3d.prepared import prepare_part
 from das3d.regions import Region
+from das3d.streaming import reading_of
 
 OTHER = 5000  # numbers of parts begin here, so that no defect is one that calibration saw
 

@@ -30,7 +30,6 @@ from das3d.detector import Detector, load
 from das3d.engines import batch_of
 from das3d.errors import Das3dError
 from das3d.exporting import export
-from das3d.inspection import inspect_parts, picture_scale, save_map
 from das3d.metrics import AUPRO_LIMITS, aupro
 from das3d.network import DAS3DNet
 from das3d.parts import UNKNOWN, Part
@@ -40,6 +39,7 @@ from das3d.preparation import PreparedScan, Statistics, find_foreground, fit_bac
 from das3d.run import keep_freed_memory
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import Settings, make_settings
+from das3d.streaming import inspect_parts, picture_scale, save_map
 from das3d.synthesis import draw_recipe, synthesise
 from das3d.torch_engine import TorchEngine
 

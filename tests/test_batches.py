@@ -14,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.batches import Batch, GoodParts, Pose, draw_pose, make_batch, moved
+from das3d.batches import BEND_NODES, Batch, GoodParts, Pose, draw_pose, make_batch, moved
 from das3d.preparation import PreparedScan, Window
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
@@ -39,7 +39,8 @@ def good_parts(count: int = 5) -> GoodParts:
 
 def at_rest(count: int, **changes: float) -> Pose:
     values = {"turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, **changes}
-    return Pose(**{name: torch.full((count,), float(value)) for name, value in values.items()})
+    bend = torch.zeros(count, 2, BEND_NODES, BEND_NODES)
+    return Pose(**{name: torch.full((count,), float(value)) for name, value in values.items()}, bend=bend)
 
 
 def members(batch: Batch) -> tuple[Tensor, ...]:
@@ -152,11 +153,36 @@ def test_zoom_enlarges(zoom: float) -> None:
     assert float(area) == pytest.approx(zoom**2, rel=0.1)
 
 
+@given(seed=st.integers(0, 10_000))
+@examples(max_examples=20, deadline=None)
+def test_a_bend_moves_all_members_smoothly_and_no_further_than_its_nodes(seed: int) -> None:
+    largest, parts = 0.05, good_parts(2)
+    bend = largest * (2 * torch.rand(2, 2, BEND_NODES, BEND_NODES, generator=torch.Generator().manual_seed(seed)) - 1)
+    rgb, depth, foreground = moved(parts, replace(at_rest(2), bend=bend))
+    torch.testing.assert_close(1 - depth, rgb[:, :1], atol=1e-5, rtol=0)
+    assert torch.equal(foreground, depth < 1) and not torch.equal(foreground, parts.foreground)
+    # Between nodes a cubic rises a little beyond them; the outline has moved by no more than that.
+    reach = math.ceil(1.3 * largest * SIDE)
+    near = torch.nn.functional.max_pool2d(parts.foreground.float(), 2 * reach + 1, stride=1, padding=reach) > 0
+    within = torch.nn.functional.max_pool2d((~parts.foreground).float(), 2 * reach + 1, stride=1, padding=reach) == 0
+    assert not (foreground & ~near).any() and not (within & ~foreground).any()
+
+
+def test_an_even_bend_is_a_shift() -> None:
+    parts, bend = good_parts(2), torch.zeros(2, 2, BEND_NODES, BEND_NODES)
+    bend[:, 0] = 3 / SIDE
+    for one, other in zip(
+        moved(parts, replace(at_rest(2), bend=bend)), moved(parts, at_rest(2, shift_u=3 / SIDE)), strict=True
+    ):
+        torch.testing.assert_close(one.float(), other.float(), atol=1e-4, rtol=0)
+
+
 def test_poses_keep_to_their_settings() -> None:
-    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, still=0)
+    limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, bend=0.02, still=0)
     pose = draw_pose(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
         (pose.turn, 0, math.radians(20)), (pose.zoom, 1, 0.1), (pose.shift_u, 0, 0.05), (pose.shift_v, 0, 0.05),
+        (pose.bend, 0, 0.02),
     ):  # fmt: skip
         spread = (values - centre).abs()
         assert 0.95 * limit < spread.max() <= limit + 1e-6
@@ -164,7 +190,7 @@ def test_poses_keep_to_their_settings() -> None:
     assert set(pose.mirror.unique().tolist()) == {-1.0, 1.0}
     assert abs(float(pose.mirror.mean())) < 0.06
 
-    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0)
+    still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, bend=0)
     pose = draw_pose(50, still, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(pose).items())
 
@@ -173,6 +199,7 @@ def test_poses_keep_to_their_settings() -> None:
 def test_a_share_of_parts_stays_still(share: float) -> None:
     pose = draw_pose(2000, TrainingSettings(still=share), torch.Generator().manual_seed(0))
     still = (pose.turn == 0) & (pose.zoom == 1) & (pose.shift_u == 0) & (pose.shift_v == 0)
+    still &= (pose.bend == 0).flatten(1).all(dim=1)
     assert float(still.float().mean()) == pytest.approx(share, abs=0.04)
     moves = (pose.turn != 0) & (pose.zoom != 1) & (pose.shift_u != 0) & (pose.shift_v != 0)
     assert torch.equal(moves, ~still)

@@ -21,10 +21,10 @@ from das3d.benchmark import Variant, benchmark, make_plan
 from das3d.cluster import Cluster, connect
 from das3d.demo import CATEGORY
 from das3d.detector import load
-from das3d.inspection import inspect_on, read_map
 from das3d.metrics import FIGURES
 from das3d.prediction import predict_folder
 from das3d.settings import make_settings
+from das3d.streaming import inspect_on, read_map
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install das3d[ray]")
 Runs = Callable[..., Path]
@@ -83,7 +83,7 @@ def scores_of(folder: Path) -> list[dict[str, str]]:
 def test_many_parts_score_as_they_do_on_one_machine_though_a_worker_dies(
     cluster: Cluster, tiny_run: Runs, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("das3d.inspection.CHUNK", 8)
+    monkeypatch.setattr("das3d.streaming.CHUNK", 8)
     parts = Path(shutil.copytree(tiny_data / CATEGORY, tmp_path / "parts"))
     (parts / "test" / "good" / "rgb" / "000.png").write_bytes(b"no picture")
     detector, notes = load(tiny_run(), "cpu"), tmp_path / "notes"

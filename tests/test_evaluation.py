@@ -24,9 +24,9 @@ from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Prediction, load
 from das3d.errors import DataError
 from das3d.evaluation import evaluate
-from das3d.inspection import Inspected, write_scores
 from das3d.metrics import aupro
 from das3d.parts import Part
+from das3d.streaming import Inspected, write_scores
 from das3d.threshold import SAME
 
 Runs = Callable[..., Path]

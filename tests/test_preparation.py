@@ -135,6 +135,21 @@ def test_plane_is_found_where_a_side_of_the_frame_is_not_measured(empty: Any) ->
     assert np.abs(plane_depth(fit.plane, scan.size) - scene.table).max() < 0.0001
 
 
+@pytest.mark.parametrize("share", [0.9, 0.85])
+def test_a_plane_through_part_and_table_is_not_the_background(share: float) -> None:
+    # A flat block runs out of the frame on two sides. A plane through its top and the table has most support.
+    side = 300
+    table = plane_depth((0.02, 0.1, 1.48), (side, side))
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        column, row = (share * side + rng.integers(-3, 4, 2)).astype(int)
+        depth = table + 0.0004 * rng.normal(size=table.shape)
+        depth[:row, :column] -= 0.03
+        fit = fit_background(depth.astype(np.float32), np.ones(table.shape, dtype=bool))
+        assert fit is not None
+        np.testing.assert_allclose(plane_depth(fit.plane, table.shape), table, atol=0.002)
+
+
 def test_no_plane_where_there_is_none() -> None:
     def fits(scan: Scan) -> bool:
         assert scan.depth is not None and scan.valid is not None
@@ -212,6 +227,32 @@ def test_walls_that_run_out_of_the_frame_are_left_out(wall: Box) -> None:
     assert walled.part.sum() > 1.4 * alone.part.sum()
     visible = alone.part & (np.abs(walled.depth - alone.depth) < 0.003)  # a wall may hide a corner of the part
     assert iou(foreground_of(walled.scan()), visible) > 0.97
+    unseen = np.ones(alone.part.shape, dtype=bool)
+    unseen[3:-3, 2:-2] = False
+    assert iou(foreground_of(with_holes(walled, unseen)), visible & ~unseen) > 0.97, "nothing is measured along the frame"
+
+
+@pytest.mark.parametrize("gaps", [(60, 120), (30, 150), (90, 100)])
+def test_parts_that_run_out_of_the_frame_are_kept_whole_where_all_do(gaps: tuple[int, int]) -> None:
+    rope = (Box(-0.3, 0.3, -0.02, 0.02, 0.02),)
+    ropes = measure((see(solids=rope, seed=seed).scan() for seed in range(4)), SETTINGS)
+    assert ropes.runs_out
+    scene = see(solids=rope, seed=9)
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    for gap in gaps:
+        holes[:, gap : gap + 8] = True
+    found = prepare(with_holes(scene, holes), ropes, replace_size(180)).foreground[15:-15]  # rows beyond the frame
+    assert iou(found, scene.part & ~holes) > 0.93, "the piece between two gaps is not all there is"
+
+
+def test_parts_inside_the_frame_do_not_run_out_of_it(statistics: Statistics) -> None:
+    assert not statistics.runs_out
+    scans = [see(seed=seed).scan() for seed in range(3)]
+    assert not measure([*scans, see(solids=(Box(-0.3, 0.3, -0.02, 0.02, 0.02),)).scan()], SETTINGS).runs_out
+
+
+def replace_size(size: int) -> PreparationSettings:
+    return SETTINGS.model_copy(update={"size": size})
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
@@ -355,6 +396,45 @@ def test_pixels_that_fly_and_odd_parts_do_not_widen_the_range(solids: Any) -> No
     odd = see(seed=99, solids=(*solids, Box(-0.01, 0.01, -0.01, 0.01, 0.15))).scan()  # something stands on the part
     for found in (measure(flying, SETTINGS), measure([*(scene.scan() for scene in scenes), odd], SETTINGS)):
         assert found.far - found.near == pytest.approx(plain.far - plain.near, rel=0.15)
+
+
+@pytest.mark.parametrize("solids", [COVER, FILLING])
+@pytest.mark.parametrize("to", [0.3, 1.3])
+def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) -> None:
+    scene = see(solids=solids, noise=0.0)
+    known = measure([scene.scan()], SETTINGS)
+    flies = scene.depth.copy()
+    flies[75, 80] = to
+    assert scene.part[75, 80]
+    plain, found = (prepare(scan_from_arrays(scene.rgb, depth), known, SETTINGS) for depth in (scene.depth, flies))
+    assert np.abs(found.depth - plain.depth).max() < 0.02
+    assert np.array_equal(found.foreground, plain.foreground)
+    spike = scene.depth.copy()
+    spike[74:77, 79:82] = 0.3
+    assert np.abs(prepare(scan_from_arrays(scene.rgb, spike), known, SETTINGS).depth - plain.depth).max() > 0.3, (
+        "no lone one"
+    )
+
+
+def test_one_odd_training_scan_does_not_switch_the_checks_off() -> None:
+    scans = [see(seed=seed).scan() for seed in range(5)]
+    speck, known = see(solids=(Dome(0, 0, 0.009),)), measure(scans, SETTINGS)
+    scene = see(seed=7)
+    odd = [speck.scan(), with_holes(scene, np.arange(180)[None, :] < 100)]
+    found = measure([*scans, *odd], SETTINGS)
+    assert (found.area, found.missing) == (known.area, known.missing)
+    for scan in odd:
+        with pytest.raises(DataError, match=r"no part\?|too little was measured"):
+            _ = prepare(scan, found, SETTINGS).judgeable
+
+
+def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() -> None:
+    scenes = [see(seed=seed, solids=FILLING) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert known.background == "none" and prepare(scenes[0].scan(), known, SETTINGS).doubt == ""
+    half = np.arange(180)[None, :] < 90
+    with pytest.raises(DataError, match=r"holes: .* none on 50% of the picture, .* too little was measured"):
+        _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
 
 
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:

@@ -406,6 +406,18 @@ def test_what_is_moved_is_the_part_or_background_and_no_mixture(family: str) -> 
     torch.testing.assert_close(harmed.rgb[moved.expand_as(rgb)], want[moved.expand_as(rgb)])
 
 
+@pytest.mark.parametrize("family", ["shifts", "warps"])
+def test_a_soft_edge_mixes_no_background_into_what_is_moved(family: str) -> None:
+    settings = only(family, edge_high=1.5, visible=0.0)
+    rgb, _, foreground = good_pairs(40, 64)
+    plain = torch.where(foreground, 0.5, 1.0)
+    harmed = synthesise((0.6 * foreground).expand_as(rgb), plain, foreground, drawn(40, settings), settings)
+    there = foreground & (harmed.depth < 1)
+    assert (foreground & ~there).any()
+    torch.testing.assert_close(harmed.depth[there], plain[there])
+    torch.testing.assert_close(harmed.rgb, (0.6 * there).expand_as(rgb))
+
+
 def test_cuts_show_the_background_or_deeper_inside() -> None:
     settings = only("cuts")
     rgb, depth, foreground = good_pairs(6, 64)

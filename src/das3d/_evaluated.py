@@ -15,9 +15,9 @@ from das3d.datasets import DepthFormat, find_categories, find_dataset
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.evaluation import LazyMasks
-from das3d.inspection import output_names, read_map, reading_of
 from das3d.parts import Part
 from das3d.regions import Region
+from das3d.streaming import output_names, read_map, reading_of
 from das3d.threshold import above
 
 # What the verdict on a part was, worst first.

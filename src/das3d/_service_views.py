@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.inspection import read_map
 from das3d.inspections import Inspection, Inspections
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
 from das3d.preparation import Statistics, Window, bounding_box
 from das3d.scan import Scan
+from das3d.streaming import read_map
 from das3d.surfaces import background_of, data_uri, surface_of
 
 

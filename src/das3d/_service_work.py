@@ -22,9 +22,9 @@ from das3d._service_uploads import Upload, in_clients_words, read_upload, save_u
 from das3d.detector import Detector, Prediction
 from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat, Size
-from das3d.inspection import picture_scale, reading_of, save_map
 from das3d.inspections import Inspection, Inspections, Verdict
 from das3d.preparation import PreparedScan, Statistics, prepare
+from das3d.streaming import picture_scale, reading_of, save_map
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from das3d.datasets import find_categories, find_folder
 from das3d.detector import Detector
-from das3d.inspection import reading_of
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window
 from das3d.prepared import prepare_part
+from das3d.streaming import reading_of
 
 BATCH = 8
 

@@ -20,6 +20,8 @@ from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
 from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resampled
 
+BEND_NODES = 6  # of the grid of displacements that bends a part, along each axis
+
 
 @dataclass(frozen=True)
 class GoodParts(Bundle):
@@ -59,13 +61,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pose(Bundle):
-    """How good parts are moved, drawn before it is applied. All (B,)."""
+    """How good parts are moved, drawn before it is applied. All but `bend` (B,)."""
 
     turn: Tensor  # radians
     zoom: Tensor
     shift_u: Tensor
     shift_v: Tensor
     mirror: Tensor  # +1 or -1
+    bend: Tensor  # (B, 2, n, n) displacements right and down at the nodes of a coarse grid, as a share of the side
 
 
 def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:
@@ -76,12 +79,17 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
     # Resampling softens, and parts that are judged are not resampled: networks that saw moved parts alone take their
     # sharpness for a defect.
     moves = (torch.rand(batch, generator=generator) >= settings.still).float()
+    # No two parts are shaped alike to the pixel. Networks that saw those of training as they are would know them by heart
+    # and take the slightest other shape for a defect.
+    bend = 2 * torch.rand(batch, 2, BEND_NODES, BEND_NODES, generator=generator) - 1
+    bend *= settings.bend * torch.rand(batch, 1, 1, 1, generator=generator)
     return Pose(
         turn=spread(math.radians(settings.rotation)) * moves,
         zoom=1 + spread(settings.zoom) * moves,
         shift_u=spread(settings.shift) * moves,
         shift_v=spread(settings.shift) * moves,
         mirror=torch.where(mirror, -1.0, 1.0),
+        bend=bend * moves[:, None, None, None],
     )
 
 
@@ -91,6 +99,8 @@ def moved(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
     rows = [cos * pose.mirror, -sin, 2 * pose.shift_u, sin * pose.mirror, cos, 2 * pose.shift_v]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(parts.depth.shape), align_corners=False)
+    bend = F.interpolate(pose.bend, size=list(grid.shape[1:3]), mode="bicubic", align_corners=False)
+    grid = grid + 2 * bend.permute(0, 2, 3, 1)
     return resampled(parts.rgb.float() / 255, parts.depth, parts.foreground, grid)
 
 

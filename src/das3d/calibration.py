@@ -24,13 +24,13 @@ from das3d.datasets import DepthFormat, Part, find_categories, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError, ModelError
 from das3d.fingerprints import file_of, fingerprint_of, marks_of
-from das3d.inspection import reading_of
 from das3d.layouts import SPLITS
 from das3d.parts import UNKNOWN
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
+from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import counted, threshold_from
 from das3d.torch_engine import TorchEngine

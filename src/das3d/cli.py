@@ -294,8 +294,8 @@ def predict(
         raise typer.BadParameter("expected either --rgb and/or --depth of one part, or --data FOLDER of many")
     depth_format = parse_depth_unit(depth_unit, data)
     from das3d.detector import load
-    from das3d.inspection import inspect_on
     from das3d.prediction import predict_folder, predict_part
+    from das3d.streaming import inspect_on
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")

@@ -19,8 +19,8 @@ from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import read_mask
 from das3d.fingerprints import marks_of
-from das3d.inspection import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
 from das3d.metrics import evaluate_maps
+from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
 
 UNLIKELY = 0.01  # more false alarms than that lets expect are told
 

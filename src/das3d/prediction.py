@@ -10,9 +10,9 @@ from das3d.datasets import DepthFormat, expect_outside, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import METRES, depth_size
-from das3d.inspection import Inspected, inspect_parts, reading_of, write_regions, write_scores
 from das3d.layouts import format_around
 from das3d.parts import UNKNOWN, Part
+from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
 
 
 def predict_part(
@@ -60,7 +60,7 @@ def predict_folder(
 
     When interrupted, the files hold the parts that were done.
 
-    `inspect` does the work where this process shall not: `das3d.inspection.inspect_on` with its first arguments given.
+    `inspect` does the work where this process shall not: `das3d.streaming.inspect_on` with its first arguments given.
     """
     expect_outside(out, folder)
     parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)

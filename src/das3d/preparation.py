@@ -35,6 +35,10 @@ TYPICAL = 0.98  # share of the training parts that decide how large and how high
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
+MOST_BEHIND = (
+    0.05  # share of the measured points behind a plane, from which on another is looked for: tables hide what is below
+)
+LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
 
 
 # ------------------------------------------------------------------------------------------- background plane
@@ -98,20 +102,39 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         return None
     planes = np.linalg.solve(corners[usable], (1.0 / z[sample])[triples[usable]][..., None])[..., 0]
     # 1/z - 1/zp relative to 1/zp is the relative depth error, so one tolerance serves near and far points.
-    error = np.abs(planes @ rows[sample].T * z[sample] - 1.0)
-    best = planes[np.argmax((error < RELATIVE_NOISE).sum(axis=1))]
+    support = (np.abs(planes @ rows[sample].T * z[sample] - 1.0) < RELATIVE_NOISE).mean(axis=1)
+    fit = _refined(planes[np.argmax(support)], rows, z)
+    # Where a part covers much of the strip, a plane through it and the table may have more support than the table alone.
+    # But it has points behind it.
+    behind = _behind(depth, valid)
+    if fit is None or (share := float(behind(np.asarray(fit.plane)[None])[0])) <= MOST_BEHIND:
+        return fit
+    other = _refined(planes[np.argmax(support - behind(planes))], rows, z)
+    return fit if other is None or float(behind(np.asarray(other.plane)[None])[0]) > share / 2 else other
 
+
+def _refined(plane: NDArray[Any], rows: NDArray[np.float64], z: NDArray[np.float64]) -> PlaneFit | None:
+    # By least squares of the points near it; None where these are too few. `rows` (N, 3): u/W, v/H, 1; `z`: (N,) metres.
     for _ in range(5):
-        near = np.abs(rows @ best * z - 1.0) < RELATIVE_NOISE
+        near = np.abs(rows @ plane * z - 1.0) < RELATIVE_NOISE
         if near.sum() < 10:
             return None
-        best = np.linalg.lstsq(rows[near] * z[near, None], np.ones(int(near.sum())), rcond=None)[0]
-    relative = rows @ best * z - 1.0
+        plane = np.linalg.lstsq(rows[near] * z[near, None], np.ones(int(near.sum())), rcond=None)[0]
+    relative = rows @ plane * z - 1.0
     near = np.abs(relative) < RELATIVE_NOISE
-    if near.mean() < MIN_SUPPORT or not _faces_camera(best):
+    if near.mean() < MIN_SUPPORT or not _faces_camera(plane):
         return None
     noise = 1.4826 * float(np.median(np.abs(relative[near] * z[near])))
-    return PlaneFit((float(best[0]), float(best[1]), float(best[2])), float(near.mean()), noise)
+    return PlaneFit((float(plane[0]), float(plane[1]), float(plane[2])), float(near.mean()), noise)
+
+
+def _behind(depth: Depth, valid: Mask) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    # Tells of planes (N, 3) which share (N,) of the measured points lies behind each. A few thousand points say it.
+    height, width = depth.shape
+    step = max(1, math.isqrt(depth.size // 4000))
+    v, u = step * np.stack(np.nonzero(valid[::step, ::step]))
+    points = np.stack([u / width, v / height, np.ones(u.size)], axis=0) * depth[v, u].astype(np.float64)
+    return lambda planes: np.asarray((planes @ points > 1 + 2 * RELATIVE_NOISE).mean(axis=1))
 
 
 def _faces_camera(plane: NDArray[np.float64]) -> bool:
@@ -142,10 +165,11 @@ def fit_surface(depth: Depth, valid: Mask) -> Plane:
 # ------------------------------------------------------------------------------------------- foreground
 
 
-def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) -> Mask:
+def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
-    Walls and fixtures that run out of the frame are left out where something lies inside it; specks are left out, and so
+    Walls and fixtures that run out of the frame are left out where something lies inside it, unless parts are known to run
+    out of it themselves (`runs_out`), as ropes and belts do; specks are left out, and so
     are separate patches that hardly rise above the plane, where the table itself was measured too near; missing points
     that the part encloses belong to it as far as its surface surrounds them, so that the table seen through a ring stays
     background.
@@ -155,9 +179,11 @@ def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float) ->
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)
     if count == 1:
         return np.zeros_like(valid)
-    height, width = depth.shape
     left, top, w, h, area = boxes[1:].T
-    inside = (left > 0) & (top > 0) & (left + w < width) & (top + h < height)
+    # Many sensors measure nothing along the frame, so it ends where measured points do.
+    first_row, end_row, first_column, end_column = bounding_box(valid)
+    inside = (left > first_column) & (top > first_row) & (left + w < end_column) & (top + h < end_row)
+    inside |= runs_out
     sizeable = area >= 0.1 * area.max()
     candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
     largest = area[candidates].max()
@@ -230,9 +256,11 @@ class Statistics:
         near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
         rgb_high: grey level (0 to 255) that becomes 1.
         scans: how many scans were measured.
-        area: share of the frame that the smallest part covers; 0 where parts cannot be told from the background.
-        missing: share of the frame without depth in that of the scans used for `area` that lacks most.
+        area: share of the frame that the smallest part covers, those aside that are not half as large as most; 0 where
+            parts cannot be told from the background.
+        missing: share of the frame without depth in that scan which lacks most; the same scans are left out.
         scene: median depth of the frames, metres; 0 in models of before it was measured.
+        runs_out: whether parts run out of the frame.
     """
 
     has_rgb: bool
@@ -250,6 +278,7 @@ class Statistics:
     area: float = 0.0
     missing: float = 1.0
     scene: float = 0.0
+    runs_out: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -289,6 +318,9 @@ def measure(
     used = shown if on_plane else seen
     parts = [one.on_plane if on_plane else one.whole for one in used]
     ranges = [part for part in parts if part is not None]
+    # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
+    half = 0.5 * float(np.median([part.area for part in ranges]))
+    whole = [one for one, part in zip(used, parts, strict=True) if part is not None and part.area >= half]
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
@@ -312,16 +344,17 @@ def measure(
         far=far if far > near else near + 1.0,
         rgb_high=float(np.clip(bright, 16, 255)),
         scans=len(seen),
-        area=min(part.area for part in ranges) if on_plane else 0.0,
-        missing=max(one.missing for one in used),
+        area=min(part.area for part in ranges if part.area >= half) if on_plane else 0.0,
+        missing=max(one.missing for one in whole),
         scene=float(np.median([one.scene for one in used])),
+        runs_out=on_plane and bool(np.mean([part.runs_out for part in ranges]) > 0.5),
     )
 
 
 @dataclass(frozen=True)
 class _Part:
     """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres, grey
-    histogram.
+    histogram, whether it runs out of the frame.
     """
 
     side: int
@@ -329,6 +362,7 @@ class _Part:
     near: float
     far: float
     levels: NDArray[np.int64]
+    runs_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -385,8 +419,14 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
         max(bottom - top, right - left), float(foreground.mean()), near, 0.0 if settings.level else far,
-        _grey_levels(scan, foreground),
+        _grey_levels(scan, foreground), _runs_out(surface, scan.valid),
     )  # fmt: skip
+
+
+def _runs_out(surface: Mask, valid: Mask) -> bool:
+    # Whether a part reaches the end of what was measured.
+    part, measured = bounding_box(surface), bounding_box(valid)
+    return any(one == other for one, other in zip(part, measured, strict=True))
 
 
 def _range_of(depth: Depth, where: Mask) -> tuple[float, float]:
@@ -515,9 +555,9 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     depth = np.ones((side, side), dtype=np.float32)
     valid = np.zeros((side, side), dtype=bool)
     if scan.valid is not None and relative is not None:
-        known = (window.cut(scan.valid) & inside).astype(np.float32)
-        weight = _resize(known, side)
-        mean = _resize(np.where(known > 0, window.cut(relative), np.float32(0)), side) / np.maximum(weight, 1e-6)
+        known = window.cut(scan.valid) & inside & ~_flying(window.cut(relative), statistics)
+        weight = _resize(known.astype(np.float32), side)
+        mean = _resize(np.where(known, window.cut(relative), np.float32(0)), side) / np.maximum(weight, 1e-6)
         valid = (weight > 0.25) & small
         normalised = (fill_missing(mean.astype(np.float32), valid) - statistics.near) / (statistics.far - statistics.near)
         steps = np.round(np.clip(normalised, -0.5, 1.5 - DEPTH_STEP) / DEPTH_STEP)
@@ -532,11 +572,27 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
 
 
+def _flying(relative: Depth, statistics: Statistics) -> Mask:
+    # Lone pixels far out of range. One alone would change what its neighbours become by more than any defect does.
+    span = statistics.far - statistics.near
+    wild = (relative < statistics.near - 0.5 * span) | (relative > statistics.far + 0.5 * span)
+    if not wild.any():
+        return wild
+    around = cv2.boxFilter(wild.astype(np.float32), -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return wild & (around < LONE + 0.5)
+
+
 def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
     # What has no depth counts as background. A part of which much has none would look like a small, good one.
     if scan.valid is None:
         return ""
-    lost, missing = statistics.area - foreground.mean(), 1 - scan.valid.mean()
+    missing = 1 - scan.valid.mean()
+    if statistics.background == "none" and 1 - missing < (1 - MOST_LOST) * (1 - statistics.missing):
+        return (
+            f"expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
+            f"{statistics.missing:.0%}: too little was measured to judge it"
+        )
+    lost = statistics.area - foreground.mean()
     if lost <= MOST_LOST * statistics.area or missing - statistics.missing <= 0.5 * lost:
         return ""
     return (
@@ -582,7 +638,7 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     plane = statistics.plane if fit is None else fit.plane
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
     _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found)
-    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance)
+    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=statistics.runs_out)
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
     if not foreground.any():
         raise DataError(f"{scan.name}: expected {above}, found none")

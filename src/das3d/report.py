@@ -39,10 +39,10 @@ from das3d.detector import Detector
 from das3d.errors import DataError, explained
 from das3d.evaluation import LazyMaps
 from das3d.files import read_rgb
-from das3d.inspection import picture_scale
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
 from das3d.parts import Part
 from das3d.settings import Settings, flatten, make_settings
+from das3d.streaming import picture_scale
 from das3d.surfaces import data_uri, import_map, read_asset
 
 MOST = 200  # parts shown

@@ -165,7 +165,13 @@ class TrainingSettings(_Section):
     zoom: float = Field(0.1, ge=0, le=0.5, description="largest random change of scale of good parts")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
     still: float = Field(
-        0.5, ge=0, le=1, description="share of good parts not turned, zoomed or shifted, which keep all of their sharpness"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of good parts not turned, zoomed, shifted or bent, which keep all of their sharpness",
+    )
+    bend: float = Field(
+        0.008, ge=0, le=0.05, description="largest smooth displacement of pixels of good parts, as a share of the side"
     )
     brightness: float = Field(0.15, ge=0, le=1, description="largest random change of gain of RGB")
     contrast: float = Field(0.25, ge=0, le=1, description="largest random change of the exponent of RGB, as a logarithm")
@@ -257,7 +263,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
         },
         "training": {
             "iterations": 20_000, "batch": 8, "learning_rate": 1e-4, "schedule": "steps", "optimizer": "adam",
-            "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "still": 0.0,
+            "weight_decay": 0.0, "average": 0.0, "rotation": 0.0, "zoom": 0.0, "shift": 0.0, "bend": 0.0, "still": 0.0,
             "brightness": 0.0, "contrast": 0.0, "lighting": 0.0,
         },
         "score": {"window": 21, "turn": 0.0, "flips": False},

@@ -283,6 +283,9 @@ def _harm(
     if _any(is_moved):
         moved_rgb, moved_depth = displaced(rgb, depth, foreground, recipe, box)
         painted = torch.where(is_moved, moved_rgb, painted)
+        # Where part and background trade places the edge stays sharp: no prepared scan has a depth between the two.
+        trade_places = is_moved & ((good_depth >= 1) != (moved_depth >= 1))
+        covering = torch.where(trade_places, region.abs(), covering)
         harmed_depth = torch.where(is_moved, torch.lerp(good_depth, moved_depth, covering), harmed_depth)
     if _any(is_cut):
         # Where material is missing the camera sees what lies behind: the background, or deeper inside the part.
