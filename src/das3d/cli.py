@@ -481,8 +481,8 @@ def benchmark(
 @app.command(name="demo-data")
 @reported
 def demo_data(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new, empty, or holding demo data of before.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives other parts.")] = 0,
     parts: Annotated[int, typer.Option(min=4, help="Good parts to train on.")] = 80,
 ) -> None:
     """Make a small data set of rendered parts, good and defective, to try das3d on."""

@@ -88,6 +88,7 @@ def export(
     Raises:
         ModelError: there is no trained model, or the exported one differs from it; then nothing is written.
         DataError: there is something wrong with `data`, or no good part in it to calibrate by.
+        SettingsError: `out` does not end as files of `to` do.
         MissingPackageError: a package that it takes is not installed.
     """
     run = Path(run)

@@ -539,7 +539,8 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     """One scan as the networks see it, by what was measured on the training scans.
 
     Raises:
-        DataError: the scan lacks a member that the training scans had, has another frame size, or shows no part.
+        DataError: the scan lacks a member that the training scans had, has another frame size or one too large, is so far
+            away that its unit must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)

@@ -71,8 +71,10 @@ def train(
 
     Raises:
         DataError: something is wrong with the data; every problem is named.
-        ModelError: `out` holds another run, or its checkpoint does not fit.
-        SettingsError: the processes cannot share the batch equally, or the server of a tracker does not answer.
+        ModelError: `out` is a file or holds a run that is not to be resumed, or one of other settings or data.
+        SettingsError: the processes cannot share the batch equally or have one numbered device, precision is "auto" under
+            torchrun on CPUs, or the server of a tracker does not answer.
+        Das3dError: training diverged.
         MissingPackageError: the package of a tracker is not installed.
     """
     check_trackers(track)

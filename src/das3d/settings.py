@@ -76,7 +76,7 @@ class SynthesisSettings(_Section):
         0.5, ge=0, le=1, description="share of generated textures that differ from the part in brightness and not in hue"
     )
     edge_high: float = Field(
-        1.5, ge=0, le=4, description="largest blur of a defect's edge in RGB, pixels; 0: hard edges, as the paper"
+        1.5, ge=0, le=4, description="largest blur of a defect's edge, pixels; 0: hard edges, as the paper"
     )
     visible: float = Field(0.06, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
     spot_low: float = Field(0.012, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")

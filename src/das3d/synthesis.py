@@ -56,7 +56,7 @@ class Recipe(Bundle):
         colour: (B, 2, 3) the two colours of a generated texture.
         own_colour: share of the part's own colour in those.
         own_hue: how far those have the part's own hue; 1: they differ from it in brightness alone.
-        edge: standard deviation of the blur of the defect's edge in RGB, pixels.
+        edge: standard deviation of the blur of the defect's edge, in depth too where it is moved or missing, pixels.
         shade: how strongly relief shades RGB instead of a texture; 0: texture.
         offset: (B, 2) displacement of shifted regions, as a share of the side.
         keep_rgb, keep_depth: dI and dZ of eq. (12): True leaves that modality unharmed.
