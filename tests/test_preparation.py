@@ -241,7 +241,9 @@ def test_parts_that_run_out_of_the_frame_are_kept_whole_where_all_do(gaps: tuple
     holes = np.zeros(scene.part.shape, dtype=bool)
     for gap in gaps:
         holes[:, gap : gap + 8] = True
-    found = prepare(with_holes(scene, holes), ropes, replace_size(180)).foreground[15:-15]  # rows beyond the frame
+    found = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180})).foreground[
+        15:-15
+    ]  # rows beyond the frame
     assert iou(found, scene.part & ~holes) > 0.93, "the piece between two gaps is not all there is"
 
 
@@ -249,10 +251,6 @@ def test_parts_inside_the_frame_do_not_run_out_of_it(statistics: Statistics) -> 
     assert not statistics.runs_out
     scans = [see(seed=seed).scan() for seed in range(3)]
     assert not measure([*scans, see(solids=(Box(-0.3, 0.3, -0.02, 0.02, 0.02),)).scan()], SETTINGS).runs_out
-
-
-def replace_size(size: int) -> PreparationSettings:
-    return SETTINGS.model_copy(update={"size": size})
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
@@ -409,6 +407,12 @@ def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) ->
     plain, found = (prepare(scan_from_arrays(scene.rgb, depth), known, SETTINGS) for depth in (scene.depth, flies))
     assert np.abs(found.depth - plain.depth).max() < 0.02
     assert np.array_equal(found.foreground, plain.foreground)
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[74, 79:82] = holes[76, 79:82] = True
+    holed, found = (
+        prepare(with_holes(replace(scene, depth=depth), holes), known, SETTINGS) for depth in (scene.depth, flies)
+    )
+    assert np.abs(found.depth - holed.depth).max() < 0.02, "missing points beside it are no company"
     spike = scene.depth.copy()
     spike[74:77, 79:82] = 0.3
     assert np.abs(prepare(scan_from_arrays(scene.rgb, spike), known, SETTINGS).depth - plain.depth).max() > 0.3, (

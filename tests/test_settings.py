@@ -68,7 +68,9 @@ def test_the_paper_preset_keeps_to_the_paper() -> None:
     assert network.stem == network.discriminator_stem == 1 and network.fuse_width == 0
     assert not (network.skips or network.depth_relief or network.direct or network.coarse_first)
     training = paper.training
-    assert training.still == training.rotation == training.zoom == training.shift == training.brightness == 0
+    assert (
+        training.still == training.rotation == training.zoom == training.shift == training.bend == training.brightness == 0
+    )
 
 
 def test_modalities_say_which_networks_there_are() -> None:

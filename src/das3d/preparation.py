@@ -35,9 +35,7 @@ TYPICAL = 0.98  # share of the training parts that decide how large and how high
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
-MOST_BEHIND = (
-    0.05  # share of the measured points behind a plane, from which on another is looked for: tables hide what is below
-)
+MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
 LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
 
 
@@ -107,10 +105,10 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
     # Where a part covers much of the strip, a plane through it and the table may have more support than the table alone.
     # But it has points behind it.
     behind = _behind(depth, valid)
-    if fit is None or (share := float(behind(np.asarray(fit.plane)[None])[0])) <= MOST_BEHIND:
+    if fit is None or (share := behind(np.array([fit.plane]))[0]) <= MOST_BEHIND:
         return fit
     other = _refined(planes[np.argmax(support - behind(planes))], rows, z)
-    return fit if other is None or float(behind(np.asarray(other.plane)[None])[0]) > share / 2 else other
+    return fit if other is None or behind(np.array([other.plane]))[0] > share / 2 else other
 
 
 def _refined(plane: NDArray[Any], rows: NDArray[np.float64], z: NDArray[np.float64]) -> PlaneFit | None:
@@ -320,7 +318,7 @@ def measure(
     ranges = [part for part in parts if part is not None]
     # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
     half = 0.5 * float(np.median([part.area for part in ranges]))
-    whole = [one for one, part in zip(used, parts, strict=True) if part is not None and part.area >= half]
+    sound = [(one, part) for one, part in zip(used, parts, strict=True) if part is not None and part.area >= half]
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
@@ -344,8 +342,8 @@ def measure(
         far=far if far > near else near + 1.0,
         rgb_high=float(np.clip(bright, 16, 255)),
         scans=len(seen),
-        area=min(part.area for part in ranges if part.area >= half) if on_plane else 0.0,
-        missing=max(one.missing for one in whole),
+        area=min(part.area for _, part in sound) if on_plane else 0.0,
+        missing=max(one.missing for one, _ in sound),
         scene=float(np.median([one.scene for one in used])),
         runs_out=on_plane and bool(np.mean([part.runs_out for part in ranges]) > 0.5),
     )
@@ -556,9 +554,10 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     depth = np.ones((side, side), dtype=np.float32)
     valid = np.zeros((side, side), dtype=bool)
     if scan.valid is not None and relative is not None:
-        known = window.cut(scan.valid) & inside & ~_flying(window.cut(relative), statistics)
+        known, shown_depth = window.cut(scan.valid) & inside, window.cut(relative)
+        known &= ~_flying(shown_depth, known, statistics)
         weight = _resize(known.astype(np.float32), side)
-        mean = _resize(np.where(known, window.cut(relative), np.float32(0)), side) / np.maximum(weight, 1e-6)
+        mean = _resize(np.where(known, shown_depth, np.float32(0)), side) / np.maximum(weight, 1e-6)
         valid = (weight > 0.25) & small
         normalised = (fill_missing(mean.astype(np.float32), valid) - statistics.near) / (statistics.far - statistics.near)
         steps = np.round(np.clip(normalised, -0.5, 1.5 - DEPTH_STEP) / DEPTH_STEP)
@@ -573,10 +572,10 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
 
 
-def _flying(relative: Depth, statistics: Statistics) -> Mask:
-    # Lone pixels far out of range. One alone would change what its neighbours become by more than any defect does.
+def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
+    # Lone known pixels far out of range. One alone would change what its neighbours become by more than any defect does.
     span = statistics.far - statistics.near
-    wild = (relative < statistics.near - 0.5 * span) | (relative > statistics.far + 0.5 * span)
+    wild = known & ((relative < statistics.near - 0.5 * span) | (relative > statistics.far + 0.5 * span))
     if not wild.any():
         return wild
     around = cv2.boxFilter(wild.astype(np.float32), -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
@@ -588,18 +587,18 @@ def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
     if scan.valid is None:
         return ""
     missing = 1 - scan.valid.mean()
+    found = (
+        f"expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
+        f"{statistics.missing:.0%}"
+    )
     if statistics.background == "none" and 1 - missing < (1 - MOST_LOST) * (1 - statistics.missing):
-        return (
-            f"expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
-            f"{statistics.missing:.0%}: too little was measured to judge it"
-        )
+        return f"{found}: too little was measured to judge it"
     lost = statistics.area - foreground.mean()
     if lost <= MOST_LOST * statistics.area or missing - statistics.missing <= 0.5 * lost:
         return ""
     return (
-        f"expected depth on the part, found none on {missing:.0%} of the picture, in training at most on "
-        f"{statistics.missing:.0%}, and a part on {foreground.mean():.1%} of it, in training at least on "
-        f"{statistics.area:.1%}: too little was measured to judge it"
+        f"{found}, and a part on {foreground.mean():.1%} of it, in training at least on {statistics.area:.1%}: "
+        "too little was measured to judge it"
     )
 
 
