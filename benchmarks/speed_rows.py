@@ -529,21 +529,28 @@ def growth() -> list[Row]:
         rows.append(Row(f"growth of {stage}, twice the {what}", "once", goal, f"{ratio:.2f}x", ratio <= 2.1,
                         str(times["twice"]), str(times["once"])))  # fmt: skip
 
-    detector = untrained(settings)
+    return rows
+
+
+def prediction() -> list[Row]:
+    """Many parts from their files: time and memory as their number grows, with the allocator that `das3d predict` has."""
+    detector, goal = untrained(make_settings("fast")), "<= 2.1x the time"
+    few, many = 100, 400
     with files(4) as (parts, out):
-        taken = {}
-        for count in (40, 40, 80, 160):  # the first to warm up
-            many = [replace(parts[i % len(parts)], id=f"{i:03d}") for i in range(count)]
-            taken[count] = (timed(lambda: list(inspect_parts(detector, many, out)), 1, warm=0),  # noqa: B023
-                            peak_memory(lambda: list(inspect_parts(detector, many, out))))  # noqa: B023  # fmt: skip
-        ratio = taken[80][0].median / taken[40][0].median
-        rows.append(Row("growth of prediction from files, twice the parts", "once", goal, f"{ratio:.2f}x", ratio <= 2.1,
-                        str(taken[80][0]), str(taken[40][0])))  # fmt: skip
-        few, many_parts = taken[40][1], taken[160][1]
-        if few is not None and many_parts is not None:
-            rows.append(Row("memory of prediction, 160 parts", "40 parts", "does not grow with the parts",
-                            f"{many_parts - few:+.0f} MiB", many_parts - few < 32, "", f"{few:.0f} MiB",
-                            mebibytes(many_parts)))  # fmt: skip
+
+        def inspect(count: int) -> Callable[[], Any]:
+            chosen = [replace(parts[i % len(parts)], id=f"{i:03d}") for i in range(count)]
+            return lambda: list(inspect_parts(detector, chosen, out))
+
+        times = side_by_side({"once": inspect(40), "twice": inspect(80)}, 3)
+        ratio = times["twice"].median / times["once"].median
+        rows = [Row("growth of prediction from files, twice the parts", "once", goal, f"{ratio:.2f}x", ratio <= 2.1,
+                    str(times["twice"]), str(times["once"]))]  # fmt: skip
+        taken = [peak_memory(inspect(count)) for count in (few, many)]
+    if taken[0] is not None and taken[1] is not None:
+        more = taken[1] - taken[0]
+        rows.append(Row(f"memory of prediction, {many} parts", f"{few} parts", "does not grow with the parts",
+                        f"{more:+.0f} MiB", more < 32, "", f"{taken[0]:.0f} MiB", mebibytes(taken[1])))  # fmt: skip
     return rows
 
 
@@ -557,4 +564,5 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "training": training,
     "au-pro": au_pro,
     "growth": growth,
+    "prediction": prediction,
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from builders import declare, write_member
+from scenes import Box, see
 from spoils import Parts
 from tiny import das3d
 
@@ -179,6 +181,22 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
     result = das3d("inspect", root, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "needs XYZ" in result.stdout and "0.0001 m a count, declared in dataset.yaml" in result.stdout
+
+
+def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path) -> None:
+    rope = (Box(-0.3, 0.3, -0.02, 0.02, 0.02),)
+    for seed in range(12):
+        scene = see(solids=rope, seed=seed)
+        depth = scene.depth.astype(np.float32)
+        if seed % 4 == 0:
+            depth[:, 40:43] = depth[:, 130:133] = 0  # missing
+        write_member(tmp_path / f"good/{seed:02}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed:02}_depth.tiff", depth)
+    declare(tmp_path)
+    found = check_data(tmp_path)
+    areas = [one.area for one in found.facts]
+    assert all(one.runs_out for one in found.facts) and found.statistics is not None and found.statistics.runs_out
+    assert areas == pytest.approx([areas[1]] * 12, rel=0.1)
 
 
 def test_nothing_to_look_at_is_one_clear_line(tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ def test_pro_curve_is_the_brute_curve_without_points_on_straight_runs(category: 
     fpr, pro = pro_curve(*category)
     exact = [(float(x), float(y)) for x, y in brute_curve(*category)]
     assert_thinned_from(np.array([fpr, pro]).T, np.array(exact))
+    labels = [mask.any() for mask in category[1]]
+    of_defective = [mask if defective else None for mask, defective in zip(category[1], labels, strict=True)]
+    assert np.array_equal(pro_curve(category[0], of_defective, labels), (fpr, pro))
 
 
 @given(categories())

@@ -418,6 +418,18 @@ def test_a_soft_edge_mixes_no_background_into_what_is_moved(family: str) -> None
     torch.testing.assert_close(harmed.rgb, (0.6 * there).expand_as(rgb))
 
 
+@pytest.mark.parametrize("shade", [0.0, 0.3])
+def test_a_soft_edge_leaves_no_depth_between_the_part_and_the_background_behind_a_cut(shade: float) -> None:
+    settings = only("cuts", edge_high=1.5, visible=0.0)
+    rgb, _, foreground = good_pairs(20, 64)
+    plain = torch.where(foreground, 0.9, 1.0)
+    harmed = synthesise(rgb, plain, foreground, drawn(20, settings, shade=shade, magnitude=0.1), settings)
+    gone = foreground & (harmed.mask > 0)
+    assert gone.any()
+    torch.testing.assert_close(harmed.depth, torch.where(gone, 1.0, plain))
+    torch.testing.assert_close(harmed.rgb, torch.where(gone, (1 - shade) * (shade > 0) * rgb, rgb))
+
+
 def test_cuts_show_the_background_or_deeper_inside() -> None:
     settings = only("cuts")
     rgb, depth, foreground = good_pairs(6, 64)

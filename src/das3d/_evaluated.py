@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from das3d.datasets import DepthFormat, find_categories, find_dataset
 from das3d.detector import Detector
 from das3d.errors import DataError
-from das3d.evaluation import LazyMasks
 from das3d.parts import Part
 from das3d.regions import Region
-from das3d.streaming import output_names, read_map, reading_of
+from das3d.streaming import output_names, reading_of
 from das3d.threshold import above
 
 # What the verdict on a part was, worst first.
@@ -141,17 +138,6 @@ def map_files(evaluation: Evaluation, parts: Mapping[str, Part]) -> dict[str, Pa
     if lost := [file for file in files.values() if not file.is_file()]:
         raise DataError(f"{lost[0]}: expected the map of a part, found none; run das3d evaluate again")
     return files
-
-
-def known_masks(parts: Sequence[Part], files: Mapping[str, Path]) -> Sequence[Any]:
-    """Ground truth of parts, read when it is needed; False everywhere on good ones."""
-
-    class Known(LazyMasks):
-        def __getitem__(self, index: Any) -> Any:
-            mask = super().__getitem__(index)
-            return np.zeros(read_map(files[self.parts[index].id]).shape, bool) if mask is None else mask
-
-    return Known(list(parts))
 
 
 def stale(detector: Detector, evaluation: Evaluation) -> Iterator[str]:

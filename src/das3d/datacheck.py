@@ -27,7 +27,7 @@ from das3d.files import HOW_TO_DECLARE
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.novelty import GRID, Feature, look_of, oddness
 from das3d.parts import Part
-from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window
+from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_run_out
 from das3d.prepared import measure_parts, prepare_part, split_good
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
@@ -102,6 +102,8 @@ def check_data(
     if settings.modality == "rgb+depth":  # not chosen, or as chosen: what is not there cannot be used
         settings = settings.model_copy(update={"modality": _members_of(dataset)})
     facts = _look_at_all(dataset.parts, settings)
+    if most_run_out([one.runs_out for one in facts if is_used(one.part) and one.runs_out is not None]):
+        facts = _look_at_all(dataset.parts, settings, runs_out=True)  # the pieces of a rope between gaps are one part
     good = [one for one in facts if is_used(one.part)]
     if all(one.error for one in good):
         raise DataError([one.error for one in good[:10]])
@@ -147,10 +149,10 @@ def _members_of(dataset: Dataset) -> Modality:
     return "rgb+depth" if has_rgb and has_depth else "rgb" if has_rgb else "depth"
 
 
-def _look_at_all(parts: Sequence[Part], settings: Settings) -> list[Facts]:
+def _look_at_all(parts: Sequence[Part], settings: Settings, *, runs_out: bool = False) -> list[Facts]:
     facts = []
     with progress("looking", len(parts)) as step, ThreadPoolExecutor(READERS) as pool:
-        for one in pool.map(lambda part: facts_of(part, settings.preparation), parts):
+        for one in pool.map(lambda part: facts_of(part, settings.preparation, runs_out=runs_out), parts):
             facts.append(one)
             step()
     return facts

@@ -24,6 +24,7 @@ from das3d.preparation import (
     fit_background,
     fit_surface,
     plane_depth,
+    reaches_end,
 )
 from das3d.scan import Mask, Scan
 from das3d.settings import PreparationSettings
@@ -47,6 +48,7 @@ class Facts:
         plane_support, plane_noise: of the background plane (share of the border on it; metres); None without a plane.
         surface_noise: robust standard deviation of depth from its neighbours on the part, metres.
         area: share of the frame that shows the part.
+        runs_out: whether the part reaches the end of what was measured.
         length_px, width_px: sides of the smallest rectangle around the part, pixels.
         length, width: of the smallest rectangle around the part as seen along the optical axis, metres; needs XYZ.
         height: from the plane to the nearest 1 % of the part (without a plane: the depth range of the frame), metres.
@@ -72,6 +74,7 @@ class Facts:
     plane_noise: float | None = None
     surface_noise: float | None = None
     area: float | None = None
+    runs_out: bool | None = None
     length_px: float | None = None
     width_px: float | None = None
     length: float | None = None
@@ -91,21 +94,21 @@ class Facts:
     depth_thumbnail: Floats | None = None
 
 
-def facts_of(part: Part, settings: PreparationSettings) -> Facts:
-    """Look at one part; whatever is wrong with its files becomes `error`."""
+def facts_of(part: Part, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
+    """Look at one part, if `runs_out` one of those that run out of the frame; what is wrong with its files is `error`."""
     try:
-        return measured(part, part.read(), settings)
+        return measured(part, part.read(), settings, runs_out=runs_out)
     except DataError as error:
         factor, distance = _in_a_smaller_unit(part)
         return Facts(part, error=str(error).replace("\n", "; "), unit_factor=factor, distance=distance)
 
 
-def measured(part: Part, scan: Scan, settings: PreparationSettings) -> Facts:
+def measured(part: Part, scan: Scan, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
     """Facts of a scan that was read. Raises DataError where it has no measured depth."""
     facts = Facts(part, size=scan.size)
     foreground = np.ones(scan.size, dtype=bool)
     if scan.depth is not None and scan.valid is not None:
-        facts, foreground = _of_depth(facts, scan, settings)
+        facts, foreground = _of_depth(facts, scan, settings, runs_out)
     if scan.rgb is not None:
         facts = _of_rgb(facts, scan, foreground)
     return facts
@@ -127,12 +130,13 @@ def _in_a_smaller_unit(part: Part) -> tuple[float, float | None]:
     return 1.0, None
 
 
-def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings) -> tuple[Facts, Mask]:
+def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out: bool) -> tuple[Facts, Mask]:
     assert scan.depth is not None and scan.valid is not None
     fit = fit_background(scan.depth, scan.valid)
     foreground = np.ones(scan.size, dtype=bool)
     if fit is not None:
-        foreground = find_foreground(scan.depth, scan.valid, fit.plane, background_distance(fit, settings))
+        distance = background_distance(fit, settings)
+        foreground = find_foreground(scan.depth, scan.valid, fit.plane, distance, runs_out=runs_out)
     plane = fit.plane if fit is not None else fit_surface(scan.depth, scan.valid)
     relief = scan.depth - plane_depth(plane, scan.size)
     surface = foreground & scan.valid
@@ -149,6 +153,7 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings) -> tuple[
         plane_noise=fit.noise if fit else None,
         surface_noise=_noise(relief, surface),
         area=float(foreground.mean()),
+        runs_out=reaches_end(surface, scan.valid) if fit else None,
         length_px=length_px,
         width_px=width_px,
         length=length,

@@ -89,14 +89,19 @@ def pixel_auroc(maps: Sequence[ScoreMap], masks: Sequence[Mask]) -> float:
     return _auroc(tally)
 
 
-def pro_curve(maps: Sequence[ScoreMap], masks: Sequence[Mask]) -> Curve:
+def pro_curve(maps: Sequence[ScoreMap], masks: Sequence[Mask | None], labels: ArrayLike | None = None) -> Curve:
     """False positive rate and per-region overlap, from (0, 0) to (1, 1), without points inside level or upright runs.
 
     A region is an 8-connected component of one mask. Per-region overlap (PRO) is the mean over all regions of the share
     of the region that reaches the threshold; the false positive rate is over all pixels outside regions, those of good
-    parts included. Args and errors are those of `pixel_auroc`.
+    parts included. Args and errors are those of `pixel_auroc`; with `labels` (N,), True or 1 for defective parts, good
+    parts need no mask.
     """
-    tally = _Pixels(maps, masks, range(len(maps))).tally()
+    good: frozenset[int] = frozenset()
+    if labels is not None:
+        _check_counts(maps=len(maps), labels=np.size(labels))
+        good = frozenset(np.flatnonzero(~np.asarray(labels, dtype=bool)).tolist())
+    tally = _Pixels(maps, masks, range(len(maps)), good).tally()
     _need_both(tally, "AU-PRO", "pixels")
     return _curve(tally, tally.share)
 

@@ -10,7 +10,7 @@ What is measured on the training scans (`Statistics`) is kept with the model and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -345,7 +345,7 @@ def measure(
         area=min(part.area for _, part in sound) if on_plane else 0.0,
         missing=max(one.missing for one, _ in sound),
         scene=float(np.median([one.scene for one in used])),
-        runs_out=on_plane and bool(np.mean([part.runs_out for part in ranges]) > 0.5),
+        runs_out=on_plane and most_run_out([part.runs_out for part in ranges]),
     )
 
 
@@ -417,14 +417,19 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
         max(bottom - top, right - left), float(foreground.mean()), near, 0.0 if settings.level else far,
-        _grey_levels(scan, foreground), _runs_out(surface, scan.valid),
+        _grey_levels(scan, foreground), reaches_end(surface, scan.valid),
     )  # fmt: skip
 
 
-def _runs_out(surface: Mask, valid: Mask) -> bool:
-    # Whether a part reaches the end of what was measured.
+def reaches_end(surface: Mask, valid: Mask) -> bool:
+    """Whether a part, measured on `surface` (H, W), reaches the end of what was measured at all."""
     part, measured = bounding_box(surface), bounding_box(valid)
     return any(one == other for one, other in zip(part, measured, strict=True))
+
+
+def most_run_out(reach: Sequence[bool]) -> bool:
+    """Whether parts of a data set run out of the frame, by what `reaches_end` says of each."""
+    return bool(reach) and sum(reach) > 0.5 * len(reach)
 
 
 def _range_of(depth: Depth, where: Mask) -> tuple[float, float]:

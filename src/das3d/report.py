@@ -27,7 +27,6 @@ from das3d._evaluated import (
     Evaluation,
     figure,
     find_parts,
-    known_masks,
     map_files,
     read_evaluation,
     stale,
@@ -37,7 +36,7 @@ from das3d.cache import write_atomically
 from das3d.console import duration, percent, progress
 from das3d.detector import Detector
 from das3d.errors import DataError, explained
-from das3d.evaluation import LazyMaps
+from das3d.evaluation import LazyMaps, LazyMasks
 from das3d.files import read_rgb
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
 from das3d.parts import Part
@@ -205,7 +204,8 @@ def pro_chart(evaluation: Evaluation, parts: Mapping[str, Part]) -> str | None:
     rows = [row for row in evaluation.rows if not row.defective or parts[row.id].masks]
     files = map_files(evaluation, parts)
     with progress("curves") as step:
-        x, y = pro_curve(LazyMaps([files[row.id] for row in rows]), known_masks([parts[row.id] for row in rows], files))
+        maps, masks = LazyMaps([files[row.id] for row in rows]), LazyMasks([parts[row.id] for row in rows])
+        x, y = pro_curve(maps, masks, [row.defective for row in rows])
         step()
     # Bends by the ten thousand look the same as three hundred points, closer where the curve rises.
     at = AUPRO_LIMITS[0] * np.linspace(0, 1, 300) ** 2

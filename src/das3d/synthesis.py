@@ -274,24 +274,24 @@ def _harm(
     if _any(is_relief & (shade > 0) & ~keep_rgb):
         painted = torch.where(shade > 0, shaded(good_rgb, change, recipe, box.side), painted)
     if _any(~is_relief):
-        solid = region.abs()
-        mask = torch.where(is_relief, mask, solid)
+        mask = torch.where(is_relief, mask, region.abs())
     covering = mask
     if settings.edge_high > 0:
-        is_outline = (is_cut & (shade == 0)).flatten()  # against the background edges are sharp: preparation keeps them so
-        covering = soft_edged(mask, recipe.edge * ~is_outline) * as_float(box.cut(foreground))
-    if _any(is_moved):
-        moved_rgb, moved_depth = displaced(rgb, depth, foreground, recipe, box)
-        painted = torch.where(is_moved, moved_rgb, painted)
-        # Where part and background trade places the edge stays sharp: no prepared scan has a depth between the two.
-        trade_places = is_moved & ((good_depth >= 1) != (moved_depth >= 1))
+        covering = soft_edged(mask, recipe.edge) * as_float(box.cut(foreground))
+    if _any(~is_relief):
+        # Not in relief: what is seen in the place of the part is another piece of it, or what lies behind a cut.
+        seen_depth = good_depth
+        if _any(is_moved):
+            moved_rgb, seen_depth = displaced(rgb, depth, foreground, recipe, box)
+            painted = torch.where(is_moved, moved_rgb, painted)
+        if _any(is_cut):
+            behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)  # deeper inside, or background
+            seen_depth = torch.where(is_cut, behind, seen_depth)
+            painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
+        # Where part and background trade places the edge is sharp: no prepared scan has a depth between the two.
+        trade_places = ~is_relief & ((good_depth >= 1) != (seen_depth >= 1))
         covering = torch.where(trade_places, region.abs(), covering)
-        harmed_depth = torch.where(is_moved, torch.lerp(good_depth, moved_depth, covering), harmed_depth)
-    if _any(is_cut):
-        # Where material is missing the camera sees what lies behind: the background, or deeper inside the part.
-        behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)
-        harmed_depth = torch.where(is_cut, torch.lerp(good_depth, behind, covering), harmed_depth)
-        painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
+        harmed_depth = torch.where(is_relief, harmed_depth, torch.lerp(good_depth, seen_depth, covering))
     # Eqs. (8) and (12): a modality that is kept takes nothing of what is made.
     harmed_rgb = torch.lerp(good_rgb, painted, covering * (opacity * ~keep_rgb))
     harmed_depth = torch.lerp(good_depth, harmed_depth, (~keep_depth).float())
