@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from builders import declare, own_kind
+from builders import declare, own_kind, write_member
 from PIL import Image
 from safetensors import safe_open
 from tiny import SIZE, copy_category, das3d
@@ -224,6 +224,28 @@ def test_unreadable_parts_are_named(detector: Detector, new_parts: Path, tmp_pat
     (copied / "rgb" / "003.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"003\.png: expected an RGB image, found an empty file"):
         calibrate(detector, copied)
+
+
+def test_copies_and_half_measured_parts_are_left_out(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(new_parts, tmp_path / "parts"))
+    for member, suffix in (("rgb", ".png"), ("xyz", ".tiff")):
+        shutil.copy(folder / member / f"000{suffix}", folder / member / f"007{suffix}")
+    lacking = folder / "xyz" / "001.tiff"
+    points = tifffile.imread(lacking)
+    points[:, : points.shape[1] // 2] = 0
+    write_member(lacking, points)
+    found = calibrate(detector, folder).threshold
+    assert found is not None and found.parts == 6
+    said = capsys.readouterr().out
+    assert "left out: 1 part twice here: a copy says nothing new" in said
+    assert "left out: 1 part of which too little was measured to judge it" in said
+
+
+def test_a_category_that_is_not_there_is_refused(detector: Detector, tiny_data: Path) -> None:
+    with pytest.raises(DataError, match=f"expected a category 'gland', found {CATEGORY}"):
+        calibrate(detector, tiny_data, category="gland")
 
 
 def test_own_parts_of_another_size_are_refused(detector: Detector, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,9 @@ def test_an_address_without_a_cluster_is_one_error(tiny_run: Runs, tmp_path: Pat
 def test_ray_is_for_many_parts(tiny_run: Runs, tmp_path: Path) -> None:
     result = das3d("predict", tiny_run(), "--rgb", "a.png", "--out", tmp_path, "--ray", "local")
     assert result.exit_code == 2 and "--data FOLDER" in result.output
+
+
+def test_a_training_takes_a_whole_machine_beside_a_head_without_processors() -> None:
+    nodes = [{"Alive": True, "Resources": {}}, *({"Alive": True, "Resources": {"CPU": count}} for count in (16.0, 8.0))]
+    ray = SimpleNamespace(nodes=lambda: nodes, cluster_resources=dict)
+    assert Cluster(ray)._share(whole_machine=True) == {"num_cpus": 8.0}

@@ -241,6 +241,26 @@ def test_spoiled_real_parts_are_pointed_at_and_hardly_any_other(glands: Parts) -
     assert "fit of RGB to depth" in named["003"] and "fit of RGB to depth" in named["010"]
 
 
+def test_wires_are_looked_at(tmp_path: Path) -> None:
+    wire = (Box(-0.0012, 0.0012, -0.08, 0.08, 0.02),)
+    for seed in range(4):
+        scene = see(solids=wire, seed=seed)
+        write_member(tmp_path / f"good/{seed}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed}_depth.tiff", scene.depth.astype(np.float32))
+    found = check_data(declare(tmp_path))
+    assert found.statistics is not None and found.statistics.background == "plane"
+    assert len(found.good) == 4 and not any(one.error for one in found.good)
+
+
+def test_one_member_is_all_that_is_needed_where_that_is_said(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_member(tmp_path / f"good/{seed:03}.png", see(seed=seed).rgb)
+    result = das3d("inspect", tmp_path, "--modality", "rgb", "--out", tmp_path.parent / "looked")
+    assert result.exit_code == 0, result.output
+    with pytest.raises(DataError, match="a name that tells no member"):
+        check_data(tmp_path)
+
+
 def test_dark_parts_are_advised_on(parts: Parts) -> None:
     for file in sorted((parts.folder / "rgb").iterdir()):
         parts.write(file.stem, rgb=(parts.rgb(file.stem) // 16).astype(np.uint8))  # 12 bits read as 16

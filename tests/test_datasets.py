@@ -152,6 +152,18 @@ def test_training_parts_without_validation_are_held_out(tmp_path: Path) -> None:
     assert [part.split for part in dataset.parts[:20]] == split_good(names, test=False)
     assert dataset.validation
     assert [part.id for part in dataset.test] == ["test/good/p3", "test/good/z"]
+    assert len(find_dataset(tmp_path, hold_out=0.4).validation) > len(dataset.validation)
+    assert find_dataset(tmp_path, hold_out=0.0).validation == ()
+
+
+def test_one_split_of_a_data_set_stays_that_split(tmp_path: Path) -> None:
+    names = [f"p{index}" for index in range(20)]
+    own_kind(declare(tmp_path / "gear") / "train/good", ["a", "b"])
+    own_kind(tmp_path / "gear/test/good", names)
+    own_kind(tmp_path / "gear/test/dent", ["x"])
+    found = find_dataset(tmp_path / "gear/test", needs="test", depth_format=METRES)
+    assert len(found.test) == len(found.parts) == 21
+    assert {part.id for part in found.parts} == {part.id for part in find_dataset(tmp_path / "gear").test}
 
 
 def test_good_parts_alone_are_split_without_test_parts(tmp_path: Path) -> None:
@@ -510,6 +522,17 @@ def test_validation_parts_are_the_same_with_and_without_test_parts() -> None:
     names = [f"{number:03}" for number in range(500)]
     with_test, without = split_good(names, test=True), split_good(names, test=False)
     assert [split == "validation" for split in with_test] == [split == "validation" for split in without]
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_a_larger_share_holds_out_the_same_parts_and_more_and_tests_the_same(test: bool) -> None:
+    names = [f"{number:03}" for number in range(500)]
+    splits = [split_good(names, test=test, hold_out=share) for share in (0.0, 0.05, 0.1, 0.4)]
+    assert splits[2] == split_good(names, test=test)
+    held_out = [{name for name, split in zip(names, one, strict=True) if split == "validation"} for one in splits]
+    assert held_out[0] == set() and held_out[0] < held_out[1] < held_out[2] < held_out[3]
+    assert [len(names) / 500 for names in held_out] == pytest.approx([0.0, 0.05, 0.1, 0.4], abs=0.03)
+    assert len({tuple(split == "test" for split in one) for one in splits}) == 1
 
 
 def test_splits_are_the_same_for_ever() -> None:

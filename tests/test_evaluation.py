@@ -20,10 +20,12 @@ from sklearn.metrics import roc_auc_score
 from tiny import SIZE, copy_category, das3d
 
 from das3d import __version__
-from das3d.demo import CATEGORY, KINDS
+from das3d._evaluated import find_parts, read_evaluation
+from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Prediction, load
 from das3d.errors import DataError
 from das3d.evaluation import evaluate
+from das3d.files import METRES
 from das3d.metrics import aupro
 from das3d.parts import Part
 from das3d.streaming import Inspected, write_scores
@@ -220,6 +222,24 @@ def test_the_category_trained_on_is_taken_where_there_are_several(tiny_run: Runs
     assert chosen["data"] == str(tmp_path / "another")
     with pytest.raises(DataError, match="expected category 'third', found another, moulded_cover"):
         evaluate(detector, tmp_path, tmp_path / "out", category="third")
+
+
+def test_a_folder_that_nobody_has_split_is_tested_whole_by_a_model_that_has_not_seen_it(
+    tiny_run: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_demo(tmp_path / "demo", train=0, validation=0, good=12, defective=1, size=SIZE, seed=7) / CATEGORY / "test"
+    folder = tmp_path / "fresh"
+    shutil.copytree(made, folder)
+    metrics = evaluate(load(tiny_run(), "cpu"), folder, tmp_path / "out", depth_format=METRES)
+    assert (metrics["n_good"], metrics["n_defective"]) == (12, len(KINDS))
+    assert "tested too: " in capsys.readouterr().out
+    parts = find_parts(load(tiny_run(), "cpu"), read_evaluation(tmp_path / "out"), None)  # type: ignore[arg-type]
+    assert {row["id"] for row in scores_of(tmp_path / "out")} <= set(parts)
+
+
+def test_what_is_written_does_not_go_among_the_parts(tiny_run: Runs, tiny_data: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder outside the data to write to"):
+        evaluate(load(tiny_run(), "cpu"), tiny_data, tiny_data / CATEGORY / "test")
 
 
 def test_no_test_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:

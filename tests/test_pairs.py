@@ -169,6 +169,15 @@ def test_command_writes_a_sheet_and_recipes_that_make_it_again(preview: Path, ti
     assert "the same pixels as before" in result.stdout
 
 
+def test_one_pair_is_made_again_where_textures_are_the_training_parts(tiny_data: Path, tmp_path: Path) -> None:
+    result = das3d("synth", tiny_data, "--out", tmp_path / "all", "--count", 4, "--set", "synthesis.texture=parts",
+                   "--set", "synthesis.harmless=0")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for index in range(4):
+        again = das3d("synth", tiny_data, "--recipe", tmp_path / "all/recipes.json", "--index", index, "--out", tmp_path)
+        assert again.exit_code == 0 and "the same pixels as before" in again.stdout, again.output
+
+
 def test_command_says_when_the_scan_has_changed(preview: Path, tiny_data: Path, tmp_path: Path) -> None:
     from tiny import copy_category
 

@@ -119,6 +119,22 @@ def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_what_is_written_replaces_no_file_of_the_part(
+    detector: Detector, dent: tuple[Path, Path], tmp_path: Path, suffix: str
+) -> None:
+    rgb, depth = (Path(shutil.copy(file, tmp_path / f"part7{file.suffix}")) for file in dent)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = depth if suffix == ".png" else rgb  # the other one stays in the way
+    shutil.move(moved, elsewhere)
+    rgb, depth = (elsewhere / file.name if file == moved else file for file in (rgb, depth))
+    content = {file: file.read_bytes() for file in (rgb, depth)}
+    with pytest.raises(DataError, match=r"expected a folder where no file of the part lies \(--out\), found .*part7"):
+        predict_part(detector, rgb, depth, tmp_path)
+    assert {file: file.read_bytes() for file in (rgb, depth)} == content
+
+
 # ------------------------------------------------------------------------------------ many parts
 
 

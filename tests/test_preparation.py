@@ -159,8 +159,9 @@ def test_no_plane_where_there_is_none() -> None:
     assert filling.part.all()
     assert not fits(filling.scan()), "the part fills the frame"
     border = np.ones(filling.part.shape, dtype=bool)
-    border[BORDER:-BORDER, BORDER:-BORDER] = False
+    border[40:-40, 40:-40] = False
     assert not fits(with_holes(see(), border)), "nothing is measured where a plane is looked for"
+    assert not fits(with_holes(see(), ~see().part)), "nothing but the part is measured"
     walls = tuple(Box(x, x + 0.2, -0.3, 0.3, h) for x, h in ((-0.285, 0.1), (0.085, 0.15)))
     assert not fits(see(solids=(*walls, Box(-0.3, 0.3, 0.04, 0.3, 0.2))).scan()), "most of the border shows walls"
     rng = np.random.default_rng(0)
@@ -251,6 +252,32 @@ def test_parts_inside_the_frame_do_not_run_out_of_it(statistics: Statistics) -> 
     assert not statistics.runs_out
     scans = [see(seed=seed).scan() for seed in range(3)]
     assert not measure([*scans, see(solids=(Box(-0.3, 0.3, -0.02, 0.02, 0.02),)).scan()], SETTINGS).runs_out
+
+
+@pytest.mark.parametrize("rim", [5, 10, 30])
+def test_the_plane_is_found_where_nothing_is_measured_along_the_frame(rim: int) -> None:
+    scenes = [see(seed=seed, size=(220, 250)) for seed in range(3)]
+    unmeasured = np.ones(scenes[0].part.shape, dtype=bool)
+    unmeasured[rim:-rim, rim:-rim] = False
+    scans = [with_holes(scene, unmeasured) for scene in scenes]
+    found = measure(scans, SETTINGS)
+    assert found.background == "plane" and 0 < found.window < 250
+    foreground = find_foreground(scans[0].depth, scans[0].valid, found.plane, found.distance)  # type: ignore[arg-type]
+    assert iou(foreground, scenes[0].part) > 0.93
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.0027, 0.003, 0.0036])
+def test_specks_of_noise_on_a_flat_part_that_fills_the_frame_are_no_part(noise: float) -> None:
+    scans = [see(seed=seed, solids=(), tilt=0.0, roll=0.0, noise=noise).scan() for seed in range(3)]
+    assert measure(scans, SETTINGS).background == "none"
+
+
+def test_a_small_part_in_a_large_picture_is_found() -> None:
+    knob = (Box(-0.01, 0.01, -0.01, 0.01, 0.01),)
+    scenes = [see(solids=knob, seed=seed, size=(700, 800)) for seed in range(3)]
+    assert 100 < scenes[0].part.sum() < 0.002 * scenes[0].part.size
+    found = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert found.background == "plane" and found.window < 60
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])

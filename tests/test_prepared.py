@@ -11,9 +11,6 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from scenes import Box, see
 
 from das3d.cache import cache_folder
@@ -23,7 +20,7 @@ from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.parts import Part, Split
 from das3d.preparation import measure, prepare
-from das3d.prepared import PreparedData, prepare_dataset, split_good
+from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, make_settings
 
 FORMAT = DepthFormat(1e-5)
@@ -86,45 +83,18 @@ def same(a: PreparedData, b: PreparedData) -> bool:
 # ------------------------------------------------------------------------------------------- who is held out
 
 
-@given(train=st.integers(3, 300), share=st.sampled_from([0.05, 0.1, 0.25, 0.49]), prefix=st.sampled_from(["", "x"]))
-@hypothesis_settings(max_examples=40, deadline=None)
-def test_a_fixed_share_is_held_out_where_there_is_no_validation(train: int, share: float, prefix: str) -> None:
-    settings = with_settings(f"training.hold_out={share}")
-    dataset = listed(train, prefix=prefix)
-    kept, held_out = split_good(dataset, settings)
-    assert len(held_out) == max(1, round(train * share))
-    assert Counter(kept) + Counter(held_out) == Counter(dataset.train), "every part is used once"
-    shuffled = replace(dataset, parts=tuple(reversed(dataset.parts)))
-    again_kept, again_held_out = split_good(shuffled, settings)
-    assert (set(again_kept), set(again_held_out)) == (set(kept), set(held_out)), "the order of the parts has no say"
-
-
-def test_a_larger_share_holds_out_the_same_parts_and_more() -> None:
-    shares = [set(split_good(listed(100), with_settings(f"training.hold_out={s}"))[1]) for s in (0.05, 0.1, 0.3)]
-    assert shares[0] < shares[1] < shares[2]
-    names = sorted(int(part.id[-3:]) for part in shares[2])
-    assert names[-1] - names[0] > 60, "not simply the first or the last"
-
-
-def test_validation_parts_are_held_out_where_there_are_any() -> None:
+def test_good_validation_parts_are_held_out() -> None:
     dataset = listed(20, 3)
-    kept, held_out = split_good(dataset, with_settings("training.hold_out=0.4"))
-    assert (kept, held_out) == (list(dataset.train), list(dataset.validation))
+    assert train_and_held_out(dataset) == (list(dataset.train), list(dataset.validation))
     defective = replace(dataset.validation[0], defect="hole")
     with_defect = replace(dataset, parts=(*dataset.train, defective, *dataset.validation[1:]))
-    assert split_good(with_defect, with_settings())[1] == list(dataset.validation[1:])
+    assert train_and_held_out(with_defect)[1] == list(dataset.validation[1:])
 
 
-def test_nothing_is_held_out_where_none_shall_be() -> None:
-    kept, held_out = split_good(listed(5), with_settings("training.hold_out=0"))
-    assert (len(kept), held_out) == (5, [])
-
-
-@pytest.mark.parametrize(("train", "validation"), [(0, 3), (1, 3), (1, 0), (2, 0)])
+@pytest.mark.parametrize(("train", "validation"), [(0, 3), (1, 3), (1, 0)])
 def test_too_few_parts_are_refused(train: int, validation: int) -> None:
-    left = train if validation else max(train - 1, 0)
-    with pytest.raises(DataError, match=f"there: expected at least 2 good parts to train on, found {left}"):
-        split_good(listed(train, validation), with_settings())
+    with pytest.raises(DataError, match=f"there: expected at least 2 good parts to train on, found {train}"):
+        train_and_held_out(listed(train, validation))
 
 
 # ------------------------------------------------------------------------------------------- prepared once

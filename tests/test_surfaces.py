@@ -78,6 +78,8 @@ def test_window_plane_and_pitch() -> None:
     assert np.isnan(surface.depth[:5]).all() and np.isnan(surface.depth[25:]).all(), "beyond the frame nothing is known"
     assert np.allclose(surface.depth[5:25], -0.01, atol=1e-6), "a tilted table lies flat"
     assert surface.pitch == pytest.approx(2 * float(np.median(depth - 0.01)) / 500)
+    mirrored = scan_from_arrays(np.zeros((40, 60, 3), np.uint8), depth - 0.01, camera=Camera(-500, -500, 30, 20))
+    assert surface_of(mirrored, largest=60).pitch == pytest.approx(float(np.median(depth - 0.01)) / 500)
 
 
 def test_a_scan_without_depth_has_no_surface() -> None:

@@ -602,6 +602,12 @@ def test_every_other_cut_has_its_centre_along_the_outline() -> None:
     assert on_edge[recipe.place[:, 1] < 0.5].all() and not on_edge.all()
 
 
+def test_cuts_lie_anywhere_on_a_part_that_fills_the_image() -> None:
+    recipe = drawn(200, only("cuts"))
+    u, v = centres(torch.ones(200, 1, 64, 64, dtype=torch.bool), recipe)
+    assert len(set(zip(u.tolist(), v.tolist(), strict=True))) > 150
+
+
 def test_own_colour_limits_how_close_a_texture_comes_to_the_part() -> None:
     assert drawn(500, only("spots", own_colour=0.3)).own_colour.max() <= 0.3
 

@@ -102,6 +102,12 @@ def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
+def test_files_that_a_system_left_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "._0001.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="expected texture pictures"):
+        from_folder(tmp_path)
+
+
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     write(tmp_path / "good.png", (1, 2, 3))
     (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])

@@ -132,6 +132,13 @@ def test_budget_sets_the_number_of_iterations(tmp_path: Path, monkeypatch: pytes
     assert float(rows_of(tmp_path)[-1]["learning_rate"]) < 0.1 * settings.training.learning_rate
 
 
+def test_a_budget_of_few_steps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(step=0.1)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    state = fit(tiny_parts(), tiny_settings(), tmp_path, fabric=cpu(), budget=1.6)
+    assert 6 <= state.iteration <= 10  # 0.2 s each, and long before the first line of the log
+
+
 def test_pacer_follows_the_machine() -> None:
     state = State(None, None, None)  # type: ignore[arg-type]
     pacer = Pacer(100.0, state)

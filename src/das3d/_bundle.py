@@ -27,4 +27,7 @@ class Bundle:
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        # Onto a GPU without waiting for each of dozens of tensors; what comes back must have arrived before it is read.
+        onto_gpu = torch.device(device).type == "cuda"
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=onto_gpu) for field in fields(self)}
+        return type(self)(**moved)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from das3d.datasets import DepthFormat, find_categories, find_dataset
+from das3d.datasets import DepthFormat, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.parts import Part
@@ -117,11 +117,10 @@ def find_parts(detector: Detector, evaluation: Evaluation, data: Path | None) ->
     if not root.is_dir():
         raise DataError(f"{root}: expected the scans that were evaluated, found no folder; name it with --data")
     metrics = evaluation.metrics
-    category = metrics["category"] if metrics["category"] in find_categories(root) else None
     depth_format = DepthFormat(**metrics["depth_format"]) if metrics.get("depth_format") else None
     reading = reading_of(detector, metrics.get("light"), depth_format)
-    dataset = find_dataset(root, category, needs="test", **reading)
-    parts = {part.id: part for part in dataset.test}
+    dataset = find_dataset(folder_of(root, metrics["category"]), needs="test", **reading)
+    parts = {part.id: part for part in dataset.parts}
     lost = [row.id for row in evaluation.rows if row.id not in parts]
     if lost:
         raise DataError(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.datasets import find_categories, find_folder
+from das3d.datasets import find_folder, folder_of
 from das3d.detector import Detector
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window
@@ -92,10 +92,7 @@ def find_parts(detector: Detector, data: Path | str | None) -> tuple[list[Part],
     known = str(detector.training.get("data", ""))
     if data is None and not (known and Path(known).is_dir()):
         return [], known
-    root = Path(known if data is None else data)
-    category = str(detector.training.get("category"))
-    if (root / category).is_dir() and category in find_categories(root):
-        root = root / category
+    root = folder_of(Path(known if data is None else data), detector.training.get("category"))
     return find_folder(root, check=False, **reading_of(detector, None, None)), str(root)
 
 

@@ -125,7 +125,7 @@ def _keep(path: Path, content: bytes) -> None:
         ) from None
 
 
-def write_atomically(path: Path, content: bytes, *, lasting: bool = True) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, lasting: bool = True) -> None:
     """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
 
     Args:

@@ -20,13 +20,13 @@ import torch
 
 from das3d.batches import GoodParts
 from das3d.console import progress, say
-from das3d.datasets import DepthFormat, Part, find_categories, find_folder
+from das3d.datasets import DepthFormat, Part, find_categories, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError, ModelError
-from das3d.fingerprints import file_of, fingerprint_of, marks_of
+from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
 from das3d.layouts import SPLITS
 from das3d.parts import UNKNOWN
-from das3d.preparation import PreparedScan
+from das3d.preparation import PreparedScan, prepare
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
@@ -186,8 +186,9 @@ def _rate_of(detector: Detector) -> float:
 
 def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: dict[str, Any]) -> list[Part]:
     # Good parts that the model has not seen; says which ones are left out.
-    chosen = category or detector.training.get("category")
-    folder = data / str(chosen) if chosen in find_categories(data) and (data / str(chosen)).is_dir() else data
+    if category is not None and category not in (there := find_categories(data)):
+        raise DataError(f"{data}: expected a category {category!r}, found {', '.join(there) or 'none'}")
+    folder = folder_of(data, category or detector.training.get("category"))
     found = find_folder(folder, **reading)
     labels = _labels_around(folder, reading)
     labelled = [labels.get(file_of(part), part) for part in found]
@@ -206,9 +207,26 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         # Models of before fingerprints were kept rely on the data set's own word.
         if marks & trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
-        return "held out before: the model keeps their scores" if merge and marks & held_out else ""
+        if merge and marks & held_out:
+            return "held out before: the model keeps their scores"
+        content = content_of(part)
+        if content in seen:
+            return "twice here: a copy says nothing new"
+        seen.add(content)
+        if prepare(part.read(rgb=detector.statistics.has_rgb), detector.statistics, detector.settings.preparation).doubt:
+            return "of which too little was measured to judge it"
+        return ""
 
-    reasons = [why_not(*one) for one in zip(found, labelled, strict=True)]
+    seen: set[str] = set()
+    reasons: list[str] = []
+    problems: list[str] = []
+    for part, label in zip(found, labelled, strict=True):
+        try:
+            reasons.append(why_not(part, label))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
     kept = [part for part, reason in zip(found, reasons, strict=True) if not reason]

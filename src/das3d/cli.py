@@ -101,6 +101,9 @@ def inspect(
     ] = Path("inspection"),
     preset: Annotated[Preset, typer.Option(help="Preset to train with later.")] = "fast",
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
+    modality: Annotated[
+        Modality | None, typer.Option(help="What the networks will see; all members that are there if left out.")
+    ] = None,
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
@@ -113,7 +116,9 @@ def inspect(
 
     expect_outside(out, data, category)
     lit = DEFAULT_LIGHT if light is None else light
-    check = check_data(data, category, preset=preset, file=settings, light=lit, depth_format=depth_format)
+    check = check_data(
+        data, category, preset=preset, file=settings, modality=modality, light=lit, depth_format=depth_format
+    )
     write_check(check, out)
     print_check(check)
     print(f"parts.png, oddest.png, check.json and settings.toml in {out}")

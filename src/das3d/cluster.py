@@ -76,7 +76,9 @@ class Cluster:
             return {"num_cpus": 1}
         if self._ray.cluster_resources().get("GPU"):
             return {"num_cpus": 1, "num_gpus": 1}
-        return {"num_cpus": min(node["Resources"].get("CPU", 1) for node in self._ray.nodes() if node["Alive"])}
+        # Heads are often started without processors, so that they do no work.
+        working = [node["Resources"]["CPU"] for node in self._ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+        return {"num_cpus": min(working, default=1)}
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.novelty import GRID, Feature, look_of, oddness
 from das3d.parts import Part
 from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_run_out
-from das3d.prepared import measure_parts, prepare_part, split_good
+from das3d.prepared import measure_parts, prepare_part, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
 from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
@@ -82,6 +82,7 @@ def check_data(
     *,
     preset: Preset = "fast",
     file: Path | None = None,
+    modality: Modality | None = None,
     light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
 ) -> DataCheck:
@@ -90,15 +91,19 @@ def check_data(
     Args:
         data: folder in any layout that `find_dataset` knows, with RGB, depth or both.
         category: which one, where `data` holds several.
-        preset, file: settings to train with later, as for `make_settings`.
+        preset, file, modality: settings to train with later, as for `make_settings`.
         light: which of the six images of an Eyecandies part is its RGB.
         depth_format: how depth files are read where the data does not say.
 
     Raises:
         DataError: the data set as a whole cannot be used; every problem that names and headers show is named.
     """
-    dataset = find_dataset(Path(data), category, rgb=False, depth=False, light=light, depth_format=depth_format)
-    settings = make_settings(preset, file=file)
+    settings = make_settings(preset, file=file, modality=modality)
+    dataset = find_dataset(
+        Path(data), category, rgb=settings.modality == "rgb", depth=settings.modality == "depth", light=light,
+        depth_format=depth_format,
+        hold_out=settings.training.hold_out,
+    )  # fmt: skip
     if settings.modality == "rgb+depth":  # not chosen, or as chosen: what is not there cannot be used
         settings = settings.model_copy(update={"modality": _members_of(dataset)})
     facts = _look_at_all(dataset.parts, settings)
@@ -165,7 +170,7 @@ def _compared(
     usable = {one.part.id for one in sound}
     without_gross = replace(dataset, parts=tuple(part for part in dataset.parts if part.id in usable))
     try:
-        train, _ = split_good(without_gross, settings)
+        train, _ = train_and_held_out(without_gross)
     except DataError:
         return None, sound, {}  # fewer than two: training would say the same
     statistics = measure_parts(train, settings)
@@ -285,7 +290,7 @@ def _on_numbers(check: DataCheck) -> list[str]:
     if good < 50:
         lines.append(f"{good} good parts: fifty can be enough, a hundred or more is better.")
     try:
-        _, held_out = split_good(check.dataset, check.settings)
+        _, held_out = train_and_held_out(check.dataset)
     except DataError as error:
         return [*lines, str(error)]
     rate = 1 / (len(held_out) + 1)

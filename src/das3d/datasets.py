@@ -16,7 +16,7 @@ from das3d._listing import files_in, folders_in
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
 from das3d.layouts import LAYOUTS, NAMING, ROLES, SPLITS, Layout, Search, unlabelled
-from das3d.parts import UNKNOWN, Part, Split, size_problem
+from das3d.parts import HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
 
@@ -69,6 +69,7 @@ def find_dataset(
     depth: bool = True,
     light: int = 4,
     depth_format: DepthFormat | None = None,
+    hold_out: float = HOLD_OUT,
     needs: Split = "train",
     progress: Progress | None = None,
 ) -> Dataset:
@@ -80,6 +81,7 @@ def find_dataset(
         rgb, depth: whether every part must have this member. One that is not needed must be there for all parts or none.
         light: which of the six images of an Eyecandies part is its RGB.
         depth_format: how depth files are to be read where neither the layout nor ``dataset.yaml`` says.
+        hold_out: share of the good parts that becomes validation parts where the data has none (`split_good`).
         needs: the split that must not be empty.
         progress: called with the number of parts checked and the number of all parts.
 
@@ -87,7 +89,7 @@ def find_dataset(
         DataError: anything is wrong; every problem has its line, and those of one kind are cut short after ten.
     """
     folder, layout = _choose(Path(root), category)
-    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
+    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format, hold_out=hold_out)
     parts = layout.parts(folder, search)
     _check_labels(parts, search)
     if any(part.depth and part.depth_format is None for part in parts):
@@ -144,6 +146,12 @@ def find_categories(root: Path | str) -> list[str]:
     if _layout_of(root):
         return [root.resolve().name]
     return [folder.name for folder in folders_in(root) if _layout_of(folder)]
+
+
+def folder_of(data: Path, category: str | None) -> Path:
+    """The folder of a category that may be one of several in `data`; `data` itself where it is none of them."""
+    there = category is not None and category in find_categories(data) and (data / category).is_dir()
+    return data / str(category) if there else data
 
 
 def expect_outside(out: Path, root: Path | str, category: str | None = None) -> None:

@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
+from das3d._listing import folders_in
 from das3d.cache import write_atomically
-from das3d.console import progress
-from das3d.datasets import DepthFormat, Part, find_categories, find_dataset
+from das3d.console import progress, say
+from das3d.datasets import Dataset, DepthFormat, Part, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import read_mask
 from das3d.fingerprints import marks_of
+from das3d.layouts import SPLITS
 from das3d.metrics import evaluate_maps
 from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
+from das3d.threshold import counted
 
 UNLIKELY = 0.01  # more false alarms than that lets expect are told
 
@@ -47,15 +50,17 @@ def evaluate(
         What ``metrics.json`` holds.
 
     Raises:
-        DataError: there are no test parts, or some cannot be read or prepared; all of them are named.
+        DataError: there are no test parts, or some cannot be read or prepared; all of them are named. Or `out` lies in the
+            data.
     """
     out = Path(out)
     settings = detector.settings
-    if category is None and detector.training.get("category") in find_categories(data):
-        category = detector.training["category"]
+    data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
+    expect_outside(out, data, category)
     reading = reading_of(detector, light, depth_format)
-    dataset = find_dataset(Path(data), category, needs="test", **reading)
-    results = list(inspect_parts(detector, dataset.test, out / "maps", doubtful=True))
+    dataset = find_dataset(data, category, needs="test", **reading)
+    tested = [*dataset.test, *_unseen(dataset, detector)]
+    results = list(inspect_parts(detector, tested, out / "maps", doubtful=True))
     if problems := [result.error for result in results if result.error]:
         raise DataError(problems)
     write_scores(out / "scores.csv", results, verdicts=False)
@@ -91,9 +96,22 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    metrics["notes"] += [*_trained_on(dataset.test, detector), *_drift(results, detector)]
+    metrics["notes"] += [*_trained_on(tested, detector), *_drift(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
+
+
+def _unseen(dataset: Dataset, detector: Detector) -> list[Part]:
+    # Of a folder that nobody has split, das3d keeps good parts for training. A model that was not trained on it has not
+    # seen them, so they are test parts as good as the others.
+    known = {mark for seen in ("train", "held_out") for mark in detector.fingerprints.get(seen, ())}
+    if dataset.layout != "folder" or not known or any(child.name in SPLITS for child in folders_in(dataset.root)):
+        return []
+    unseen = [part for part in dataset.parts if part.split != "test" and not marks_of(part) & known]
+    if unseen:
+        what = counted(len(unseen), "good part")
+        say(f"tested too: {what} that training on this folder would keep and this model has never seen")
+    return unseen
 
 
 def _share(results: Sequence[Any], *, defective: bool) -> float | None:

@@ -24,6 +24,11 @@ def marks_of(part: Part) -> set[str]:
     return {fingerprint_of(part), _hash(file_of(part).read_bytes())}
 
 
+def content_of(part: Part) -> str:
+    """A hash of all files of the part: copies have the same, whatever they are called."""
+    return _hash(b"".join(_hash(file.read_bytes()).encode() for file in (part.rgb, part.depth) if file is not None))
+
+
 def file_of(part: Part) -> Path:
     """The file that stands for the part."""
     file = part.rgb or part.depth

@@ -16,7 +16,7 @@ from pathlib import Path
 from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
 from das3d.errors import DataError, one_line
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
-from das3d.parts import GOOD, UNKNOWN, Part, Split, split_good
+from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, split_good
 
 DEFAULT_LIGHT = 4  # of an Eyecandies part: lit from all sides
 
@@ -29,6 +29,7 @@ class Search:
         rgb, depth: whether parts without this member are of no use.
         light: which of the six images of an Eyecandies part is its RGB.
         depth_format: how depth files are to be read where the data does not say.
+        hold_out: share of the good parts to hold out where the data has no validation parts.
         problems: kind of problem -> lines that name their files.
     """
 
@@ -36,6 +37,7 @@ class Search:
     depth: bool = True
     light: int = DEFAULT_LIGHT
     depth_format: DepthFormat | None = None
+    hold_out: float = HOLD_OUT
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     def report(self, kind: str, line: str) -> None:
@@ -96,7 +98,7 @@ def eyecandies(folder: Path, search: Search) -> list[Part]:
                 parts.append(_eyecandies_part(data / number, samples[number], split, search))
             except DataError as error:
                 search.report("incomplete Eyecandies parts", str(error))
-    return parts
+    return _with_held_out(parts, search)
 
 
 def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search: Search) -> Part:
@@ -172,7 +174,8 @@ def unlabelled(folder: Path, search: Search) -> list[Part]:
     It may be one folder of a data set, as ``mydata/good`` or ``mydata/test/dent``, so ``dataset.yaml`` may lie above it.
     """
     around = folder.resolve().parents[:2]
-    form = next(filter(None, (_declared_format(place, search) for place in (folder, *around))), search.depth_format)
+    places = [folder, *(place for place in around if declares(place))]
+    form = next(filter(None, (_declared_format(place, search) for place in places)), search.depth_format)
     return [
         Part(id=stem, split="test", defect=UNKNOWN, rgb=files.get("rgb"), depth=files.get("depth"), depth_format=form)
         for stem, files in _members(folder, search).items()
@@ -185,7 +188,9 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     folders = {child.name: child for child in folders_in(folder)}
     splits = [name for name in SPLITS if name in folders]
     if not splits:
-        return _split_by_name([part for kind in folders.values() for part in _kind(kind, "test", search, form)])
+        whole = _split_of(folder)
+        parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
+        return parts if whole else _split_by_name(parts, search)
     if GOOD in folders:
         search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
     if {"val", "validation"} <= set(splits):
@@ -195,7 +200,14 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
         for file in files_in(folders[name]):
             search.report("files of no kind", f"{file}: expected {folders[name] / GOOD} or a kind of defect, found a file")
         parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, form)]
-    return parts if any(SPLITS[name] == "validation" for name in splits) else _hold_out(parts)
+    return _with_held_out(parts, search)
+
+
+def _split_of(folder: Path) -> Split | None:
+    # Which split of a data set the folder is itself, as bagel/test is where bagel/train lies beside it.
+    around = folder.resolve().parent
+    beside = {child.name for child in folders_in(around)} - {folder.resolve().name}
+    return SPLITS.get(folder.resolve().name) if beside & set(SPLITS) else None
 
 
 def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) -> list[Part]:
@@ -322,17 +334,21 @@ def declares(folder: Path) -> bool:
     return path.is_file() and bool(set(KEYS) & {str(key) for key in read_yaml(path)})
 
 
-def _split_by_name(parts: list[Part]) -> list[Part]:
+def _split_by_name(parts: list[Part], search: Search) -> list[Part]:
     good = [part for part in parts if part.defect == GOOD]
-    return _resplit(parts, good, test=len(good) < len(parts))
+    return _resplit(parts, good, search, test=len(good) < len(parts))
 
 
-def _hold_out(parts: list[Part]) -> list[Part]:
-    return _resplit(parts, [part for part in parts if part.split == "train" and part.defect == GOOD], test=False)
+def _with_held_out(parts: list[Part], search: Search) -> list[Part]:
+    if any(part.split == "validation" and part.defect == GOOD for part in parts):
+        return parts
+    good = [part for part in parts if part.split == "train" and part.defect == GOOD]
+    return _resplit(parts, good, search, test=False)
 
 
-def _resplit(parts: list[Part], good: list[Part], *, test: bool) -> list[Part]:
-    splits = dict(zip(good, split_good([part.id.split("/")[-1] for part in good], test=test), strict=True))
+def _resplit(parts: list[Part], good: list[Part], search: Search, *, test: bool) -> list[Part]:
+    names = [part.id.split("/")[-1] for part in good]
+    splits = dict(zip(good, split_good(names, test=test, hold_out=search.hold_out), strict=True))
     moved = [(part, splits.get(part, part.split)) for part in parts]
     return [replace(part, split=split, id="/".join([split, *part.id.split("/")[1:]])) for part, split in moved]
 

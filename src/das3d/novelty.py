@@ -145,6 +145,8 @@ def _against_others(one: Floats, others: Sequence[Floats]) -> NDArray[np.float32
 def _against_itself(one: Floats, inside: Mask) -> NDArray[np.float32]:
     # For each inside cell the distance to the third best match elsewhere on the part, among a sixth of its cells.
     cells, places = one[inside], np.argwhere(inside)
+    if not len(cells):
+        return np.zeros(0, np.float32)
     sample = slice(None, None, 6)
     squares = (cells**2).sum(axis=1)
     distance = squares[:, None] + squares[None, sample] - 2 * cells @ cells[sample].T

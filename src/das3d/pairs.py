@@ -26,7 +26,7 @@ from das3d.datasets import DepthFormat, find_dataset
 from das3d.errors import DataError
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.preparation import PreparedScan, Statistics
-from das3d.prepared import measure_parts, prepare_part, split_good
+from das3d.prepared import measure_parts, prepare_part, train_and_held_out
 from das3d.settings import Settings, SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
 from das3d.textures import load_textures
@@ -197,9 +197,10 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         """
         settings = settings or make_settings()
         dataset = find_dataset(
-            data, category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
-        )
-        train, _ = split_good(dataset, settings)
+            data, category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format,
+            hold_out=settings.training.hold_out,
+        )  # fmt: skip
+        train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
         chosen = train[:: -(-len(train) // most_parts)] if most_parts else train
         chosen = [part for part in chosen if only is None or part.id in only]

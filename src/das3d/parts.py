@@ -86,20 +86,27 @@ def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
     return f"{first}: expected all members of a part to have one size, found {width} x {height} here and {found}"
 
 
-def split_good(names: Sequence[str], *, test: bool) -> list[Split]:
-    """Split good parts by their names alone: 80 % training, 10 % validation, 10 % test; without `test` 90, 10 and 0.
+HOLD_OUT = 0.1  # share of the good parts that is held out where nobody says
+
+
+def split_good(names: Sequence[str], *, test: bool, hold_out: float = HOLD_OUT) -> list[Split]:
+    """Split good parts by their names alone: a share `hold_out` for validation, with `test` 10 % for the test, the rest
+    for training.
 
     Each name has a fixed point in (0, 1) and each split a range of it, so further parts never move a part to another
     split. Where chance leaves a split empty, which happens in small sets only, the borders between the splits move past as
-    few parts as give each split one; where there are too few parts, training comes first, then validation.
+    few parts as give each split one; where there are too few parts, training comes first, then validation. A larger share
+    holds out the same parts and more.
     """
     # Without test parts their range becomes the lowest, so that the validation parts are the same either way.
     points = [_point(name) if test else (_point(name) + 0.1) % 1 for name in names]
     order = sorted(range(len(names)), key=lambda index: (points[index], names[index]))
     count, needed = len(names), int(test and len(names) >= 3)
-    below = [sum(point < border for point in points) for border in ((0.8, 0.9) if test else (0.9, 1.0))]
-    train = min(max(below[0], 1), max(1, count - 1 - needed))
-    validation = min(max(below[1], train + 1), count - needed)
+    end = 0.9 if test else 1.0
+    below = [sum(point < border for point in points) for border in (end - hold_out, end)]
+    held_out = int(hold_out > 0)
+    train = min(max(below[0], 1), max(1, count - held_out - needed))
+    validation = min(max(below[1], train + held_out), count - needed)
     splits: list[Split] = ["test"] * count
     for place, index in enumerate(order):
         splits[index] = "train" if place < train else "validation" if place < validation else "test"

@@ -29,12 +29,15 @@ def predict_part(
     `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone.
 
     Raises:
-        DataError: a file is missing, unreadable or does not fit the model.
+        DataError: a file is missing, unreadable or does not fit the model, or would be overwritten.
     """
     for file in (rgb, depth):
         if file is not None and not file.is_file():
             raise DataError(f"{file}: expected a file, found none")
     name = (rgb or depth or Path("part")).stem
+    for file in (rgb, depth):
+        if file is not None and file.resolve() in [(out / f"{name}{suffix}").resolve() for suffix in (".png", ".tiff")]:
+            raise DataError(f"{out}: expected a folder where no file of the part lies (--out), found {file}")
     around = format_around(depth) if depth and not depth_format else None
     form = around or reading_of(detector, None, depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)

@@ -30,11 +30,13 @@ HYPOTHESES = 300
 RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
+SMALLEST_PIECE = 100  # pixels; where nothing larger rises above a plane, there is no part on it but noise
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
+MEASURED = 0.7  # share of either side of the frame that was measured, where its border is taken for that of the scene
 MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
 LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
 
@@ -69,7 +71,7 @@ def plane_depth(plane: Plane, size: tuple[int, int]) -> Depth:
 
 
 def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | None:
-    """The plane that most of the frame's border lies on, by RANSAC with a fixed seed and least squares.
+    """The plane that most of the border of what was measured lies on, by RANSAC with a fixed seed and least squares.
 
     Args:
         depth: (H, W) metres.
@@ -81,11 +83,7 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         would show.
     """
     height, width = depth.shape
-    strip = np.zeros_like(valid)
-    edge = min(BORDER, height // 4, width // 4)
-    strip[:edge] = strip[-edge:] = True
-    strip[:, :edge] = strip[:, -edge:] = True
-    v, u = np.nonzero(strip & valid)
+    v, u = np.nonzero(valid & _border(valid))
     if u.size < 50:
         return None
     z = depth[v, u].astype(np.float64)
@@ -109,6 +107,28 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         return fit
     other = _refined(planes[np.argmax(support - behind(planes))], rows, z)
     return fit if other is None or behind(np.array([other.plane]))[0] > share / 2 else other
+
+
+def _border(valid: Mask) -> Mask:
+    # The strip along the frame, or, as many sensors measure nothing there, along what was measured. Where that is the part
+    # alone, without any table around it, its own outline is no border.
+    height, width = valid.shape
+    whole = _strip(valid.shape, 0, height, 0, width)
+    if not valid.any():
+        return whole
+    top, bottom, left, right = bounding_box(valid)
+    if bottom - top < MEASURED * height or right - left < MEASURED * width:
+        return whole
+    strip = _strip(valid.shape, top, bottom, left, right)
+    return strip if valid[strip].mean() > 0.5 else whole
+
+
+def _strip(size: tuple[int, ...], top: int, bottom: int, left: int, right: int) -> Mask:
+    edge = max(min(BORDER, (bottom - top) // 4, (right - left) // 4), 1)
+    strip = np.zeros(size, dtype=bool)
+    strip[top:bottom, left:right] = True
+    strip[top + edge : bottom - edge, left + edge : right - edge] = False
+    return strip
 
 
 def _refined(plane: NDArray[Any], rows: NDArray[np.float64], z: NDArray[np.float64]) -> PlaneFit | None:
@@ -188,7 +208,7 @@ def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float, *,
     keep = (area >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
     pieces = np.flatnonzero(keep)
     if pieces.size > 1:
-        tops = np.array([np.quantile(rise[labels == piece + 1], 0.95) for piece in pieces])
+        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
         keep[pieces] = tops >= FLAT * tops[np.argmax(area[pieces])]
     surface = np.concatenate([[False], keep])[labels]
 
@@ -198,6 +218,13 @@ def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float, *,
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = _morph(_morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
     return surface | (outline & ~table)
+
+
+def _top_of(piece: int, rise: Depth, labels: NDArray[Any], box: NDArray[Any]) -> float:
+    # How far a piece rises, but for its outermost twentieth. Its box alone is looked at: noise makes thousands of pieces.
+    left, top, w, h, _ = box
+    here = slice(top, top + h), slice(left, left + w)
+    return float(np.quantile(rise[here][labels[here] == piece], 0.95))
 
 
 def _morph(mask: Mask, operation: int, diameter: int) -> Mask:
@@ -409,7 +436,8 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     assert scan.depth is not None and scan.valid is not None
     foreground = find_foreground(scan.depth, scan.valid, plane, distance)
     surface = foreground & scan.valid
-    if surface.mean() < 0.002:
+    pieces = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)[2]
+    if pieces[1:, cv2.CC_STAT_AREA].max(initial=0) < SMALLEST_PIECE:  # nothing, or specks of noise
         return None
     relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
     near, far = _range_of(relative, surface)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
     Raises:
         DataError: too few good parts, or one that cannot be prepared.
     """
-    train, held_out = split_good(dataset, settings)
+    train, held_out = train_and_held_out(dataset)
     statistics = measure_parts(train, settings)
     if statistics.frame is None:
         _warn_of_sizes(train)
@@ -58,16 +57,13 @@ def _warn_of_sizes(parts: list[Part]) -> None:
     )
 
 
-def split_good(dataset: Dataset, settings: Settings) -> tuple[list[Part], list[Part]]:
-    """Training and held-out parts: the data set's validation parts, or a fixed share of the training parts."""
+def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
+    """Good parts to train on, and those that no network sees in training.
+
+    Raises:
+        DataError: there are fewer than two to train on.
+    """
     train, held_out = list(dataset.train), [part for part in dataset.validation if not part.defective]
-    if not held_out:
-        # The order of the names' hashes: independent of how many parts there are and of what they are called.
-        ordered = sorted(train, key=lambda part: hashlib.sha256(part.id.encode()).hexdigest())
-        count = max(1, round(len(ordered) * settings.training.hold_out)) if settings.training.hold_out else 0
-        chosen = {part.id for part in ordered[:count]}
-        held_out = [part for part in train if part.id in chosen]
-        train = [part for part in train if part.id not in chosen]
     if len(train) < 2:
         found = f"{len(train)}, and {len(held_out)} to hold out" if held_out else len(train)
         raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {found}")

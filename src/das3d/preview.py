@@ -79,8 +79,9 @@ def preview_again(
         raise DataError(f"{recipes}: expected a pair {index}, found pairs 0 to {len(known['pairs']) - 1}")
     source = SyntheticPairs.from_data(
         data, category, settings=known["settings"], statistics=known["statistics"],
-        only={one["part"] for one in wanted}, light=light, depth_format=depth_format,
+        only={one["part"] for one in known["pairs"]}, light=light, depth_format=depth_format,
     )  # fmt: skip
+    # All parts, not those of the wanted pairs alone: with synthesis.texture = "parts" recipes count on them.
     pairs = [source.again(one["number"], one["part"], one["recipes"]) for one in wanted]
     name = "pairs.png" if index is None else f"pair_{index}.png"
     _show(source, pairs, out / name)

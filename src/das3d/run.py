@@ -28,7 +28,7 @@ from das3d.detector import MODEL_FILE, Detector, load
 from das3d.errors import ModelError, SettingsError
 from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.prepared import PreparedData, prepare_dataset, split_good
+from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, settings_to_toml
 from das3d.torch_engine import TorchEngine, choose_device
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
@@ -85,8 +85,9 @@ def train(
     processes, nodes = _processes(processes)
     _check_shares(settings, target, processes * nodes)
     dataset = find_dataset(
-        Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format
-    )
+        Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format,
+        hold_out=settings.training.hold_out,
+    )  # fmt: skip
     if not resume:
         expect_outside(out, dataset.root)
     prepared = prepare_dataset(dataset, settings)
@@ -134,7 +135,7 @@ def train(
         "das3d": das3d.__version__,
     }
     if fabric.is_global_zero:
-        trained_on, held_out = split_good(dataset, settings)
+        trained_on, held_out = train_and_held_out(dataset)
         detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
         detector = calibrated(detector, held_out, settings.score.max_false_alarm)
         detector.save(out / MODEL_FILE)
@@ -160,7 +161,8 @@ def precision_for(device: torch.device, settings: Settings) -> Any:
     """Fabric's name of the precision: as set, or bfloat16 where the chip computes it clearly faster than float32."""
     chosen = settings.training.precision
     if chosen == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _bfloat16_gain(device) > 1.3
+        on_cuda = device.type == "cuda"
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else _bfloat16_gain(device) > 1.3
         chosen = "bfloat16" if fast else "float32"
     return "bf16-mixed" if chosen == "bfloat16" else "32-true"
 

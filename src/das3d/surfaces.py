@@ -93,7 +93,7 @@ def surface_of(
         depth = np.where(scan.valid, scan.depth - flat, np.nan).astype(np.float32)
     pitch = None
     if scan.camera is not None and scan.valid.any():
-        pitch = float(np.median(scan.depth[scan.valid])) / scan.camera.fx
+        pitch = float(np.median(scan.depth[scan.valid])) / abs(scan.camera.fx)  # below 0 where x is to the left
     rgb = scan.rgb
     heat = None if anomaly is None else np.clip(anomaly / max(high, 1e-9), 0, 1).astype(np.float32)
     if window is not None:

@@ -388,7 +388,10 @@ def centres(foreground: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     side = foreground.shape[-1]
     at_rim = (recipe.family == CUT) & (recipe.place[:, 1] < 0.5)
     if _any(at_rim):
-        foreground = torch.where(at_rim[:, None, None, None], rim(foreground), foreground)
+        along = rim(foreground)
+        # Where the part fills the image it has no outline.
+        at_rim = at_rim[:, None, None, None] & along.any(dim=(1, 2, 3), keepdim=True)
+        foreground = torch.where(at_rim, along, foreground)
     in_rows = foreground[:, 0].sum(dim=2).cumsum(dim=1)  # (B, S) of foreground pixels up to the end of each row
     total = in_rows[:, -1]
     rank = (recipe.place[:, 0] * total).floor().long()[:, None]  # 0 for the first foreground pixel

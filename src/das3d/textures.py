@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from das3d._listing import is_stray
 from das3d.batches import GoodParts
 from das3d.errors import DataError
 from das3d.files import RGB_SUFFIXES, read_rgb
@@ -37,7 +38,8 @@ def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | Non
 def _from_folder(folder: Path, side: int) -> Tensor:
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of texture pictures, found no such folder")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in RGB_SUFFIXES)
+    there = (file for file in folder.rglob("*") if not is_stray(file.name))
+    files = sorted(file for file in there if file.suffix.lower() in RGB_SUFFIXES)
     if not files:
         raise DataError(f"{folder}: expected texture pictures ({', '.join(sorted(RGB_SUFFIXES))}), found none")
     pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in _some(files)]

@@ -106,10 +106,12 @@ def fit(
             state.seconds = time.monotonic() - begun
 
             log.add(mean_over_shares(fabric, losses), rate, state)
-            if budget and state.iteration % LOG_EVERY == 0:
+            # Steps of large networks may take minutes: a budget is not to be over before the first estimate.
+            slow = budget and state.iteration - first < LOG_EVERY and agreed(fabric, state.seconds) > budget / 4
+            if budget and (slow or state.iteration % LOG_EVERY == 0):
                 state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
             step(state.iteration, state.total or None, log.note)
-            if time.monotonic() - saved > training.checkpoint_minutes * 60 and state.total:
+            if time.monotonic() - saved > training.checkpoint_minutes * 60:
                 save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
                 if fabric.is_global_zero:
                     tracking.picture(save_repairs(out / "pictures", state.iteration, batch, output), state.iteration)
@@ -294,7 +296,7 @@ def save_checkpoint(path: Path, state: State, unlogged: list[Tensor], settings: 
         },
         buffer,
     )
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric) -> list[Tensor]:
@@ -304,7 +306,8 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
         ModelError: the checkpoint is damaged or of a run with other settings.
     """
     try:
-        kept = torch.load(path, map_location=fabric.device, weights_only=True)
+        # By way of the CPU, where AdamW keeps its count of steps: on a GPU it would be waited for in every step.
+        kept = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         first = (str(error).splitlines() or ["nothing readable"])[0]
         raise ModelError(f"{path}: expected a checkpoint, found {first}; delete it to train from the start") from None
@@ -318,7 +321,7 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
     state.average.load_state_dict(kept["average"])
     state.optimizer.load_state_dict(kept["optimizer"])
     state.iteration, state.total, state.seconds = kept["iteration"], kept["total"], kept["seconds"]
-    return list(kept["unlogged"])
+    return [losses.to(fabric.device) for losses in kept["unlogged"]]
 
 
 def save_pairs(path: Path, parts: GoodParts, settings: Settings, textures: Tensor | None) -> None:
