@@ -9,7 +9,7 @@ from das3d import cache
 from das3d.console import progress, warn
 from das3d.datasets import Dataset, Part
 from das3d.errors import DataError
-from das3d.files import rgb_size
+from das3d.files import depth_size, rgb_size
 from das3d.preparation import PreparedScan, Statistics, measure, prepare
 from das3d.settings import PreparationSettings, Settings
 
@@ -48,13 +48,20 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
 
 
 def _warn_of_sizes(parts: list[Part]) -> None:
-    sizes = [rgb_size(part.rgb) if part.rgb else part.read().size for part in parts]
+    sizes = [_size_of(part) for part in parts]
     usual = max(set(sizes), key=sizes.count)
     others = [part.id for part, size in zip(parts, sizes, strict=True) if size != usual]
     warn(
         f"{len(others)} of {len(parts)} training parts have another size than {usual[1]} x {usual[0]} pixels, such as "
         f"{others[0]}; parts of any size will be taken from now on, as if all showed the same field"
     )
+
+
+def _size_of(part: Part) -> tuple[int, int]:
+    if part.rgb is not None:
+        return rgb_size(part.rgb)
+    assert part.depth is not None
+    return depth_size(part.depth, part.depth_format)
 
 
 def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
