@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -89,23 +90,28 @@ def timed(work: Callable[[], Any], rounds: int = 5, *, warm: int = 1) -> Timing:
 
 def peak_memory(work: Callable[[], Any]) -> float | None:
     """MiB of resident memory that the work takes at its peak beyond what is held before; None where no one can tell."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.is_file():
+    reset = Path("/proc/self/clear_refs")
+    if not STATUS.is_file():
         return None
-
-    def held(name: str) -> float:
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(name))
-        return int(line.split()[1]) / 1024
-
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier rounds left would hide what this one takes
     try:
         reset.write_text("5")  # sets the high-water mark to what is resident now
     except OSError:
         return None
-    before = held("VmRSS")
+    before = _resident("VmRSS")
     work()
-    return max(held("VmHWM") - before, 0.0)
+    return max(_resident("VmHWM") - before, 0.0)
+
+
+def peak_so_far() -> float | None:
+    """The most MiB of resident memory that this process has held; None where no one can tell."""
+    return _resident("VmHWM") if STATUS.is_file() else None
+
+
+def _resident(name: str) -> float:
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
 
 
 def mebibytes(value: float | None) -> str:
