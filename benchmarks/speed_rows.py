@@ -590,7 +590,7 @@ def prediction() -> list[Row]:
         ]
     if peaks[0] is not None and peaks[1] is not None:
         more = peaks[1] - peaks[0]
-        rows.append(Row(f"memory of prediction, peak after {many} parts", f"after {few} parts", "does not grow with the parts",
+        rows.append(Row(f"memory of prediction, after {many} parts", f"after {few} parts", "does not grow with the parts",
                         f"{more:+.0f} MiB", more < 32, "", mebibytes(peaks[0]), mebibytes(peaks[1])))  # fmt: skip
     return rows
 
