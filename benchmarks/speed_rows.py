@@ -396,14 +396,15 @@ def step_profile(steps: int = 12, warm: int = 2) -> list[Row]:
     parts = GoodParts.from_scans(prepared_of(settings, 16))
     state = start(settings, fabric, total=steps)
     spent: dict[str, list[float]] = {}
-    for step in range(steps):
+    begun = 0.0
+
+    def done(what: str) -> None:
+        nonlocal begun
+        spent.setdefault(what, []).append(time.perf_counter() - begun)
         begun = time.perf_counter()
 
-        def done(what: str) -> None:
-            nonlocal begun
-            spent.setdefault(what, []).append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-
+    for step in range(steps):
+        begun = time.perf_counter()
         batch = make_batch(parts, settings, step)
         done("good parts in new poses, harmed")
         _, losses = losses_of(state.network, batch, settings)
@@ -565,7 +566,6 @@ def growth() -> list[Row]:
             ratio /= (288 / 192) ** 2 / 2
         rows.append(Row(f"growth of {stage}, twice the {what}", "once", goal, f"{ratio:.2f}x", ratio <= 2.1,
                         str(times["twice"]), str(times["once"])))  # fmt: skip
-
     return rows
 
 

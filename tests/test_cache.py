@@ -49,7 +49,7 @@ def same(a: PreparedScan | None, b: PreparedScan) -> bool:
         if one.dtype != other.dtype or not np.array_equal(one, other):
             return False
     masks = a.mask is b.mask is None or (a.mask is not None and b.mask is not None and np.array_equal(a.mask, b.mask))
-    return masks and (a.name, a.window) == (b.name, b.window)
+    return masks and (a.name, a.window, a.pixel_mm2, a.doubt) == (b.name, b.window, b.pixel_mm2, b.doubt)
 
 
 # ------------------------------------------------------------------------------------------- place and names
@@ -132,7 +132,7 @@ def test_a_prepared_scan_comes_back_bit_for_bit() -> None:
     scan = prepared()
     save_scan(KEY, scan)
     assert same(load_scan(KEY), scan)
-    without = replace(scan, mask=None, name="Teil 7, größer", window=Window(-3, 5, 99, (70, 123)))
+    without = replace(scan, mask=None, name="Teil 7, größer", window=Window(-3, 5, 99, (70, 123)), doubt="half of it")
     save_scan(KEY, without)
     assert same(load_scan(KEY), without), "the later content replaces the earlier"
 

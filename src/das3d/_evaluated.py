@@ -14,7 +14,7 @@ from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.regions import Region
-from das3d.streaming import output_names, reading_of
+from das3d.streaming import output_files, output_names, reading_of
 from das3d.threshold import above
 
 # What the verdict on a part was, worst first.
@@ -133,7 +133,7 @@ def find_parts(detector: Detector, evaluation: Evaluation, data: Path | None) ->
 def map_files(evaluation: Evaluation, parts: Mapping[str, Part]) -> dict[str, Path]:
     """The map of each part, as `evaluate` named it."""
     names = output_names(list(parts.values()))
-    files = {row.id: evaluation.folder / "maps" / f"{names[row.id]}.tiff" for row in evaluation.rows}
+    files = {row.id: output_files(evaluation.folder / "maps", names[row.id])[0] for row in evaluation.rows}
     if lost := [file for file in files.values() if not file.is_file()]:
         raise DataError(f"{lost[0]}: expected the map of a part, found none; run das3d evaluate again")
     return files

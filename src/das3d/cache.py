@@ -88,6 +88,7 @@ def load_scan(key: str) -> PreparedScan | None:
         mask=(flags & MASK) > 0 if (flags & HAS_MASK).any() else None,
         window=Window(**{**known["window"], "frame": tuple(known["window"]["frame"])}),
         pixel_mm2=known.get("pixel_mm2"),
+        doubt=known["doubt"],
     )
 
 
@@ -102,7 +103,8 @@ def save_scan(key: str, scan: PreparedScan) -> None:
     depth = np.round((scan.depth - LOWEST) / DEPTH_STEP).astype(np.uint16)
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as tiff:
-        description = json.dumps({"name": scan.name, "window": asdict(scan.window), "pixel_mm2": scan.pixel_mm2})
+        told = {"name": scan.name, "window": asdict(scan.window), "pixel_mm2": scan.pixel_mm2, "doubt": scan.doubt}
+        description = json.dumps(told)
         options: dict[str, Any] = {"compression": "zlib", "predictor": True, "metadata": None}
         tiff.write(scan.rgb, photometric="rgb", description=description, **options)
         tiff.write(depth, photometric="minisblack", **options)

@@ -26,7 +26,7 @@ from das3d.errors import DataError, ModelError
 from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
 from das3d.layouts import SPLITS
 from das3d.parts import UNKNOWN
-from das3d.preparation import PreparedScan, prepare
+from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
@@ -213,7 +213,7 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         if content in seen:
             return "twice here: a copy says nothing new"
         seen.add(content)
-        if prepare(part.read(rgb=detector.statistics.has_rgb), detector.statistics, detector.settings.preparation).doubt:
+        if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
             return "of which too little was measured to judge it"
         return ""
 

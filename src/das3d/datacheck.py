@@ -101,8 +101,7 @@ def check_data(
     settings = make_settings(preset, file=file, modality=modality)
     dataset = find_dataset(
         Path(data), category, rgb=settings.modality == "rgb", depth=settings.modality == "depth", light=light,
-        depth_format=depth_format,
-        hold_out=settings.training.hold_out,
+        depth_format=depth_format, hold_out=settings.training.hold_out,
     )  # fmt: skip
     if settings.modality == "rgb+depth":  # not chosen, or as chosen: what is not there cannot be used
         settings = settings.model_copy(update={"modality": _members_of(dataset)})

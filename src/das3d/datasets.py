@@ -15,7 +15,7 @@ from pathlib import Path
 from das3d._listing import files_in, folders_in
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import LAYOUTS, NAMING, ROLES, SPLITS, Layout, Search, unlabelled
+from das3d.layouts import LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
 from das3d.parts import HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -167,7 +167,7 @@ def expect_outside(out: Path, root: Path | str, category: str | None = None) -> 
     target = out.resolve()
     if folder not in (target, *target.parents):
         return
-    splits = [child.name for child in folders_in(folder) if child.name in SPLITS]
+    splits = splits_in(folder)
     inside = target.relative_to(folder).parts
     if not splits or not inside or inside[0] in splits:
         raise DataError(f"{out}: expected a folder outside the data to write to (--out), found one in {folder}")

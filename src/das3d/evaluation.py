@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
-from das3d._listing import folders_in
 from das3d.cache import write_atomically
 from das3d.console import progress, say
 from das3d.datasets import Dataset, DepthFormat, Part, expect_outside, find_dataset, folder_of
@@ -20,7 +19,7 @@ from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import read_mask
 from das3d.fingerprints import marks_of
-from das3d.layouts import SPLITS
+from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
 from das3d.threshold import counted
@@ -56,9 +55,9 @@ def evaluate(
     out = Path(out)
     settings = detector.settings
     data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
-    expect_outside(out, data, category)
     reading = reading_of(detector, light, depth_format)
     dataset = find_dataset(data, category, needs="test", **reading)
+    expect_outside(out, dataset.root)
     tested = [*dataset.test, *_unseen(dataset, detector)]
     results = list(inspect_parts(detector, tested, out / "maps", doubtful=True))
     if problems := [result.error for result in results if result.error]:
@@ -105,7 +104,7 @@ def _unseen(dataset: Dataset, detector: Detector) -> list[Part]:
     # Of a folder that nobody has split, das3d keeps good parts for training. A model that was not trained on it has not
     # seen them, so they are test parts as good as the others.
     known = {mark for seen in ("train", "held_out") for mark in detector.fingerprints.get(seen, ())}
-    if dataset.layout != "folder" or not known or any(child.name in SPLITS for child in folders_in(dataset.root)):
+    if dataset.layout != "folder" or not known or splits_in(dataset.root):
         return []
     unseen = [part for part in dataset.parts if part.split != "test" and not marks_of(part) & known]
     if unseen:

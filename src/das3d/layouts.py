@@ -186,7 +186,7 @@ def unlabelled(folder: Path, search: Search) -> list[Part]:
 def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Part]:
     form = _declared_format(folder, search) or search.depth_format or default
     folders = {child.name: child for child in folders_in(folder)}
-    splits = [name for name in SPLITS if name in folders]
+    splits = splits_in(folder)
     if not splits:
         whole = _split_of(folder)
         parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
@@ -203,11 +203,16 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     return _with_held_out(parts, search)
 
 
+def splits_in(folder: Path) -> list[str]:
+    """Names of the folders of splits in this folder."""
+    there = {child.name for child in folders_in(folder)}
+    return [name for name in SPLITS if name in there]
+
+
 def _split_of(folder: Path) -> Split | None:
     # Which split of a data set the folder is itself, as bagel/test is where bagel/train lies beside it.
-    around = folder.resolve().parent
-    beside = {child.name for child in folders_in(around)} - {folder.resolve().name}
-    return SPLITS.get(folder.resolve().name) if beside & set(SPLITS) else None
+    folder = folder.resolve()
+    return SPLITS[folder.name] if folder.name in SPLITS and splits_in(folder.parent) != [folder.name] else None
 
 
 def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) -> list[Part]:

@@ -12,7 +12,7 @@ from das3d.errors import DataError
 from das3d.files import METRES, depth_size
 from das3d.layouts import format_around
 from das3d.parts import UNKNOWN, Part
-from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, output_files, reading_of, write_regions, write_scores
 
 
 def predict_part(
@@ -36,7 +36,7 @@ def predict_part(
             raise DataError(f"{file}: expected a file, found none")
     name = (rgb or depth or Path("part")).stem
     for file in (rgb, depth):
-        if file is not None and file.resolve() in [(out / f"{name}{suffix}").resolve() for suffix in (".png", ".tiff")]:
+        if file is not None and file.resolve() in [written.resolve() for written in output_files(out, name)]:
             raise DataError(f"{out}: expected a folder where no file of the part lies (--out), found {file}")
     around = format_around(depth) if depth and not depth_format else None
     form = around or reading_of(detector, None, depth_format)["depth_format"]

@@ -545,7 +545,7 @@ class PreparedScan:
         mask: (S, S) bool ground truth or None.
         window: where in the frame this was.
         pixel_mm2: square millimetres that a pixel of the frame covers at the part's median depth; None if nothing tells.
-        doubt: why a verdict would mean nothing, in words; "" where it means what it says. Not kept in the cache.
+        doubt: why a verdict would mean nothing, in words; "" where it means what it says.
     """
 
     name: str

@@ -42,6 +42,7 @@ def preview_pairs(
         settings: of synthesis; its seed chooses the pairs.
         count: how many.
     """
+    # The parts of all pairs, not of the wanted ones alone: with synthesis.texture = "parts" recipes count on them.
     source = SyntheticPairs.from_data(
         data, category, settings=settings, most_parts=count, light=light, depth_format=depth_format
     )
@@ -77,11 +78,11 @@ def preview_again(
     wanted = [one for one in known["pairs"] if index in (None, one["number"])]
     if not wanted:
         raise DataError(f"{recipes}: expected a pair {index}, found pairs 0 to {len(known['pairs']) - 1}")
+    # The parts of all pairs, not of the wanted ones alone: with synthesis.texture = "parts" recipes count on them.
     source = SyntheticPairs.from_data(
         data, category, settings=known["settings"], statistics=known["statistics"],
         only={one["part"] for one in known["pairs"]}, light=light, depth_format=depth_format,
     )  # fmt: skip
-    # All parts, not those of the wanted pairs alone: with synthesis.texture = "parts" recipes count on them.
     pairs = [source.again(one["number"], one["part"], one["recipes"]) for one in wanted]
     name = "pairs.png" if index is None else f"pair_{index}.png"
     _show(source, pairs, out / name)

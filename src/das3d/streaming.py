@@ -87,7 +87,7 @@ def inspect_parts(
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str) -> Inspected:
         if scan is None or prediction is None:
             return Inspected(part, None, error)
-        map_file, overlay_file = folder / f"{called[part.id]}.tiff", folder / f"{called[part.id]}.png"
+        map_file, overlay_file = output_files(folder, called[part.id])
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
@@ -171,6 +171,11 @@ def output_names(parts: Sequence[Part]) -> dict[str, str]:
         taken.add(name)
         names[part.id] = name
     return names
+
+
+def output_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Map and overlay of the part that is called so in its outputs (`output_names`)."""
+    return folder / f"{name}.tiff", folder / f"{name}.png"
 
 
 def save_map(path: Path, values: NDArray[np.float32]) -> None:
