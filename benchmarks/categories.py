@@ -20,10 +20,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from das3d._demo_camera import draw_light
-from das3d._demo_defects import around, curve, distance_to, place, ragged
-from das3d._demo_part import CELLS, PITCH, Bools, Floats, Surface, box, draw_table, floats, smooth_noise
 from das3d.demo import DemoScan, scanned, write_scan
+from das3d.demo.camera import draw_light
+from das3d.demo.defects import around, curve, distance_to, place, ragged
+from das3d.demo.part import CELLS, PITCH, Bools, Floats, Surface, box, draw_table, floats, smooth_noise
 
 Colour = tuple[float, float, float]
 MIDDLE = (CELLS // 2, CELLS // 2)

@@ -19,13 +19,12 @@ from lightning.fabric import Fabric
 
 from das3d import training
 from das3d.batches import GoodParts, make_batch
-from das3d.datasets import find_dataset
 from das3d.detector import Detector
-from das3d.prepared import prepare_dataset
+from das3d.engines.torch_engine import TorchEngine, choose_device
+from das3d.prepared import find_training_data, prepare_dataset
 from das3d.run import precision_for
 from das3d.settings import make_settings
 from das3d.textures import load_textures
-from das3d.torch_engine import TorchEngine, choose_device
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=350, help="iterations between figures")
     options = parser.parse_args()
     settings = make_settings(options.preset, modality=options.modality, seed=options.seed, changes=options.set)
-    prepared = prepare_dataset(find_dataset(options.data, options.category), settings)
+    prepared = prepare_dataset(find_training_data(options.data, options.category, settings), settings)
     device = choose_device("auto")
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision_for(device, settings))
     fabric.launch()

@@ -28,7 +28,7 @@ from das3d.detector import Detector, load
 from das3d.prepared import prepare_part
 from das3d.scan import Scan, scan_from_arrays
 from das3d.streaming import reading_of
-from das3d.threshold import percent, threshold_from
+from das3d.threshold import rate_text, threshold_from
 
 RATES = (0.2, 0.1, 0.05, 0.01)
 OTHER_SEED = 1000  # of rendered parts; those of the demo data have small ones
@@ -38,7 +38,8 @@ Scores = NDArray[np.float64]
 
 def scores_of_files(detector: Detector, data: Path, category: str | None) -> tuple[Scores, Scores]:
     """Scores of the held-out good parts and of the good test parts."""
-    dataset = find_dataset(data, category, **reading_of(detector, None, None))
+    hold_out = detector.settings.training.hold_out
+    dataset = find_dataset(data, category, hold_out=hold_out, **reading_of(detector, None, None))
     found: list[Scores] = []
     for parts in (dataset.validation, [part for part in dataset.test if not part.defective]):
         with progress("scoring", len(parts)) as step:
@@ -74,7 +75,7 @@ def as_shipped(held_out: Scores, fresh: Scores) -> Iterator[str]:
         assert threshold is not None
         alarms = int((fresh > threshold.value).sum())
         yield (
-            f"| {percent(rate)} | {threshold.value:.4f} | {threshold.false_alarm_rate:.1%} | {threshold.bound:.1%} "
+            f"| {rate_text(rate)} | {threshold.value:.4f} | {threshold.false_alarm_rate:.1%} | {threshold.bound:.1%} "
             f"| {alarms} of {len(fresh)} ({alarms / len(fresh):.1%}) | {threshold.surprise(alarms, len(fresh)):.2f} |"
         )
 
@@ -95,7 +96,7 @@ def shuffled(pool: Scores, calibration: int, splits: int, rng: np.random.Generat
         low, high = np.quantile(observed, (0.05, 0.95))
         kept = np.mean(np.array(observed) <= bound)
         yield (
-            f"| {calibration} | {percent(rate)} | {promised:.2%} | {np.mean(observed):.2%} | {low:.1%} to {high:.1%} "
+            f"| {calibration} | {rate_text(rate)} | {promised:.2%} | {np.mean(observed):.2%} | {low:.1%} to {high:.1%} "
             f"| {bound:.1%} | {kept:.1%} |"
         )
 
@@ -112,7 +113,7 @@ def smooth_tail(pool: Scores, calibration: int, splits: int, rng: np.random.Gene
             value = expit(norm(fitted.mean(), fitted.std(ddof=1)).isf(rate))
             observed.append(float((order[calibration:] > value).mean()))
         low, high = np.quantile(observed, (0.05, 0.95))
-        yield f"| {calibration} | {percent(rate)} | {np.mean(observed):.2%} | {low:.1%} to {high:.1%} |"
+        yield f"| {calibration} | {rate_text(rate)} | {np.mean(observed):.2%} | {low:.1%} to {high:.1%} |"
 
 
 def main() -> None:

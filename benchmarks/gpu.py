@@ -28,11 +28,10 @@ SPEED_ROWS = ("synthesis", "network-gpu", "peak")
 
 def pack(data: Path, category: str | None, preset: str, changes: list[str], to: Path) -> None:
     """Prepare a data set and write it into one file, with the settings and statistics that it was prepared by."""
-    from das3d.datasets import find_dataset
-    from das3d.prepared import prepare_dataset, prepare_part
+    from das3d.prepared import find_training_data, prepare_dataset, prepare_part
 
     settings = make_settings(preset, changes=changes)  # type: ignore[arg-type]
-    dataset = find_dataset(data, category)
+    dataset = find_training_data(data, category, settings)
     good = prepare_dataset(dataset, settings)
     test = [prepare_part(part, good.statistics, settings.preparation) for part in dataset.test]
     about = {
@@ -78,16 +77,14 @@ def run(file: Path, out: Path, minutes: float, device: str, changes: list[str]) 
 
     from das3d.batches import GoodParts
     from das3d.detector import Detector
+    from das3d.engines.torch_engine import TorchEngine, choose_device
     from das3d.metrics import evaluate_maps
     from das3d.run import keep_freed_memory, machine, precision_for
-    from das3d.torch_engine import TorchEngine, choose_device
     from das3d.training import describe, fit
 
     about, scans = unpack(file)
-    settings = settings_from_dict(about["settings"])
-    if changes:
-        merged = make_settings(settings.preset, changes=changes).model_dump(mode="json")
-        settings = settings_from_dict({**merged, "preparation": about["settings"]["preparation"]})
+    settings = settings_from_dict(about["settings"]).with_changes(changes)
+    assert settings.preparation == settings_from_dict(about["settings"]).preparation, "the parts are prepared already"
     out.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device)
     keep_freed_memory()

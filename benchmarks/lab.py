@@ -22,11 +22,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from das3d import train
 from das3d.cli import parse_duration
-from das3d.datasets import find_dataset
 from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
 from das3d.preparation import PreparedScan
-from das3d.prepared import prepare_dataset
+from das3d.prepared import find_training_data, prepare_dataset
 from das3d.settings import Settings, make_settings
 
 # Sensors may show a defect in one member alone: a hole that is too small for the depth, a dent without a shadow.
@@ -280,7 +279,7 @@ def main() -> None:
         detector = train(options.data, out, category=options.category, settings=settings,
                          budget=parse_duration(options.budget))  # fmt: skip
     settings = detector.settings
-    held_out = prepare_dataset(find_dataset(options.data, options.category), settings).held_out
+    held_out = prepare_dataset(find_training_data(options.data, options.category, settings), settings).held_out
     synthetic = synthetic_figures(detector, held_out)
     real = evaluate(detector, options.data, out / "evaluation", category=options.category)
     figures = {**synthetic, **{name: value for name, value in real.items() if isinstance(value, float)}}

@@ -35,8 +35,8 @@ import tifffile
 from PIL import Image
 
 from das3d.datasets import find_folder
-from das3d.inspections import Inspections
 from das3d.layouts import DEFAULT_LIGHT
+from das3d.service.inspections import Inspections
 
 Files = dict[str, tuple[str, bytes]]
 problems: list[str] = []
@@ -254,8 +254,9 @@ def killed(model: str, folder: Path, parts: list[Files], clients: int) -> list[s
         threads = [threading.Thread(target=work) for _ in range(clients)]
         for thread in threads:
             thread.start()
-        while len(answered) < 20:
+        while len(answered) < 20 and any(thread.is_alive() for thread in threads):
             time.sleep(0.05)
+        must(len(answered) >= 20, f"kill: {len(answered)} answers before the service died by itself")
         process.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join()

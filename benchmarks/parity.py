@@ -15,7 +15,6 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from das3d.agreement import BATCH, Computed, agreement, compute, find_parts, pre
 from das3d.detector import Detector, load
 from das3d.engines import installed
 from das3d.errors import ModelError
-from das3d.exporting import SUFFIX, export
+from das3d.exporting import SUFFIX, export, version_of
 from das3d.preparation import PreparedScan
 from das3d.run import machine
 
@@ -50,7 +49,7 @@ def main() -> None:
     labels = [part.defective for part in parts]
     scans = prepare_some(trained, parts, len(parts))
     reference, ms = timed(trained, scans)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "openvino") if installed(name))
+    versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "onnxruntime", "openvino") if installed(name))
     print(f"{len(parts)} test parts of {trained.training.get('category')}, {machine(torch.device('cpu'))}; {versions}\n")
     print("| file | MB | engine | max score difference | max map difference | verdicts changed | I-AUROC | CPU ms a part |")
     print("|---|---|---|---|---|---|---|---|")

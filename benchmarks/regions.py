@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.calibration import harmed
-from das3d.datasets import Part, find_dataset
+from das3d.datasets import find_dataset
 from das3d.detector import Detector, load
+from das3d.parts import Part
 from das3d.prepared import prepare_part
 from das3d.regions import Region
 from das3d.streaming import reading_of
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=20)
     options = parser.parse_args()
     detector = load(options.run, "cpu")
-    parts = find_dataset(options.data, options.category, **reading_of(detector, None, None)).validation[: options.parts]
+    hold_out, reading = detector.settings.training.hold_out, reading_of(detector, None, None)
+    parts = find_dataset(options.data, options.category, hold_out=hold_out, **reading).validation[: options.parts]
     heights: list[tuple[float, Region]] = []
     print("| harmed | defects | found | colour | shape | both | unclear | median colour share | median IoU |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -47,7 +49,7 @@ def main() -> None:
     told = np.abs(found) > (noise or 0)
     right = np.mean((np.sign(true) == np.sign(found))[told]) if told.any() else np.nan
     print(f"\n{len(heights)} heights of defects in shape alone: median error {np.median(np.abs(true - found)):.2f} mm, "
-          f"correlation {np.corrcoef(true, found)[0, 1]:.2f}; {told.sum()} of them above the {noise:.2f} mm that good "
+          f"correlation {np.corrcoef(true, found)[0, 1]:.2f}; {told.sum()} of them above the {noise or 0:.2f} mm that good "
           f"parts show, with the right sign in {right:.0%}")  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     minutes = (time.monotonic() - begun) / 60
     console.print(table_of(rows))
     if options.write:
-        write(options.write, rows, [*described, f"measured in {minutes:.0f} min by `make bench`"])
+        write(options.write, rows, [*described, f"measured in {minutes:.0f} min"])
         console.print(f"written to {options.write}")
 
 

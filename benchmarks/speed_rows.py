@@ -30,6 +30,7 @@ from das3d.batches import GoodParts, make_batch
 from das3d.demo import CATEGORY, DemoScan, make_demo, render_part
 from das3d.detector import Detector, load
 from das3d.engines import batch_of
+from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import Das3dError
 from das3d.exporting import export
 from das3d.metrics import AUPRO_LIMITS, aupro
@@ -43,7 +44,6 @@ from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import Settings, make_settings
 from das3d.streaming import inspect_parts, picture_scale, save_map
 from das3d.synthesis import draw_recipe, synthesise
-from das3d.torch_engine import TorchEngine
 from das3d.training import losses_of, start, update_average
 
 FIRST_VERSION = "b1295d2"  # the commit of the first version that worked

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scenes import Box, Dome, Scene, see
 
-from das3d.alignment import REACH, Alignment, align
+from das3d.datacheck.alignment import REACH, Alignment, align
 
 OTHER = (Dome(0.02, 0.01, 0.02), Box(-0.05, -0.03, -0.03, 0.03, 0.015))
 

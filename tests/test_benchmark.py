@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 from tiny import CHANGES, copy_category, das3d
 
-from das3d import benchmark_picture
-from das3d.benchmark import Outcome, Plan, Run, Variant, read_variants
-from das3d.benchmark_tables import Figure, make_tables, markdown, protocol_of, write
+from das3d.benchmark import Outcome, Plan, Run, Variant, picture, read_variants
+from das3d.benchmark.published import MEAN, published_for
+from das3d.benchmark.tables import Figure, make_tables, markdown, protocol_of, write
 from das3d.demo import CATEGORY
 from das3d.errors import SettingsError, missing
 from das3d.metrics import FIGURES
-from das3d.published import MEAN, published_for
 from das3d.settings import make_settings
 
 SETS = [word for change in (*CHANGES, "training.iterations=2") for word in ("--set", change)]
@@ -85,6 +84,13 @@ def test_failing_category_is_reported_and_the_others_go_on(two_categories: Path,
     expected = "benchmark.json: expected the recipe that this benchmark began with, found synthesis.drop 0.1 instead of"
     assert f"{expected} {usual}; use a new --out" in changed.stderr
     assert len(rows_of(tmp_path / "runs.csv")) == 4
+
+
+def test_a_benchmark_does_not_go_among_the_parts(tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    result = run(category, category / "test" / "bench", "--seeds", "0")
+    assert result.exit_code == 1 and "expected a folder outside the data to write to" in result.stderr
+    assert not (category / "test" / "bench").exists()
 
 
 def test_data_without_test_parts_is_told_before_training(tiny_data: Path, tmp_path: Path) -> None:
@@ -172,7 +178,14 @@ def test_bad_variants_are_refused(tmp_path: Path, text: str) -> None:
 def outcomes(out: Path, values: dict[tuple[str, int], float | None], parts: int = 108) -> tuple[Plan, list[Outcome]]:
     """Outcomes as if cable_gland and others of MVTec 3D-AD had been run: (category, seed) -> every figure."""
     facts = {"parts": 223, "minutes": 1.0, "iterations": 9, "machine": "m", "device": "d", "precision": "p", "torch": "t"}
-    metrics = {"layout": "mvtec3d", "n_good": 21, "n_defective": parts - 21, "map_size": [[400, 300]], "das3d": "0"}
+    metrics = {
+        "layout": "mvtec3d",
+        "preset": "fast",
+        "n_good": 21,
+        "n_defective": parts - 21,
+        "map_size": [[400, 300]],
+        "das3d": "0",
+    }
     plan = Plan(out, out, (Variant("", make_settings()),), tuple(dict.fromkeys(category for category, _ in values)))
     return plan, [
         Outcome(Run("", category, "rgb+depth", seed, out), {**metrics, "training": facts} | dict.fromkeys(FIGURES, value))
@@ -186,6 +199,12 @@ def test_means_are_over_categories_and_then_over_seeds_that_finished_them_all(tm
     ours = next(table for table in make_tables(plan, there) if table.metric == "i_auroc").rows[0]
     assert ours.figures["bagel"] == Figure(pytest.approx(0.6), pytest.approx(np.std([0.9, 0.8, 0.1], ddof=1)), 3)
     assert ours.mean == Figure(pytest.approx(0.7), pytest.approx(np.std([0.8, 0.6], ddof=1)), 2)
+
+
+def test_runs_of_before_are_called_by_their_own_preset(tmp_path: Path) -> None:
+    plan, there = outcomes(tmp_path, {("bagel", 0): 0.5})
+    other = replace(plan, variants=(Variant("narrow", make_settings("paper")),))
+    assert make_tables(other, there)[0].rows[0].name == "das3d, fast"
 
 
 def test_published_rows_stand_beside_ours_as_printed(tmp_path: Path) -> None:
@@ -234,7 +253,7 @@ def test_without_matplotlib_there_are_tables_and_a_hint(
     def draw(*_: object) -> None:
         raise missing("a picture", "matplotlib")
 
-    monkeypatch.setattr(benchmark_picture, "draw", draw)
+    monkeypatch.setattr(picture, "draw", draw)
     plan, there = outcomes(tmp_path, {("cable_gland", 0): 0.5})
     write(plan, there, pictures=True)
     assert 'pip install "das3d[benchmark]"' in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_command_writes_sheets_settings_and_json(parts: Parts, tmp_path: Path) -
 
 
 def test_settings_shrink_to_the_window_and_never_magnify(sound_check: DataCheck, tmp_path: Path) -> None:
-    from das3d.datasheet import settings_text
+    from das3d.datacheck.datasheet import settings_text
 
     assert sound_check.statistics is not None and sound_check.statistics.window < 96
     (tmp_path / "settings.toml").write_text(settings_text(sound_check))

@@ -21,12 +21,12 @@ from scipy import ndimage
 from das3d.batches import GoodParts
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines import batch_of
+from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
 from das3d.network import DAS3DNet
 from das3d.preparation import measure, prepare
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
-from das3d.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 
 MODALITIES = ["rgb+depth", "rgb", "depth"]
 TINY = [

@@ -50,7 +50,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def take_scan(number: int = 0, kind: str = "good") -> tuple[Any, Any]:
     """RGB and depth, in metres with NaN where missing, as a camera would give them."""
-    part = render_part((3, "camera", kind, number), size=SIZE, defect=None if kind == "good" else kind)
+    part = render_part((3, "camera", kind, number), size=SIZE, defect={"good": None, "scratched": "scratch"}[kind])
     depth = part.points[..., 2]
     return part.rgb, np.where(depth > 0, depth, np.nan)
 
@@ -229,7 +229,7 @@ def story(
 
     run = partial(shutil.copytree, tiny_run())
     makers: dict[str, Callable[[Path], object]] = {
-        "mydata": partial(own_folder, kinds={"good": 10, "dent": 1}),
+        "mydata": partial(own_folder, kinds={"good": 10, "scratched": 1}),
         "newparts": partial(own_folder, kinds={"good": 4}, first=20),
         "runs/mine": run,
         "runs/gland": run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from sklearn.metrics import roc_auc_score
 from tiny import SIZE, copy_category, das3d
 
 from das3d import __version__
-from das3d._evaluated import find_parts, read_evaluation
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Prediction, load
 from das3d.errors import DataError
@@ -28,6 +27,7 @@ from das3d.evaluation import evaluate
 from das3d.files import METRES
 from das3d.metrics import aupro
 from das3d.parts import Part
+from das3d.report.evaluated import evaluated_parts, read_evaluation
 from das3d.streaming import Inspected, write_scores
 from das3d.threshold import SAME
 
@@ -233,7 +233,7 @@ def test_a_folder_that_nobody_has_split_is_tested_whole_by_a_model_that_has_not_
     metrics = evaluate(load(tiny_run(), "cpu"), folder, tmp_path / "out", depth_format=METRES)
     assert (metrics["n_good"], metrics["n_defective"]) == (12, len(KINDS))
     assert "tested too: " in capsys.readouterr().out
-    parts = find_parts(load(tiny_run(), "cpu"), read_evaluation(tmp_path / "out"), None)  # type: ignore[arg-type]
+    parts = evaluated_parts(load(tiny_run(), "cpu"), read_evaluation(tmp_path / "out"), None)  # type: ignore[arg-type]
     assert {row["id"] for row in scores_of(tmp_path / "out")} <= set(parts)
 
 
@@ -249,15 +249,44 @@ def test_no_test_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
         evaluate(load(tiny_run()), category, tmp_path / "out")
 
 
-def test_all_broken_parts_are_named_and_no_figure_is_written(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
-    category = copy_category(tiny_data, tmp_path)
-    broken = [category / "test" / kind / "rgb" / "000.png" for kind in ("dent", "stain")]
+def break_parts(category: Path, kinds: Sequence[str]) -> list[Path]:
+    broken = [path for kind in kinds for path in sorted((category / "test" / kind / "rgb").iterdir())]
     for path in broken:
         path.write_bytes(path.read_bytes()[:-200])  # the header is whole, so it shows only when it is read
+    return broken
+
+
+def test_broken_parts_are_named_and_figures_are_those_of_the_others(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    broken = break_parts(category, ("dent", "stain"))
+    metrics = evaluate(load(tiny_run()), category, tmp_path / "out")
+    assert (metrics["n_good"], metrics["n_defective"]) == (GOOD_PARTS, DEFECTIVE_PARTS - len(broken))
+    count = GOOD_PARTS + DEFECTIVE_PARTS
+    assert f"{len(broken)} of {count} parts could not be judged, such as test/dent/000" in metrics["notes"]
+    warned = capsys.readouterr().err
+    assert all(f"warning: not judged: {path}: " in warned for path in broken)
+    rows = scores_of(tmp_path / "out")
+    assert len(rows) == count - len(broken)
+    alone = copy_category(tiny_data, tmp_path / "alone")
+    for kind in ("dent", "stain"):
+        shutil.rmtree(alone / "test" / kind)
+    assert evaluate(load(tiny_run()), alone, tmp_path / "b")["i_auroc"] == metrics["i_auroc"]
+
+
+def test_without_a_good_or_a_defective_part_that_can_be_judged_there_are_no_figures(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path
+) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text("{}")
+    broken = break_parts(category, ["good"])
     with pytest.raises(DataError) as caught:
-        evaluate(load(tiny_run()), category, tmp_path / "out")
+        evaluate(load(tiny_run()), category, out)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [str(path) for path in broken]
-    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not (out / "metrics.json").exists(), "figures of before do not belong to the maps of now"
 
 
 # ------------------------------------------------------------------------------------ the command

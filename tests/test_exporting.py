@@ -22,9 +22,9 @@ from das3d import exporting
 from das3d.agreement import made_up_parts
 from das3d.demo import CATEGORY
 from das3d.detector import MODEL_FILE, Detector, load
+from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.exporting import export
-from das3d.torch_engine import TorchEngine
 
 Runs = Callable[..., Path]
 ENGINES = ["onnxruntime", "openvino"]
@@ -268,7 +268,7 @@ def test_without_a_cuda_device_to_use_onnx_runtime_takes_the_cpu_unless_told_oth
 ) -> None:
     # As built for CUDA, where no device can be used: it warns and takes the CPU.
     session = onnxruntime.InferenceSession
-    monkeypatch.setattr("das3d.onnx_engine.has_cuda", lambda: True)
+    monkeypatch.setattr("das3d.engines.onnx_engine.has_cuda", lambda: True)
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda file, options, **_: session(file, options))
     assert load(tiny_onnx, "auto", "onnxruntime").engine.device == "CPU"
     with pytest.raises(ModelError, match="expected one that ONNX Runtime can use here, found 'cuda'"):

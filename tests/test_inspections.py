@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from das3d.errors import SettingsError
-from das3d.inspections import DATABASE_FILE, Inspection, Inspections
+from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -166,7 +166,8 @@ def test_two_services_share_a_database(inspections: Inspections, tmp_path: Path)
 
 def test_services_that_start_together_share_a_new_database(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from das3d.inspections import Inspections; Inspections(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from das3d.service.inspections import Inspections\n"
+        "Inspections(Path(sys.argv[1]))"
     )
     for turn in range(3):
         started = [

@@ -6,12 +6,14 @@ import importlib.metadata
 import importlib.resources
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import das3d
 
+PROJECT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic", "PIL", "tifffile")
 
 
@@ -66,9 +68,9 @@ def states():
 import cv2, lightning.fabric, scipy.ndimage, tifffile, pydantic, typer, safetensors.torch
 before = states(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
 import das3d
-names = [m.name for m in pkgutil.iter_modules(das3d.__path__) if m.name != "__main__"]
+names = [m.name for m in pkgutil.walk_packages(das3d.__path__, "das3d.") if m.name != "das3d.__main__"]
 for name in names:
-    __import__(f"das3d.{name}")
+    __import__(name)
 after = states(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
 print(len(names), before == after, torch.cuda.is_initialized())
 """
@@ -76,6 +78,11 @@ print(len(names), before == after, torch.cuda.is_initialized())
 
 def test_importing_everything_touches_no_generator_device_or_network() -> None:
     count, unchanged, device = python(IMPORT_ALL).split()
-    modules = [p for p in Path(das3d.__file__).parent.glob("*.py") if p.stem not in ("__init__", "__main__")]
-    assert int(count) == len(modules)
+    modules = [p for p in Path(das3d.__file__).parent.rglob("*.py") if p.stem != "__main__"]
+    assert int(count) == len(modules) - 1  # das3d itself
     assert (unchanged, device) == ("True", "False")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "benchmarks").glob("*.py")))
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    assert import_module(name).__doc__

@@ -16,8 +16,8 @@ from browser import needs_chromium
 from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
-from das3d.inspections import Inspections
 from das3d.service import make_app, open_models
+from das3d.service.inspections import Inspections
 
 pytestmark = needs_chromium
 KEY = "an open secret"

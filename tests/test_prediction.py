@@ -129,10 +129,12 @@ def test_what_is_written_replaces_no_file_of_the_part(
     moved = depth if suffix == ".png" else rgb  # the other one stays in the way
     shutil.move(moved, elsewhere)
     rgb, depth = (elsewhere / file.name if file == moved else file for file in (rgb, depth))
-    content = {file: file.read_bytes() for file in (rgb, depth)}
+    beside = tmp_path / "part7.jpg"  # and of no other part that lies there
+    beside.write_bytes(b"somebody's")
+    content = {file: file.read_bytes() for file in (rgb, depth, beside)}
     with pytest.raises(DataError, match=r"expected a folder where no file of the part lies \(--out\), found .*part7"):
         predict_part(detector, rgb, depth, tmp_path)
-    assert {file: file.read_bytes() for file in (rgb, depth)} == content
+    assert {file: file.read_bytes() for file in content} == content
 
 
 # ------------------------------------------------------------------------------------ many parts

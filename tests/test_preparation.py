@@ -526,6 +526,75 @@ def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
     assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
 
 
+# ------------------------------------------------------------------------------------------- walls, pieces, cleared scans
+
+
+WALL, TALL, SLANTED = Box(-2, 2, 0.15, 0.6, 0.5), Box(-0.04, 0.04, -0.04, 0.05, 0.13), {"tilt": 40, "roll": 0, "focal": 300}
+
+
+def test_what_stands_before_a_wall_is_told_from_it() -> None:
+    scene, wall = see(solids=(WALL, TALL), **SLANTED), see(solids=(WALL,), **SLANTED)
+    part = scene.depth < wall.depth - 0.003
+    assert (part & wall.part).sum() > 500, "in the picture it hides some of the wall"
+    scan = scene.scan()
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    found = find_foreground(scan.depth, scan.valid, fit.plane, 0.003)
+    assert (found & part).sum() > 0.97 * part.sum() and (found & ~part).sum() < 0.05 * part.sum()
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.05])
+def test_a_wall_that_fills_the_border_is_no_table(edge: float) -> None:
+    part = Box(-0.03, 0.03, -0.10, -0.05, 0.03)
+    known = measure([see(seed=seed, solids=(part,), **SLANTED).scan() for seed in range(3)], SETTINGS)
+    scene = see(seed=9, solids=(part, Box(-2, 2, edge, 0.6, 0.6)), **{**SLANTED, "tilt": 50})
+    scan = scene.scan()
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None and find_foreground(scan.depth, scan.valid, fit.plane, known.distance).mean() > 0.4
+    known = measure([see(seed=seed, solids=(part,), **{**SLANTED, "tilt": 50}).scan() for seed in range(3)], SETTINGS)
+    prepared = prepare(scan, known, SETTINGS)
+    assert prepared.window.side == known.window
+    alone = prepare(see(seed=9, solids=(part,), **{**SLANTED, "tilt": 50}).scan(), known, SETTINGS)
+    assert (prepared.foreground == alone.foreground).mean() > 0.99
+
+
+def test_the_rest_of_a_part_at_the_end_of_the_frame_is_no_wall() -> None:
+    known = measure([see(seed=seed, solids=(Box(-0.055, 0.055, -0.03, 0.03, 0.03),)).scan() for seed in range(3)], SETTINGS)
+    pieces = (Box(-0.13, -0.045, -0.03, 0.03, 0.03), Box(-0.035, -0.01, -0.03, 0.03, 0.03))
+    scene = see(seed=5, solids=pieces)
+    prepared = prepare(scene.scan(), known, SETTINGS)
+    shown = prepared.foreground.mean() * prepared.window.side**2 / scene.part.size
+    assert shown == pytest.approx(scene.part.mean(), rel=0.05), "both pieces"
+
+
+def test_scans_whose_background_was_cleared_away_are_cut_out_by_what_was_measured() -> None:
+    scenes = [see(seed=seed) for seed in range(4)]
+    cleared = [scan_from_arrays(scene.rgb, np.where(scene.part, scene.depth, 0)) for scene in scenes]
+    known, plain = measure(cleared, SETTINGS), measure([scene.scan() for scene in scenes], SETTINGS)
+    assert known.background == "cleared" and known.area == pytest.approx(plain.area, rel=0.02)
+    assert known.window == pytest.approx(plain.window, abs=3)
+    prepared, usual = (prepare(scans[0], one, SETTINGS) for scans, one in ((cleared, known), ([scenes[0].scan()], plain)))
+    assert prepared.doubt == "" and (prepared.depth[~prepared.foreground] == 1).all()
+    assert (prepared.foreground == usual.foreground).mean() > 0.97
+    holes = scenes[1].part & (np.indices(scenes[1].part.shape).sum(axis=0) % 5 == 0)
+    holed = scan_from_arrays(scenes[1].rgb, np.where(scenes[1].part & ~holes, scenes[1].depth, 0))
+    same = prepare(cleared[1], known, SETTINGS)
+    assert (prepare(holed, known, SETTINGS).foreground == same.foreground).mean() > 0.99, "missing points belong to it"
+    half = scan_from_arrays(scenes[1].rgb, np.where(scenes[1].part & (np.arange(180) < 85), scenes[1].depth, 0))
+    assert "too little was measured" in prepare(half, known, SETTINGS).doubt
+    with pytest.raises(DataError, match=r"whole: expected depth on the part alone, as in training, found it on 100%"):
+        prepare(scenes[2].scan("whole"), known, SETTINGS)
+
+
+def test_all_training_scans_without_depth_are_named() -> None:
+    scene = see()
+    nothing = np.zeros(scene.part.shape, np.float32)
+    empty = [Scan(f"empty {i}", scene.rgb, nothing, nothing > 0) for i in range(2)]
+    with pytest.raises(DataError) as caught:
+        measure([scene.scan(), *empty], SETTINGS)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["empty 0", "empty 1"]
+
+
 @pytest.mark.parametrize("crop", [True, False])
 def test_margin_and_crop_decide_the_window(crop: bool) -> None:
     narrow, wide = (measure([see().scan()], SETTINGS.model_copy(update={"margin": m, "crop": crop})) for m in (0.0, 0.5))

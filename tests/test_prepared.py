@@ -227,6 +227,16 @@ def test_a_part_that_cannot_be_prepared_is_named(data: Dataset) -> None:
         prepare_dataset(data, with_settings())
 
 
+def test_all_parts_that_cannot_be_read_or_prepared_are_named(data: Dataset) -> None:
+    wrong = [part.depth for part in (*data.train[:2], data.validation[0]) if part.depth]
+    for file in wrong[:2]:
+        np.save(file, np.zeros((75, 90), np.uint16))
+    with pytest.raises(DataError) as caught:
+        prepare_dataset(data, with_settings())
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [str(file) for file in wrong[:2]]
+    assert all("expected a measured depth" in problem for problem in caught.value.problems)
+
+
 def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_demo(tmp_path, train=5, validation=1, good=0, defective=0, size=(64, 80)) / CATEGORY
     rgb, xyz = root / "train" / "good" / "rgb" / "003.png", root / "train" / "good" / "xyz" / "003.tiff"

@@ -25,6 +25,7 @@ from tiny import das3d
 from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.engines import EngineOutput
+from das3d.engines.torch_engine import part_scores
 from das3d.errors import DataError
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined
@@ -47,7 +48,6 @@ from das3d.regions import (
 from das3d.scan import Camera
 from das3d.settings import make_settings
 from das3d.threshold import SAME, threshold_from
-from das3d.torch_engine import part_scores
 
 SETTINGS = make_settings("demo", changes=["preparation.size=64", "score.window=5"])
 Runs = Callable[..., Path]

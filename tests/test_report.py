@@ -20,12 +20,10 @@ from PIL import Image
 from playwright.sync_api import Browser
 from tiny import das3d
 
-from das3d import _charts as charts
-from das3d._evaluated import read_evaluation
-from das3d._gallery import TILE, shrunk, with_truth
 from das3d.regions import Region
-from das3d.report import changed_settings
-from das3d.settings import make_settings
+from das3d.report import charts
+from das3d.report.evaluated import read_evaluation
+from das3d.report.gallery import TILE, shrunk, with_truth
 
 Runs = Callable[..., Path]
 
@@ -246,13 +244,6 @@ def test_names_cannot_put_anything_into_the_page(copied: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ its members
-
-
-def test_changed_settings_are_those_that_differ() -> None:
-    assert changed_settings(make_settings("fast", modality="rgb", seed=3)) == []
-    settings = make_settings("fast", changes=["synthesis.drop=0.25"])
-    default = make_settings("fast").synthesis.drop
-    assert changed_settings(settings) == [("synthesis.drop", 0.25, default)]
 
 
 def test_outline_lies_around_the_defect() -> None:

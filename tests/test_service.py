@@ -32,12 +32,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, das3d
 
-from das3d._service_answers import INSPECTION, InspectionAnswer
 from das3d.demo import CATEGORY
 from das3d.errors import ModelError, SettingsError
 from das3d.files import read_rgb
-from das3d.inspections import Inspections
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
+from das3d.service.answers import INSPECTION, InspectionAnswer
+from das3d.service.inspections import Inspections
 
 KEY = "0123456789 a key"
 Start = Callable[..., TestClient]
@@ -233,6 +233,51 @@ def test_an_inspection_that_takes_too_long_is_given_up(
     assert answer.status_code == 201 and client.get("/inspections").json()["total"] == 1
 
 
+def test_a_recording_that_has_begun_is_waited_for(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(limits=Limits(seconds=1))
+    inspections, go, entered = service_of(client).inspections, threading.Event(), threading.Event()
+    record = inspections.record
+
+    def slow(folder: Path, row: Any) -> Any:
+        entered.set()
+        assert go.wait(60)
+        return record(folder, row)
+
+    monkeypatch.setattr(inspections, "record", slow)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/inspections", files=files_of(part))
+        while not entered.wait(0.05):
+            if waiting.done():  # a slow machine took too long before
+                waiting = pool.submit(client.post, "/inspections", files=files_of(part))
+        time.sleep(1.5)  # longer than an inspection may take
+        go.set()
+        answer = waiting.result()
+    assert answer.status_code == 201, "it is in the database, so the client must not send it again"
+    assert client.get(answer.json()["map"]).status_code == 200
+    assert client.get("/inspections").json()["total"] == 1
+
+
+def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(limits=Limits(seconds=1))
+    service, go = service_of(client), threading.Event()
+    busy = [service._writers.submit(go.wait, 60) for _ in range(4)]  # as with a database that hangs
+    refused(client.post("/inspections", files=files_of(part)), 503, "longer than 1 s")
+    go.set()
+    assert all(one.result() for one in busy)
+    assert client.get("/inspections").json()["total"] == 0
+    assert not list((service.inspections.folder / "incoming").glob("*/*"))
+
+
+def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:
+    client = start()
+    told = client.post("/inspections", files=files_of(part)).json()
+    inspections = service_of(client).inspections
+    inspections.file(inspections.get(told["id"]).map).write_bytes(b"")
+    refused(client.get(told["overlay"]), 404, "no longer where they were put")
+
+
 def test_those_who_look_are_limited_and_hold_up_neither_the_line_nor_probes(
     start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +290,7 @@ def test_those_who_look_are_limited_and_hold_up_neither_the_line_nor_probes(
         assert go.wait(60)
         return b"picture"
 
-    monkeypatch.setattr("das3d._service_app.overlay_png", slow)
+    monkeypatch.setattr("das3d.service.app.overlay_png", slow)
     with ThreadPoolExecutor(2) as pool:
         try:
             looking = [pool.submit(client.get, told["overlay"]) for _ in range(2)]
@@ -268,7 +313,7 @@ def test_those_who_look_are_limited_and_hold_up_neither_the_line_nor_probes(
 def test_a_database_that_hangs_is_not_ready(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     client = start()
     go = threading.Event()
-    monkeypatch.setattr("das3d._service_work.PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("das3d.service.work.PROBE_SECONDS", 0.1)
     monkeypatch.setattr(service_of(client).inspections, "check", lambda: go.wait(60))
     try:
         refused(client.get("/readyz"), 503, "the database did not answer")

@@ -122,21 +122,27 @@ def test_later_changes_go_over_earlier_ones() -> None:
 def test_a_file_or_change_may_name_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('preset = "paper"\n[training]\nbatch = 4\n')
-    settings = make_settings("demo", file=file)
-    assert settings.preset == "paper" and settings.preparation.size == 256 and settings.training.batch == 4
-    assert make_settings("fast", file=file, changes=["preset=demo"]).preparation.size == 128
+    for settings in (make_settings(file=file), make_settings("paper", file=file)):
+        assert settings.preset == "paper" and settings.preparation.size == 256 and settings.training.batch == 4
+    assert make_settings(file=file, changes=["preset=demo"]).preparation.size == 128
+
+
+def test_a_file_of_another_preset_than_asked_for_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "fast"\n')
+    with pytest.raises(SettingsError, match=r"mine\.toml: expected settings of the preset 'paper', .* found 'fast'"):
+        make_settings("paper", file=file)
 
 
 # ------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_a_written_file_reads_back_the_same_under_any_preset(tmp_path: Path, preset: Any) -> None:
+def test_a_written_file_reads_back_the_same(tmp_path: Path, preset: Any) -> None:
     settings = make_settings(preset, modality="depth", seed=3, changes=["training.batch=5", "synthesis.drop=0.25"])
     file = tmp_path / "settings.toml"
     file.write_text(settings_to_toml(settings), encoding="utf-8")
-    for start in PRESETS:
-        assert make_settings(start, file=file) == settings
+    assert make_settings(file=file) == make_settings(preset, file=file) == settings
 
 
 def test_a_written_file_holds_every_setting_with_its_meaning() -> None:
@@ -309,3 +315,19 @@ def test_the_window_of_the_score_has_a_middle() -> None:
         error_of("score.window=4")
         == "settings: score.window: expected an odd number, so that the window has a middle pixel, found 4"
     )
+
+
+def test_changed_settings_are_those_that_differ_from_the_preset() -> None:
+    assert make_settings("fast", modality="rgb", seed=3).changed() == []
+    default = make_settings("fast").synthesis.drop
+    assert make_settings("fast", changes=["synthesis.drop=0.25"]).changed() == [("synthesis.drop", 0.25, default)]
+
+
+def test_single_changes_keep_all_other_settings() -> None:
+    settings = make_settings("demo", seed=3, changes=["training.batch=5"])
+    changed = settings.with_changes(["synthesis.drop=0.25"])
+    assert (
+        changed.synthesis.drop == 0.25 and changed.with_changes([f"synthesis.drop={settings.synthesis.drop}"]) == settings
+    )
+    with pytest.raises(SettingsError, match="drop"):
+        settings.with_changes(["synthesis.drop=2"])

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from das3d.alignment import Alignment
-from das3d.facts import Facts
+from das3d.datacheck.alignment import Alignment
+from das3d.datacheck.facts import Facts
+from das3d.datacheck.suspects import CHECKS, FALSE_SUSPECTS, FEWEST, beyond_doubt, expected_beyond, unlike_the_others
 from das3d.parts import Part
 from das3d.scan import another_unit
-from das3d.suspects import CHECKS, FALSE_SUSPECTS, FEWEST, beyond_doubt, expected_beyond, unlike_the_others
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -65,6 +65,10 @@ class Broken(Notes):
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         raise ConnectionError("no route to host\nand so on")
 
+    def close(self, failed: bool) -> None:
+        super().close(failed)
+        raise ConnectionError("still no route")
+
 
 def test_trackers_are_told_what_the_log_holds(tmp_path: Path) -> None:
     notes = Notes()
@@ -83,10 +87,12 @@ def test_trackers_are_told_what_the_log_holds(tmp_path: Path) -> None:
 
 
 def test_tracker_that_fails_is_dropped_and_training_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trackers = Tracking({"broken": Broken(), "notes": Notes()})
+    broken = Broken()
+    trackers = Tracking({"broken": broken, "notes": Notes()})
     state = fit(tiny_parts(), tiny_settings("training.iterations=45"), tmp_path, fabric=cpu(), tracking=trackers)
     assert state.iteration == 45 and list(trackers.trackers) == ["notes"]
     assert capsys.readouterr().err.count("warning: broken: no route to host and so on; going on without it\n") == 1
+    assert broken.told[-1] == ("close", True), "its run does not look as if it went on"
 
 
 def test_run_that_fails_is_closed_as_failed() -> None:

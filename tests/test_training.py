@@ -139,6 +139,22 @@ def test_a_budget_of_few_steps_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert 6 <= state.iteration <= 10  # 0.2 s each, and long before the first line of the log
 
 
+def test_a_budget_that_was_never_measured_gives_way_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(step=0.01)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    settings = tiny_settings("training.iterations=9", "training.checkpoint_minutes=0.001")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_repairs", stop)  # which follows the first checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_parts(), settings, tmp_path, fabric=cpu(), budget=1000.0)
+    state = fit(tiny_parts(), settings, tmp_path, fabric=cpu(), resume=True)
+    assert state.iteration == 9
+
+
 def test_pacer_follows_the_machine() -> None:
     state = State(None, None, None)  # type: ignore[arg-type]
     pacer = Pacer(100.0, state)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from das3d.facts import Facts, measured
+from das3d.datacheck import twins
+from das3d.datacheck.facts import Facts, measured
+from das3d.datacheck.twins import find_twins
 from das3d.parts import Part, Split
 from das3d.scan import scan_from_arrays
 from das3d.settings import PreparationSettings
-from das3d.twins import find_twins
 
 
 def picture(seed: int) -> NDArray[np.uint8]:
@@ -79,3 +81,16 @@ def test_depth_alone_will_do() -> None:
     ]  # fmt: skip
     (pair,) = find_twins(parts)
     assert (pair.rgb, pair.depth, pair.whole) == ("absent", "same", True)
+
+
+def test_parts_are_compared_in_blocks_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [*others(), facts(8, picture(3), relief(3), "test"), facts(9, picture(5), relief(0))]
+    whole = [pair.describe() for pair in find_twins(parts)]
+    rows = np.random.default_rng(0).normal(size=(10, 7))
+    expected = np.sqrt(((rows[:, None] - rows[None]) ** 2).mean(axis=2))
+    np.fill_diagonal(expected, np.inf)
+    monkeypatch.setattr(twins, "BLOCK", 3)
+    assert [pair.describe() for pair in find_twins(parts)] == whole and len(whole) == 3
+    found = list(twins.distances(rows))
+    assert [first for first, _ in found] == [0, 3, 6, 9]
+    np.testing.assert_allclose(np.concatenate([block for _, block in found]), expected, atol=1e-7)

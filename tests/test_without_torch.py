@@ -21,8 +21,8 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
-    "_batch_norm", "_bundle", "batches", "benchmark", "benchmark_tables", "calibration", "exporting", "light", "losses",
-    "network", "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "torch_engine", "training",
+    "_batch_norm", "_bundle", "batches", "benchmark", "calibration", "engines.torch_engine", "exporting", "light", "losses",
+    "network", "noise", "optimizer", "pairs", "preview", "run", "synthesis", "textures", "training",
 )  # fmt: skip
 
 
@@ -38,9 +38,9 @@ def das3d(*words: object) -> subprocess.CompletedProcess[str]:
 def test_all_but_training_can_be_imported() -> None:
     done = python(
         "import das3d, pkgutil; from importlib import import_module\n"
-        "for module in pkgutil.iter_modules(das3d.__path__):\n"
-        f"    if module.name not in {(*TRAINING, '__main__')}:\n"
-        "        import_module(f'das3d.{module.name}')\n"
+        "for module in pkgutil.walk_packages(das3d.__path__, 'das3d.'):\n"
+        f"    if module.name.removeprefix('das3d.') not in {(*TRAINING, '__main__')}:\n"
+        "        import_module(module.name)\n"
     )
     assert done.returncode == 0, done.stderr
 
@@ -71,7 +71,7 @@ def test_an_exported_model_predicts_and_evaluates(
     model = Path(shutil.copy(tiny_onnx, tmp_path))
     done = das3d("evaluate", model, "--data", tiny_data, "--engine", "onnxruntime")
     assert (done.returncode, done.stderr) == (0, "")
-    folder = tmp_path / f"evaluation_{model.stem}"
+    folder = tmp_path / f"evaluation_{model.name.replace('.', '_')}"
     assert done.stdout.endswith(f"written to {folder}; computed by ONNX Runtime, fp32, CPU\n")
     found = json.loads((folder / "metrics.json").read_text())
     expected = evaluate(load(tiny_run()), tiny_data, tmp_path / "trained")

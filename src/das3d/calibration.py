@@ -20,12 +20,14 @@ import torch
 
 from das3d.batches import GoodParts
 from das3d.console import progress, say
-from das3d.datasets import DepthFormat, Part, find_categories, find_folder, folder_of
+from das3d.datasets import find_categories, find_folder, folder_of
 from das3d.detector import Detector
+from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError
+from das3d.files import DepthFormat
 from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
 from das3d.layouts import SPLITS
-from das3d.parts import UNKNOWN
+from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
@@ -33,7 +35,6 @@ from das3d.settings import Settings, with_score
 from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import counted, threshold_from
-from das3d.torch_engine import TorchEngine
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts

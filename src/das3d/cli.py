@@ -46,6 +46,12 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # of PyTorch, which need not be there
+                raise
+            hint = "a smaller training.batch or preparation.size needs less, and so does --device cpu"
+            print(f"error: the device has too little memory; {hint}", file=sys.stderr)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -99,7 +105,7 @@ def inspect(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for contact sheets, check.json and settings.toml.")
     ] = Path("inspection"),
-    preset: Annotated[Preset, typer.Option(help="Preset to train with later.")] = "fast",
+    preset: Annotated[Preset | None, typer.Option(help="Preset to train with later; fast by default.")] = None,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     modality: Annotated[
         Modality | None, typer.Option(help="What the networks will see; all members that are there if left out.")
@@ -110,8 +116,8 @@ def inspect(
     """Look at a data set before training: what it is like, which good parts are suspect, what to set."""
     depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.datacheck import check_data
+    from das3d.datacheck.datasheet import print_check, write_check
     from das3d.datasets import expect_outside
-    from das3d.datasheet import print_check, write_check
     from das3d.layouts import DEFAULT_LIGHT
 
     expect_outside(out, data, category)
@@ -162,7 +168,7 @@ def synth(
         preview_again(data, recipe, out, index=index, category=category, light=lit, depth_format=depth_format)
         return
     chosen = make_settings(
-        preset or "fast",
+        preset,
         modality=modality,
         seed=seed,
         file=settings,
@@ -211,7 +217,7 @@ def train(
         changes.append(f"score.max_false_alarm={parse_share(max_false_alarm)}")
     told = preset is not None or modality is not None or seed is not None or settings is not None or bool(changes)
     chosen = make_settings(
-        preset or "fast",
+        preset,
         modality=modality,
         seed=seed,
         file=settings,
@@ -241,13 +247,12 @@ def evaluate(
 ) -> None:
     """Compare a model with the ground truth of test parts."""
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.detector import load
-    from das3d.engines import EXPORTED
+    from das3d.detector import MODEL_FILE, load
     from das3d.evaluation import evaluate as score
 
     detector = load(run, device, engine)
-    # What an exported model finds lies beside what the trained one found, not in its place.
-    name = f"evaluation_{run.stem}" if run.suffix in EXPORTED else "evaluation"
+    # What another model file than the run's own finds lies beside what that one found, not in its place.
+    name = "evaluation" if run.is_dir() or run.name == MODEL_FILE else f"evaluation_{run.name.replace('.', '_')}"
     folder = out or (run if run.is_dir() else run.parent) / name
     metrics = score(detector, data, folder, category=category, light=light, depth_format=depth_format)
     if out is None and run.is_dir():
@@ -433,7 +438,7 @@ def benchmark(
     categories: Annotated[str | None, typer.Option(help="Which, such as bagel,tire; all by default.")] = None,
     modalities: Annotated[str, typer.Option(help="What the networks see, such as rgb+depth,rgb,depth.")] = "rgb+depth",
     seeds: Annotated[str, typer.Option(help="One training for each.")] = "0,1,2",
-    preset: Annotated[Preset, typer.Option(help="Where the settings start.")] = "fast",
+    preset: Annotated[Preset | None, typer.Option(help="Where the settings start; fast by default.")] = None,
     settings: Annotated[Path | None, typer.Option(help="Settings file (TOML) over the preset.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.drop=0.3; repeatable.")
@@ -607,14 +612,13 @@ def parse_depth_unit(text: str | None, data: Path | None = None, category: str |
 
 
 def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
-    from das3d.console import percent
+    from das3d.console import figure, percent, sizes_text
     from das3d.metrics import FIGURES
 
-    sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
     parts = f"{metrics['n_good']} good and {metrics['n_defective']} defective parts"
-    print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes}")
-    rows = {name: number(metrics[key]) for key, name in FIGURES.items()}
-    rows |= {f"I-AUROC {kind}": number(value) for kind, value in metrics["per_defect"].items()}
+    print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes_text(metrics['map_size'])}")
+    rows = {name: figure(metrics[key], 4) for key, name in FIGURES.items()}
+    rows |= {f"I-AUROC {kind}": figure(value, 4) for kind, value in metrics["per_defect"].items()}
     rows["false alarms at threshold"] = percent(metrics["false_alarms"])
     rows["defective found at threshold"] = percent(metrics["detected"])
     width = max(map(len, rows))
@@ -671,10 +675,6 @@ def print_export(export: Any) -> None:
         changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
         print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
     print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -38,6 +38,16 @@ def warn(text: str) -> None:
 def percent(share: float | None) -> str:
     """A measured share; "-" where there is none."""
     return "-" if share is None else f"{share:.1%}"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A score or a figure; "-" where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def sizes_text(sizes: Iterable[Sequence[int]]) -> str:
+    """Heights and widths of pictures, as people say them: width first."""
+    return ", ".join(f"{width} x {height}" for height, width in sizes)
 
 
 @contextmanager

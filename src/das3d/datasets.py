@@ -8,6 +8,7 @@ The layouts themselves are in `layouts`. Whatever names and headers can tell is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from das3d._listing import files_in, folders_in
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
+from das3d.layouts import DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
 from das3d.parts import HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -67,7 +68,7 @@ def find_dataset(
     *,
     rgb: bool = True,
     depth: bool = True,
-    light: int = 4,
+    light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
     hold_out: float = HOLD_OUT,
     needs: Split = "train",
@@ -99,7 +100,7 @@ def find_dataset(
         found = f"only {len(parts)} of other splits" if parts else "none"
         search.report("empty split", f"{folder}: expected {needs} parts, found {found}")
     search.raise_if_any()
-    return Dataset(folder, layout.name, folder.resolve().name, tuple(parts))
+    return Dataset(folder, layout.name, name_of(folder), tuple(parts))
 
 
 def find_folder(
@@ -107,7 +108,7 @@ def find_folder(
     *,
     rgb: bool = True,
     depth: bool = True,
-    light: int = 4,
+    light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
     progress: Progress | None = None,
     check: bool = True,
@@ -144,8 +145,13 @@ def find_categories(root: Path | str) -> list[str]:
     root = Path(root)
     _expect_folder(root)
     if _layout_of(root):
-        return [root.resolve().name]
+        return [name_of(root)]
     return [folder.name for folder in folders_in(root) if _layout_of(folder)]
+
+
+def name_of(folder: Path) -> str:
+    """The name of a folder as the user calls it, also where it is a link to another; of "." that of the folder itself."""
+    return Path(os.path.abspath(folder)).name
 
 
 def folder_of(data: Path, category: str | None) -> Path:
@@ -176,7 +182,7 @@ def expect_outside(out: Path, root: Path | str, category: str | None = None) -> 
 def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
     there = find_categories(root)
     layout = _layout_of(root)
-    if layout and category in (None, root.resolve().name):
+    if layout and category in (None, name_of(root)):
         return root, layout
     chosen = there[0] if category is None and len(there) == 1 else category
     if chosen is not None and (layout := _layout_of(root / chosen)):

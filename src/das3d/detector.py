@@ -77,7 +77,7 @@ class Detector:
     @property
     def network(self) -> DAS3DNet:
         """The networks themselves, for those who train. Raises ModelError for an exported model, which has none."""
-        from das3d.torch_engine import TorchEngine
+        from das3d.engines.torch_engine import TorchEngine
 
         if not isinstance(self.engine, TorchEngine):
             raise ModelError(f"expected a model as it was trained, found an exported one ({self.engine.describe()})")
@@ -191,7 +191,7 @@ def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detect
         raise ModelError(f"{file}: expected engine torch for a model as it was trained, found {engine!r}; or export it")
     facts = _facts(file, _about_in(file))
     with explained(f"{file}: a model as it was trained", hint="; or export it where it was trained (das3d export)"):
-        from das3d.torch_engine import TorchEngine
+        from das3d.engines.torch_engine import TorchEngine
 
         return Detector(engine=TorchEngine.open(file, facts["settings"], device), **facts)
 

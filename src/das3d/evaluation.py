@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 import das3d
 from das3d.cache import write_atomically
-from das3d.console import progress, say
-from das3d.datasets import Dataset, DepthFormat, Part, expect_outside, find_dataset, folder_of
+from das3d.console import progress, say, warn
+from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
-from das3d.files import read_mask
+from das3d.files import DepthFormat, read_mask
 from das3d.fingerprints import marks_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
+from das3d.parts import Part
 from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
 from das3d.threshold import counted
 
@@ -38,6 +39,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score every test part and compare with the ground truth, on the pixel grid of the parts' own images.
 
+    Parts that cannot be read or prepared are named, in a warning and in the notes, and the figures are those of the others.
+
     Args:
         detector: a trained one.
         data: folder in any layout that `find_dataset` knows, with test parts.
@@ -49,8 +52,8 @@ def evaluate(
         What ``metrics.json`` holds.
 
     Raises:
-        DataError: there are no test parts, or some cannot be read or prepared; all of them are named. Or `out` lies in the
-            data.
+        DataError: there are no test parts, or none of the good or of the defective ones can be read and prepared; all that
+            cannot are named. Or `out` lies in the data.
     """
     out = Path(out)
     settings = detector.settings
@@ -59,9 +62,8 @@ def evaluate(
     dataset = find_dataset(data, category, needs="test", **reading)
     expect_outside(out, dataset.root)
     tested = [*dataset.test, *_unseen(dataset, detector)]
-    results = list(inspect_parts(detector, tested, out / "maps", doubtful=True))
-    if problems := [result.error for result in results if result.error]:
-        raise DataError(problems)
+    (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
+    results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)))
     write_scores(out / "scores.csv", results, verdicts=False)
     write_regions(out / "regions.json", results, detector)
     with progress("metrics") as step:
@@ -95,9 +97,22 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    metrics["notes"] += [*_trained_on(tested, detector), *_drift(results, detector)]
+    metrics["notes"] += [*failed, *_trained_on(tested, detector), *_drift(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
+
+
+def _judged(results: list[Inspected]) -> tuple[list[Inspected], list[str]]:
+    # Those with a score, and a note on the others; they must not be all of a kind, without which there are no figures.
+    failed = [result for result in results if result.error]
+    judged = [result for result in results if not result.error]
+    if not failed:
+        return judged, []
+    if {one.part.defective for one in judged} != {one.part.defective for one in results}:
+        raise DataError([result.error for result in failed])
+    for result in failed:
+        warn(f"not judged: {result.error}")
+    return judged, [f"{len(failed)} of {counted(len(results), 'part')} could not be judged, such as {failed[0].part.id}"]
 
 
 def _unseen(dataset: Dataset, detector: Detector) -> list[Part]:

@@ -13,24 +13,25 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
-import das3d.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
+import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, batches, compute, find_parts, made_up_parts, prepare_some
 from das3d.cache import write_atomically
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, installed
+from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
 from das3d.preparation import PreparedScan
 from das3d.threshold import SAME
-from das3d.torch_engine import TorchEngine
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 OPSET = 18
@@ -252,8 +253,16 @@ def _facts(detector: Detector, precision: Precision, licence: str) -> dict[str, 
         "units": "depths in statistics are metres along the optical axis",
         "inputs": (rgb if uses.uses_rgb else {}) | (depth if uses.uses_depth else {}),
         "outputs": _outputs(detector),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version_of(name) for name in packages},
     }
+
+
+def version_of(package: str) -> str:
+    """Version of a package by its import name, also where another distribution brings it, as onnxruntime-gpu does."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(import_module(package).__version__)
 
 
 def _outputs(detector: Detector) -> dict[str, str]:

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 
 from das3d import pictures
 from das3d.batches import GoodParts
-from das3d.datasets import DepthFormat, find_dataset
 from das3d.errors import DataError
+from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.preparation import PreparedScan, Statistics
-from das3d.prepared import measure_parts, prepare_part, train_and_held_out
+from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
 from das3d.settings import Settings, SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
 from das3d.textures import load_textures
@@ -196,10 +196,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             DataError: something is wrong with the data; every problem is named.
         """
         settings = settings or make_settings()
-        dataset = find_dataset(
-            data, category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format,
-            hold_out=settings.training.hold_out,
-        )  # fmt: skip
+        dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
         train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
         chosen = train[:: -(-len(train) // most_parts)] if most_parts else train

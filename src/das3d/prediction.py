@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from das3d.datasets import DepthFormat, expect_outside, find_folder
+from das3d.console import warn
+from das3d.datasets import expect_outside, find_folder
 from das3d.detector import Detector
 from das3d.errors import DataError
-from das3d.files import METRES, depth_size
+from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around
 from das3d.parts import UNKNOWN, Part
-from das3d.streaming import Inspected, inspect_parts, output_files, reading_of, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
 
 
 def predict_part(
@@ -29,16 +30,18 @@ def predict_part(
     `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone.
 
     Raises:
-        DataError: a file is missing, unreadable or does not fit the model, or would be overwritten.
+        DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one.
     """
     for file in (rgb, depth):
         if file is not None and not file.is_file():
             raise DataError(f"{file}: expected a file, found none")
     name = (rgb or depth or Path("part")).stem
     for file in (rgb, depth):
-        if file is not None and file.resolve() in [written.resolve() for written in output_files(out, name)]:
+        if file is not None and file.resolve().parent == out.resolve():  # outputs could take the place of scans there
             raise DataError(f"{out}: expected a folder where no file of the part lies (--out), found {file}")
-    around = format_around(depth) if depth and not depth_format else None
+    around = format_around(depth) if depth else None
+    if around and depth_format:
+        warn(f"{depth}: dataset.yaml beside it declares how depth is read; --depth-unit is not used")
     form = around or reading_of(detector, None, depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -24,6 +24,9 @@ from das3d.settings import PreparationSettings
 
 Floats = NDArray[np.float32]
 Plane = tuple[float, float, float]
+# How the part is told from what is around it: by a plane below it, by having depth at all, where somebody has cleared all
+# else away, or not, as it fills the frame.
+Background = Literal["plane", "cleared", "none"]
 
 BORDER = 10  # pixels; the strip along the frame on which the background plane is looked for (BTF, M3DM)
 HYPOTHESES = 300
@@ -39,6 +42,10 @@ MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be
 MEASURED = 0.7  # share of either side of the frame that was measured, where its border is taken for that of the scene
 MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
 LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
+STEP = 0.05  # of the distance: what stands before a wall ends in a step like that, and planes so far apart are two things
+CLEARED = 0.75  # share of the frame; where the outline of what was measured has less, all but the part was cleared away
+MOST = 0.8  # share of the training scans that must show how the part is told from its background
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
 
 # ------------------------------------------------------------------------------------------- background plane
@@ -70,12 +77,13 @@ def plane_depth(plane: Plane, size: tuple[int, int]) -> Depth:
         return np.where(inverse > 0, 1.0 / inverse, np.inf).astype(np.float32)
 
 
-def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | None:
+def fit_background(depth: Depth, valid: Mask, *, known: Plane | None = None, seed: int = 0) -> PlaneFit | None:
     """The plane that most of the border of what was measured lies on, by RANSAC with a fixed seed and least squares.
 
     Args:
         depth: (H, W) metres.
         valid: (H, W), where depth was measured.
+        known: about where it must be, instead of RANSAC; the least squares begin there.
         seed: of the hypotheses; the result is the same for the same scan and seed.
 
     Returns:
@@ -88,6 +96,10 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
         return None
     z = depth[v, u].astype(np.float64)
     rows = np.stack([u / width, v / height, np.ones(u.size)], axis=1)
+    behind = _behind(depth, valid)
+    if known is not None:
+        fit = _refined(np.array(known), rows, z)
+        return fit if fit is not None and behind(np.array([fit.plane]))[0] <= MOST_BEHIND else None
 
     rng = np.random.default_rng(seed)
     sample = rng.choice(u.size, min(u.size, 500), replace=False)
@@ -102,7 +114,6 @@ def fit_background(depth: Depth, valid: Mask, *, seed: int = 0) -> PlaneFit | No
     fit = _refined(planes[np.argmax(support)], rows, z)
     # Where a part covers much of the strip, a plane through it and the table may have more support than the table alone.
     # But it has points behind it.
-    behind = _behind(depth, valid)
     if fit is None or (share := behind(np.array([fit.plane]))[0]) <= MOST_BEHIND:
         return fit
     other = _refined(planes[np.argmax(support - behind(planes))], rows, z)
@@ -183,41 +194,82 @@ def fit_surface(depth: Depth, valid: Mask) -> Plane:
 # ------------------------------------------------------------------------------------------- foreground
 
 
-def find_foreground(depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False) -> Mask:
+def find_foreground(
+    depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False, area: float = 0.0
+) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
-    Walls and fixtures that run out of the frame are left out where something lies inside it, unless parts are known to run
-    out of it themselves (`runs_out`), as ropes and belts do; specks are left out, and so
-    are separate patches that hardly rise above the plane, where the table itself was measured too near; missing points
-    that the part encloses belong to it as far as its surface surrounds them, so that the table seen through a ring stays
-    background.
+    Walls and fixtures that run out of the frame are left out where something lies inside it, also where that stands before
+    a wall and hides some of it, unless parts are known to run out of the frame themselves (`runs_out`), as ropes and belts
+    do. `area`, the share of the frame that parts cover at least, if known, tells a small part from a speck beside a wall.
+    Specks are left out, and so are separate patches that hardly rise above the plane, where the table itself was measured
+    too near. Missing points that the part encloses belong to it as far as its surface surrounds them, so that the table
+    seen through a ring stays background.
     """
     rise = plane_depth(plane, depth.shape) - depth
     surface = valid & (rise > distance)
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)
     if count == 1:
         return np.zeros_like(valid)
-    left, top, w, h, area = boxes[1:].T
     # Many sensors measure nothing along the frame, so it ends where measured points do.
-    first_row, end_row, first_column, end_column = bounding_box(valid)
+    first_row, end_row, first_column, end_column = ends = bounding_box(valid)
+    steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, labels, boxes, ends)
+    if steps.any():
+        count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
+    left, top, w, h, pixels = boxes[1:].T
     inside = (left > first_column) & (top > first_row) & (left + w < end_column) & (top + h < end_row)
     inside |= runs_out
-    sizeable = area >= 0.1 * area.max()
+    sizeable = pixels >= min(0.1 * pixels.max(), 0.5 * area * depth.size or np.inf)
     candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
-    largest = area[candidates].max()
-    keep = (area >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
+    largest = pixels[candidates].max()
+    keep = (pixels >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
     pieces = np.flatnonzero(keep)
     if pieces.size > 1:
         tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
-        keep[pieces] = tops >= FLAT * tops[np.argmax(area[pieces])]
+        keep[pieces] = tops >= FLAT * tops[np.argmax(pixels[pieces])]
     surface = np.concatenate([[False], keep])[labels]
+    if steps.any():
+        surface |= steps & _morph(surface, cv2.MORPH_DILATE, 5)
 
-    closed = _morph(surface, cv2.MORPH_CLOSE, 5)
-    contours, _ = cv2.findContours(closed.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outline = cv2.drawContours(np.zeros(depth.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
+    outline = _filled(_morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = _morph(_morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
     return surface | (outline & ~table)
+
+
+def _steps_before_walls(depth: Depth, labels: NDArray[Any], boxes: NDArray[Any], ends: tuple[int, int, int, int]) -> Mask:
+    # What rises from one end of the frame to the other is a wall. Where depth jumps in it, along pixels (H, W) that this
+    # marks, something nearer stands before it.
+    first_row, end_row, first_column, end_column = ends
+    steps = np.zeros(labels.shape, dtype=bool)
+    for label, (left, top, w, h, _) in enumerate(boxes[1:], start=1):
+        across = left <= first_column and left + w >= end_column
+        down = top <= first_row and top + h >= end_row
+        if across or down:
+            wall = labels == label
+            near = cv2.erode(np.where(wall, depth, np.float32(np.inf)), np.ones((3, 3)))
+            far = cv2.dilate(np.where(wall, depth, np.float32(0)), np.ones((3, 3)))
+            steps |= wall & (far - near > STEP * near)
+    return steps
+
+
+def measured_outline(valid: Mask) -> Mask | None:
+    """The part (H, W) where depth (`valid`, (H, W)) was measured on it alone, as somebody has cleared all else away.
+
+    What the part encloses belongs to it. None where most of the frame was measured: then nothing tells the part.
+    """
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(valid.astype(np.uint8), connectivity=8)
+    area = boxes[1:, cv2.CC_STAT_AREA]
+    if count == 1 or area.max() < SMALLEST_PIECE:
+        return None
+    pieces = np.concatenate([[False], area >= 0.02 * area.max()])[labels]
+    outline = _filled(_morph(pieces, cv2.MORPH_CLOSE, 5))
+    return outline if outline.mean() < CLEARED else None
+
+
+def _filled(mask: Mask) -> Mask:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros(mask.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
 
 
 def _top_of(piece: int, rise: Depth, labels: NDArray[Any], box: NDArray[Any]) -> float:
@@ -272,7 +324,8 @@ class Statistics:
 
     Attributes:
         has_rgb, has_depth: which members the scans have.
-        background: "plane" where the scans show a background plane around the part, else "none".
+        background: "plane" where the scans show a background plane around the part, "cleared" where the part alone has
+            depth, else "none".
         plane: median background plane, for a scan in which none is found.
         distance: points closer than this to the plane are background, metres.
         noise: median noise of the plane, metres.
@@ -290,7 +343,7 @@ class Statistics:
 
     has_rgb: bool
     has_depth: bool
-    background: Literal["plane", "none"]
+    background: Background
     plane: Plane
     distance: float
     noise: float
@@ -325,12 +378,18 @@ def measure(
         progress: called after each scan.
 
     Raises:
-        DataError: there is no scan, or the members differ between scans.
+        DataError: there is no scan, the members differ between scans, or some have no measured depth; these are all named.
     """
-    seen = []
+    seen: list[_Look] = []
+    problems: list[str] = []
     for scan in scans:
-        seen.append(_look_at(scan, settings))
+        try:
+            seen.append(_look_at(scan, settings))
+        except DataError as error:
+            problems += error.problems
         progress()
+    if problems:
+        raise DataError(problems)
     if not seen:
         raise DataError("no training scans: expected at least one good part")
     members = {(one.has_rgb, one.has_depth) for one in seen}
@@ -338,19 +397,19 @@ def measure(
         raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
     has_rgb, has_depth = members.pop()
     sizes = {one.size for one in seen}
-    shown = [one for one in seen if one.on_plane is not None]
-    on_plane = len(shown) >= 0.8 * len(seen)  # a lone failure must not change how the whole set is prepared
-    used = shown if on_plane else seen
-    parts = [one.on_plane if on_plane else one.whole for one in used]
-    ranges = [part for part in parts if part is not None]
+    # A lone failure must not change how the whole set is prepared.
+    background = next(kind for kind in BACKGROUNDS if sum(kind in one.parts for one in seen) >= MOST * len(seen))
+    used = [one for one in seen if background in one.parts]
+    ranges = [one.parts[background] for one in used]
+    fits = [one.fit for one in used if one.fit is not None] if background == "plane" else []
     # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
     half = 0.5 * float(np.median([part.area for part in ranges]))
-    sound = [(one, part) for one, part in zip(used, parts, strict=True) if part is not None and part.area >= half]
+    sound = [(one, part) for one, part in zip(used, ranges, strict=True) if part.area >= half]
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
     window = 0
-    if on_plane and settings.crop:
+    if background != "none" and settings.crop:
         # Larger parts than this get a larger window of their own, so an outlier must not shrink all others.
         window = math.ceil(float(np.quantile([part.side for part in ranges], TYPICAL)) * (1 + settings.margin))
         window = 0 if window >= max(max(size) for size in sizes) else window
@@ -359,20 +418,20 @@ def measure(
     return Statistics(
         has_rgb=has_rgb,
         has_depth=has_depth,
-        background="plane" if on_plane else "none",
-        plane=_median_plane([one.fit.plane for one in shown if one.fit]) if on_plane else (0.0, 0.0, 0.0),
-        distance=float(np.median([one.distance for one in shown])) if on_plane else 0.0,
-        noise=float(np.median([one.fit.noise for one in shown if one.fit])) if on_plane else 0.0,
+        background=background,
+        plane=_median_plane([fit.plane for fit in fits]) if fits else (0.0, 0.0, 0.0),
+        distance=float(np.median([one.distance for one in used])) if fits else 0.0,
+        noise=float(np.median([fit.noise for fit in fits])) if fits else 0.0,
         window=window,
         frame=sizes.pop() if len(sizes) == 1 else None,
         near=near - 0.1 * (far - near),  # room for what rises above every good part
         far=far if far > near else near + 1.0,
         rgb_high=float(np.clip(bright, 16, 255)),
         scans=len(seen),
-        area=min(part.area for _, part in sound) if on_plane else 0.0,
+        area=0.0 if background == "none" else min(part.area for _, part in sound),
         missing=max(one.missing for one, _ in sound),
         scene=float(np.median([one.scene for one in used])),
-        runs_out=on_plane and most_run_out([part.runs_out for part in ranges]),
+        runs_out=background == "plane" and most_run_out([part.runs_out for part in ranges]),
     )
 
 
@@ -392,13 +451,14 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Look:
+    """What one scan shows: the part for each way to tell it from its background that this scan allows."""
+
     size: tuple[int, int]
     has_rgb: bool
     has_depth: bool
     fit: PlaneFit | None
     distance: float
-    on_plane: _Part | None
-    whole: _Part
+    parts: dict[Background, _Part]
     missing: float = 1.0
     scene: float = 0.0
 
@@ -408,18 +468,27 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     everything = np.ones(scan.size, dtype=bool)
     if scan.depth is None or scan.valid is None:
         whole = _Part(max(height, width), 1.0, 0.0, 1.0, _grey_levels(scan, everything))
-        return _Look(scan.size, scan.rgb is not None, False, None, 0.0, None, whole)
+        return _Look(scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
-    whole = _Part(max(height, width), 1.0, *_range_of(relative, scan.valid), _grey_levels(scan, everything))
+    extent = _range_of(relative, scan.valid)
+    parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, _grey_levels(scan, everything))}
+    if (outline := measured_outline(scan.valid)) is not None:
+        parts["cleared"] = _Part(_side(outline), float(outline.mean()), *extent, _grey_levels(scan, outline))
     fit = fit_background(scan.depth, scan.valid)
-    distance, part = 0.0, None
+    distance = 0.0
     if fit is not None:
         distance = background_distance(fit, settings)
-        part = _part_above(scan, fit.plane, distance, settings)
+        if (part := _part_above(scan, fit.plane, distance, settings)) is not None:
+            parts["plane"] = part
     missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
-    return _Look(scan.size, scan.rgb is not None, True, fit, distance, part, whole, missing, scene)
+    return _Look(scan.size, scan.rgb is not None, True, fit, distance, parts, missing, scene)
+
+
+def _side(mask: Mask) -> int:
+    top, bottom, left, right = bounding_box(mask)
+    return max(bottom - top, right - left)
 
 
 def background_distance(fit: PlaneFit, settings: PreparationSettings) -> float:
@@ -441,10 +510,9 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
         return None
     relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
     near, far = _range_of(relative, surface)
-    top, bottom, left, right = bounding_box(foreground)
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
-        max(bottom - top, right - left), float(foreground.mean()), near, 0.0 if settings.level else far,
+        _side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
         _grey_levels(scan, foreground), reaches_end(surface, scan.valid),
     )  # fmt: skip
 
@@ -663,15 +731,31 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
         return everything, None
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
-    if statistics.background == "none":
+    if statistics.background != "plane":
         _expect_distance(scan.name, "the scene", statistics.scene, float(np.median(scan.depth[scan.valid])))
         level = plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else np.float32(0)
+        if statistics.background == "cleared":
+            if (outline := measured_outline(scan.valid)) is None:
+                raise DataError(
+                    f"{scan.name}: expected depth on the part alone, as in training, found it on {scan.valid.mean():.0%} "
+                    "of the picture"
+                )
+            return outline, scan.depth - level
         return everything, scan.depth - level
     fit = fit_background(scan.depth, scan.valid)
+    if fit is not None and not _same_plane(fit.plane, statistics.plane):
+        # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
+        fit = fit_background(scan.depth, scan.valid, known=statistics.plane) or fit
     plane = statistics.plane if fit is None else fit.plane
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
     _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found)
-    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=statistics.runs_out)
+    runs_out, area = statistics.runs_out, statistics.area
+    foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=runs_out, area=area)
+    if foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
+        # Too little for a part: what lies at the end of the frame is then no wall but the rest of it, if it is no larger.
+        whole = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=True)
+        if whole.any() and _side(whole) <= (statistics.window or max(scan.size)):
+            foreground = whole
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
     if not foreground.any():
         raise DataError(f"{scan.name}: expected {above}, found none")
@@ -682,6 +766,13 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
             f"in training covers {statistics.area:.2%}: no part?"
         )
     return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
+
+
+def _same_plane(one: Plane, other: Plane) -> bool:
+    # Whether two planes lie about as far away all over the frame.
+    (a, b, c), (d, e, f) = one, other
+    corners = ((0, 0), (1, 0), (0, 1), (1, 1))
+    return all(abs((a * u + b * v + c) - (d * u + e * v + f)) <= STEP * (a * u + b * v + c) for u, v in corners)
 
 
 def _expect_distance(name: str, what: str, expected: float, found: float) -> None:

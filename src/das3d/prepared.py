@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from das3d import cache
 from das3d.console import progress, warn
-from das3d.datasets import Dataset, Part
+from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
-from das3d.files import depth_size, rgb_size
+from das3d.files import DepthFormat, depth_size, rgb_size
+from das3d.layouts import DEFAULT_LIGHT
+from das3d.parts import Part
 from das3d.preparation import PreparedScan, Statistics, measure, prepare
+from das3d.scan import Scan
 from das3d.settings import PreparationSettings, Settings
 
 
@@ -29,21 +33,45 @@ class PreparedData:
     held_out: list[PreparedScan]
 
 
+def find_training_data(
+    data: Path | str,
+    category: str | None,
+    settings: Settings,
+    *,
+    light: int = DEFAULT_LIGHT,
+    depth_format: DepthFormat | None = None,
+) -> Dataset:
+    """The data set that these settings train on: members that the networks see, good parts held out as they say.
+
+    Arguments and errors as for `find_dataset`.
+    """
+    return find_dataset(
+        data, category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format,
+        hold_out=settings.training.hold_out,
+    )  # fmt: skip
+
+
 def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
     """Measure and prepare the good parts of a data set, or take them from the cache.
 
     Raises:
-        DataError: too few good parts, or one that cannot be prepared.
+        DataError: too few good parts, or some that cannot be read or prepared; all of them are named.
     """
     train, held_out = train_and_held_out(dataset)
     statistics = measure_parts(train, settings)
     if statistics.frame is None:
         _warn_of_sizes(train)
     with progress("preparing", len(train) + len(held_out)) as step:
-        prepared = []
+        prepared: list[PreparedScan] = []
+        problems: list[str] = []
         for part in [*train, *held_out]:
-            prepared.append(prepare_part(part, statistics, settings.preparation))
+            try:
+                prepared.append(prepare_part(part, statistics, settings.preparation))
+            except DataError as error:
+                problems += error.problems
             step()
+    if problems:
+        raise DataError(problems)
     return PreparedData(statistics, prepared[: len(train)], prepared[len(train) :])
 
 
@@ -87,9 +115,26 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     key = cache.key_of(files, "statistics", how, settings.uses_rgb, settings.preparation.model_dump())
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
+    unreadable: list[DataError] = []
+
+    def readable() -> Iterator[Scan]:
+        for part in parts:
+            try:
+                yield part.read(rgb=settings.uses_rgb)
+            except DataError as error:
+                unreadable.append(error)
+
+    found: DataError | None = None
     with progress("measuring", len(parts)) as step:
-        scans = (part.read(rgb=settings.uses_rgb) for part in parts)
-        statistics = measure(scans, settings.preparation, progress=step)
+        try:
+            statistics = measure(readable(), settings.preparation, progress=step)
+        except DataError as error:
+            found = error
+    if unreadable:
+        others = found.problems if found and len(unreadable) < len(parts) else []
+        raise DataError([*(problem for error in unreadable for problem in error.problems), *others])
+    if found:
+        raise found
     cache.save_json(key, statistics.to_dict())
     return statistics
 

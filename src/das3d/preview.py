@@ -13,8 +13,9 @@ import torch
 import das3d
 from das3d.cache import write_atomically
 from das3d.console import say, warn
-from das3d.datasets import DepthFormat
 from das3d.errors import DataError
+from das3d.files import DepthFormat
+from das3d.layouts import DEFAULT_LIGHT
 from das3d.pairs import Pair, SyntheticPairs, describe, pairs_sheet
 from das3d.pictures import save_picture
 from das3d.preparation import Statistics
@@ -31,7 +32,7 @@ def preview_pairs(
     count: int,
     *,
     category: str | None = None,
-    light: int = 4,
+    light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
 ) -> list[Pair]:
     """Harm `count` good parts, evenly chosen, and write ``pairs.png`` and ``recipes.json``.
@@ -42,7 +43,6 @@ def preview_pairs(
         settings: of synthesis; its seed chooses the pairs.
         count: how many.
     """
-    # The parts of all pairs, not of the wanted ones alone: with synthesis.texture = "parts" recipes count on them.
     source = SyntheticPairs.from_data(
         data, category, settings=settings, most_parts=count, light=light, depth_format=depth_format
     )
@@ -60,7 +60,7 @@ def preview_again(
     *,
     index: int | None = None,
     category: str | None = None,
-    light: int = 4,
+    light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,
 ) -> list[Pair]:
     """Make the pairs of a ``recipes.json`` again, all or one, and write ``pairs.png``, or ``pair_N.png``.

@@ -23,14 +23,15 @@ from das3d.batches import GoodParts
 from das3d.cache import write_atomically
 from das3d.calibration import calibrated
 from das3d.console import is_worker, say
-from das3d.datasets import DepthFormat, expect_outside, find_dataset
+from das3d.datasets import expect_outside
 from das3d.detector import MODEL_FILE, Detector, load
+from das3d.engines.torch_engine import TorchEngine, choose_device
 from das3d.errors import ModelError, SettingsError
+from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
+from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, settings_to_toml
-from das3d.torch_engine import TorchEngine, choose_device
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
 SETTINGS_FILE = "settings.toml"
@@ -84,11 +85,8 @@ def train(
     target = choose_device(device)
     processes, nodes = _processes(processes)
     _check_shares(settings, target, processes * nodes)
-    dataset = find_dataset(
-        Path(data), category, rgb=settings.uses_rgb, depth=settings.uses_depth, light=light, depth_format=depth_format,
-        hold_out=settings.training.hold_out,
-    )  # fmt: skip
-    if not resume:
+    dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
+    if not holds_run(out):
         expect_outside(out, dataset.root)
     prepared = prepare_dataset(dataset, settings)
     facts = {
@@ -107,7 +105,7 @@ def train(
     keep_freed_memory()
     fabric = Fabric(
         accelerator=target.type,
-        devices=[target.index] if target.index is not None else processes,
+        devices=[target.index] if target.index is not None and target.type != "cpu" else processes,
         num_nodes=nodes,
         precision=_precision_of(out, resume) or precision_for(target, settings),
     )
@@ -291,11 +289,11 @@ def _precision_of(out: Path, resume: bool) -> Any:
 
 def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:
     statistics = prepared.statistics
-    background = (
-        f"background plane removed at {statistics.distance * 1000:.1f} mm"
-        if statistics.background == "plane"
-        else "no background plane"
-    )
+    background = {
+        "plane": f"background plane removed at {statistics.distance * 1000:.1f} mm",
+        "cleared": "background cleared away before",
+        "none": "no background plane",
+    }[statistics.background]
     return (
         f"{dataset.category}: {len(prepared.train)} good parts to train on, {len(prepared.held_out)} held out; "
         f"{background}; {fabric.device} in {fabric._precision.precision}"

@@ -25,11 +25,16 @@ class PreparationSettings(_Section):
     """From a raw scan to the square, normalised images that the networks see."""
 
     size: int = Field(192, ge=32, le=1024, multiple_of=32, description="side of the prepared images in pixels")
-    crop: bool = Field(True, description="cut out a window around the part; false: the whole frame, as the paper does")
-    margin: float = Field(0.08, ge=0, le=1, description="free border of the window, as a share of the largest part")
+    crop: bool = Field(
+        True, description="cut out a window around the part if a background shows; false: the whole frame, as the paper"
+    )
+    margin: float = Field(0.08, ge=0, le=1, description="how much wider the window is than the widest part")
     level: bool = Field(True, description="measure depth from the fitted plane; false: from the camera, as the paper does")
     background_distance: float = Field(
-        0.0, ge=0, description="points closer than this to the plane are background, metres; 0: from the measured noise"
+        0.0,
+        ge=0,
+        description="points closer than this to the plane are background, metres; 0: 5 times its noise, at least 0.3 % of "
+        "its distance",
     )
     stretch: bool = Field(True, description="stretch RGB to the range of the training parts; false: 0 to 255")
 
@@ -51,13 +56,17 @@ class SynthesisSettings(_Section):
     )
     mask_threshold: float = Field(0.008, gt=0, le=1, description="th of eq. (7), on the normalised depth")
     opacity_rest: float = Field(
-        0.6, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
+        0.6,
+        ge=0,
+        le=1,
+        description="largest beta of eq. (8): share of the part that shines through; the same number widens scratches, and "
+        "above 0.4 turns shifts",
     )
     harmless: float = Field(
         0.25, ge=0, lt=1, description="share of pairs left whole, beside those that drop leaves whole in every round"
     )
     rounds: int = Field(3, ge=1, le=4, description="how many times a pair is harmed, one defect after the other")
-    drop: float = Field(0.3, ge=0, le=1, description="pd of eq. (12): chance that a modality is left unharmed")
+    drop: float = Field(0.3, ge=0, le=1, description="pd of eq. (12): chance that a defect leaves a modality unharmed")
     texture: Literal["procedural", "folder", "parts"] = Field(
         "procedural",
         description="source of Iu in eq. (8): generated, pictures of texture_folder, or the training parts",
@@ -70,7 +79,7 @@ class SynthesisSettings(_Section):
     cuts: float = Field(0.4, ge=0, description="relative frequency of missing material")
     warps: float = Field(0.8, ge=0, description="relative frequency of regions that are bent or crumpled")
     shaded: float = Field(
-        0.4, ge=0, le=1, description="share of defects that change RGB by the shading of their relief only"
+        0.4, ge=0, le=1, description="share of reliefs seen by their shading alone, and of cuts that end in a dark pit"
     )
     own_hue: float = Field(
         0.5, ge=0, le=1, description="share of generated textures that differ from the part in brightness and not in hue"
@@ -78,9 +87,14 @@ class SynthesisSettings(_Section):
     edge_high: float = Field(
         1.5, ge=0, le=4, description="largest blur of a defect's edge, pixels; 0: hard edges, as the paper"
     )
-    visible: float = Field(0.06, ge=0, le=1, description="grey step below which a change is not labelled; 0: eq. (7) alone")
-    spot_low: float = Field(0.012, gt=0, lt=1, description="smallest radius of a spot, as a share of the image side")
-    spot_high: float = Field(0.12, gt=0, lt=1, description="largest radius of a spot, as a share of the image side")
+    visible: float = Field(
+        0.06,
+        ge=0,
+        le=1,
+        description="change of RGB or of 4 times the depth below which nothing is labelled; 0: eq. (7) alone",
+    )
+    spot_low: float = Field(0.012, gt=0, lt=1, description="smallest radius of all but blobs, as a share of the image side")
+    spot_high: float = Field(0.12, gt=0, lt=1, description="largest radius; a scratch is four times as long")
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> SynthesisSettings:
@@ -160,7 +174,7 @@ class TrainingSettings(_Section):
     average: float = Field(
         0.995, ge=0, lt=1, description="decay of the moving average of the weights that is kept; 0: none"
     )
-    flip: bool = Field(False, description="mirror good parts at random")
+    flip: bool = Field(False, description="mirror good parts left to right at random")
     rotation: float = Field(20.0, ge=0, le=180, description="largest random rotation of good parts, degrees")
     zoom: float = Field(0.1, ge=0, le=0.5, description="largest random change of scale of good parts")
     shift: float = Field(0.03, ge=0, le=0.5, description="largest random shift of good parts, as a share of the side")
@@ -180,11 +194,15 @@ class TrainingSettings(_Section):
         0.0, ge=0, le=1, description="largest highlight, or shadow, on all surfaces of a part that face one way; 0: none"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the chip multiplies it faster than float32"
+        "auto", description="auto: bfloat16 where a CPU is measured to be faster with it, or a GPU has it"
     )
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints")
     hold_out: float = Field(
-        0.1, ge=0, lt=0.5, description="share of the training parts held out where a data set has no validation parts"
+        0.1,
+        ge=0,
+        lt=0.5,
+        description="share of the good parts held out for the threshold where a data set has no validation parts; 0: none, "
+        "and no threshold",
     )
 
 
@@ -203,7 +221,7 @@ class ScoreSettings(_Section):
         le=45,
         description="average the map over the part as it lies and turned both ways by this, degrees; 0: not",
     )
-    flips: bool = Field(False, description="average the map over mirrored copies of the part")
+    flips: bool = Field(False, description="average the map over the part mirrored left to right, up to down, and both")
 
     @field_validator("window")
     @classmethod
@@ -235,6 +253,22 @@ class Settings(_Section):
                 )
         return self
 
+    def changed(self) -> list[tuple[str, Any, Any]]:
+        """Settings that differ from those of the preset: name, value, the preset's value; modality and seed aside."""
+        standard, chosen = (flatten(one.model_dump(mode="json")) for one in (make_settings(self.preset), self))
+        return [
+            (name, chosen.get(name, "-"), standard.get(name, "-"))
+            for name in dict.fromkeys([*chosen, *standard])
+            if chosen.get(name) != standard.get(name) and name not in ("preset", "modality", "seed")
+        ]
+
+    def with_changes(self, changes: Iterable[str]) -> Settings:
+        """The settings with single changes such as ``"synthesis.drop=0.5"``. Raises SettingsError where one cannot work."""
+        values = self.model_dump(mode="json")
+        for change in changes:
+            _merge(values, _parse_change(change))
+        return settings_from_dict(values)
+
     @property
     def uses_rgb(self) -> bool:
         return self.modality != "depth"
@@ -247,7 +281,7 @@ class Settings(_Section):
 # What each preset changes. `fast` is the default of every field above.
 PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     "fast": {},
-    # The paper's method; values that it does not print are those of its relatives (docs/decisions.md).
+    # The paper's method; docs/howto/paper.md lists what it prints and what is chosen.
     "paper": {
         "preparation": {"size": 256, "crop": False, "level": False, "background_distance": 0.005, "stretch": False},
         "synthesis": {
@@ -279,7 +313,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
 
 
 def make_settings(
-    preset: Preset = "fast",
+    preset: Preset | None = None,
     *,
     modality: Modality | None = None,
     seed: int | None = None,
@@ -289,23 +323,26 @@ def make_settings(
     """Settings from a preset, then a settings file, then single changes, each over the one before.
 
     Args:
-        preset: where the values start, unless the file or a change names another.
+        preset: where the values start; where None, the one that the file names, or `fast`.
         modality: what the networks see.
         seed: of the whole run.
         file: a TOML file with any of the settings, such as the ``settings.toml`` of an earlier run.
         changes: ``"section.name=value"``, for example ``"synthesis.magnitude_high=0.3"``.
 
     Raises:
-        SettingsError: a name is unknown or a value cannot work; every such value is named.
+        SettingsError: a name is unknown or a value cannot work (every such value is named), or the file is of another
+            preset than the one that is asked for.
     """
     given: dict[str, Any] = {} if file is None else _read_toml(file)
+    if preset is not None and (named := given.get("preset", preset)) != preset:
+        raise SettingsError(f"{file}: expected settings of the preset {preset!r}, which is asked for, found {named!r}")
     if modality is not None:
         given["modality"] = modality
     if seed is not None:
         given["seed"] = seed
     for change in changes:
         _merge(given, _parse_change(change))
-    preset = given.get("preset", preset)
+    preset = given.get("preset", preset or "fast")
     if preset not in list(PRESETS):
         raise SettingsError(f"preset: expected one of {', '.join(PRESETS)}, found {preset!r}")
     values: dict[str, Any] = {"preset": preset, **{section: dict(v) for section, v in PRESETS[preset].items()}}
@@ -323,13 +360,11 @@ def with_score(settings: Settings, changes: Iterable[str]) -> Settings:
     Raises:
         SettingsError: a change is of something else, or its value cannot work.
     """
-    values = settings.model_dump(mode="json")
+    changes = list(changes)
     for change in changes:
-        parsed = _parse_change(change)
-        if set(parsed) != {"score"}:
+        if set(_parse_change(change)) != {"score"}:
             raise SettingsError(f"--set {change}: expected one of the score, such as score.turn=0; others take training")
-        _merge(values, parsed)
-    return settings_from_dict(values)
+    return settings.with_changes(changes)
 
 
 def settings_from_dict(values: dict[str, Any], *, source: str = "settings") -> Settings:

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from das3d.cache import write_atomically
 from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.parts import Part
+from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
@@ -179,6 +179,7 @@ def output_files(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def save_map(path: Path, values: NDArray[np.float32]) -> None:
+    """Write an anomaly map (H, W), 0 to 1, as a float32 TIFF."""
     import tifffile
 
     buffer = io.BytesIO()
@@ -187,9 +188,14 @@ def save_map(path: Path, values: NDArray[np.float32]) -> None:
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
+    """The map (H, W) that `save_map` wrote. Raises DataError where there is none or it is damaged."""
     import tifffile
 
-    return np.asarray(tifffile.imread(path), dtype=np.float32)
+    try:
+        return np.asarray(tifffile.imread(path), dtype=np.float32)
+    except Exception as error:  # tifffile raises many kinds for damaged files
+        found = one_line(error) or type(error).__name__
+        raise DataError(f"{path}: expected an anomaly map, found {found}; evaluate or predict again") from None
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:
@@ -205,7 +211,7 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
     writer.writeheader()
     for result in results:
         part, prediction = result.part, result.prediction
-        known = part.defect != "unknown"
+        known = part.defect != UNKNOWN
         chance = None if prediction is None else prediction.false_alarm_probability
         writer.writerow(
             {

@@ -113,7 +113,7 @@ def surface_of(
 
 def background_of(scan: Scan, statistics: Statistics) -> Plane | None:
     """The plane that a part lies on, as `prepare` finds it; None where the training scans showed none."""
-    if statistics.background == "none" or scan.depth is None or scan.valid is None:
+    if statistics.background != "plane" or scan.depth is None or scan.valid is None:
         return None
     fit = fit_background(scan.depth, scan.valid)
     return statistics.plane if fit is None else fit.plane

@@ -27,8 +27,8 @@ from das3d.settings import SynthesisSettings
 
 FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts", "warps")
 BLOB, SPOT, SCRATCH, SHIFT, CUT, WARP = range(len(FAMILIES))
-OFFSET = 0.15  # largest displacement of a shifted region, as a share of the side
-RIM = 0.04  # width of the strip along the outline in which every other cut has its centre, as a share of the side
+OFFSET = 0.15  # largest displacement of a shifted region along either axis, before it is turned, as a share of the side
+RIM = 0.04  # twice the width of the strip along the outline in which every other cut has its centre, as a share of the side
 EDGE_REACH = 4  # how far an edge in RGB is blurred, pixels
 WARPED = 2.0  # a warp reaches this many radii
 
@@ -373,7 +373,7 @@ def shape(foreground: Tensor, noise: Tensor, recipe: Recipe, box: Box) -> Tensor
     if not _any(recipe.family == SCRATCH):
         return spot
     bend = 0.04 * torch.sin(along / radius * 2 + recipe.place[:, :1, None] * 6.3)
-    width = (0.5 + 2 * recipe.beta[:, None, None]) / 128  # about half a pixel to two pixels at 128
+    width = (0.5 + 2 * recipe.beta[:, None, None]) / 128  # half of it: lines of one to three and a half pixels at 128
     line = (across + bend + 0.01 * noise).abs_().lt_(width).mul_(along.abs().lt_(2 * radius))
     return torch.where(recipe.family[:, None, None] == SCRATCH, line, spot)
 
@@ -546,8 +546,9 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
 def displaced(rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
     """A box of the pairs with their pixels moved, RGB and depth together.
 
-    Shifts show another piece of the part, moved by `offset` and turned a little. Warps bend the part around their centre,
-    most there and less with the distance: in one direction or, the rougher, in many.
+    Shifts show another piece of the part, moved by `offset`; some are turned about the middle of the image as well, which
+    takes them the farther the farther they lie from it. Warps bend the part around their centre, most there and less with
+    the distance: in one direction or, the rougher, in many.
     """
     u, v = box.grid(rgb.device)
     angle = recipe.angle[:, None, None] * (recipe.beta[:, None, None] > 0.4)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,8 @@ class Tracking(AbstractContextManager["Tracking"]):
                 call(tracker)
             except Exception as error:  # whatever these packages raise
                 del self.trackers[name]
+                with suppress(Exception):  # so that its run does not look as if it went on
+                    tracker.close(failed=True)
                 warn(f"{name}: {one_line(error) or type(error).__name__}; going on without it")
 
 
@@ -252,10 +255,11 @@ class MLflow:
 
     def facts(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
+            allowed = re.sub(r"[^/\w.\- :]", "_", name)  # kinds of defect may be called anything
             if is_number(value):
-                self.client.log_metric(self.run_id, name, value)
+                self.client.log_metric(self.run_id, allowed, value)
             else:
-                self.client.set_tag(self.run_id, name, value)
+                self.client.set_tag(self.run_id, allowed, value)
 
     def close(self, failed: bool) -> None:
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")

@@ -90,6 +90,8 @@ def fit(
     log = LossLog(out / "losses.csv", training.batch, tracking, writes=fabric.is_global_zero)
     if resume and (out / "checkpoint.pt").is_file():
         unlogged = load_checkpoint(out / "checkpoint.pt", state, settings, fabric)
+        if not budget and not state.total:  # stopped before a budget was measured, and now goes on without one
+            state.total = training.iterations
         log.resume(state.iteration, unlogged)
     first = state.iteration
     tracking.begin(first)

@@ -20,19 +20,19 @@ import numpy as np
 
 from das3d.choices import Modality, Preset
 from das3d.console import progress
-from das3d.datasets import Dataset, DepthFormat, find_dataset
+from das3d.datacheck.facts import Facts, facts_of
+from das3d.datacheck.novelty import GRID, Feature, look_of, oddness
+from das3d.datacheck.suspects import Reason, beyond_doubt, length, unlike_the_others
+from das3d.datacheck.twins import Twins, find_twins
+from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
-from das3d.facts import Facts, facts_of
-from das3d.files import HOW_TO_DECLARE
+from das3d.files import HOW_TO_DECLARE, DepthFormat
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
-from das3d.novelty import GRID, Feature, look_of, oddness
 from das3d.parts import Part
 from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_run_out
 from das3d.prepared import measure_parts, prepare_part, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
-from das3d.suspects import Reason, beyond_doubt, length, unlike_the_others
-from das3d.twins import Twins, find_twins
 
 DARK = 25  # grey levels; below that, steps between them show
 READERS = 4  # scans looked at at once; each is in memory meanwhile
@@ -80,7 +80,7 @@ def check_data(
     data: Path | str,
     category: str | None = None,
     *,
-    preset: Preset = "fast",
+    preset: Preset | None = None,
     file: Path | None = None,
     modality: Modality | None = None,
     light: int = DEFAULT_LIGHT,

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.inspections import Inspection, Inspections
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
 from das3d.preparation import Statistics, Window, bounding_box
 from das3d.scan import Scan
+from das3d.service.inspections import Inspection, Inspections
 from das3d.streaming import read_map
 from das3d.surfaces import background_of, data_uri, surface_of
 
@@ -32,6 +32,14 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
     if not path.is_file():
         raise _gone(inspection)
     return path
+
+
+def map_of(inspections: Inspections, inspection: Inspection) -> NDArray[np.float32]:
+    """The anomaly map (H, W) of an inspection. Raises HTTPException: 404 where it is gone or damaged."""
+    try:
+        return read_map(map_file(inspections, inspection))
+    except DataError as error:
+        raise _gone(inspection) from error
 
 
 def scan_of(inspections: Inspections, inspection: Inspection) -> Scan:
@@ -55,7 +63,7 @@ def scan_of(inspections: Inspections, inspection: Inspection) -> Scan:
 
 def overlay_png(inspections: Inspections, inspection: Inspection, high: float) -> bytes:
     """The map as heat over the whole scan, strongest at `high`."""
-    anomaly = read_map(map_file(inspections, inspection))
+    anomaly = map_of(inspections, inspection)
     return _png(overlay(scan_of(inspections, inspection), anomaly, high))
 
 
@@ -66,7 +74,7 @@ def view(inspections: Inspections, inspection: Inspection, statistics: Statistic
     which thresholds often lie, keep their steps. The surface lies flat by the plane that `statistics` of the model tell of;
     None, where it is no more served: as seen from the camera.
     """
-    anomaly = read_map(map_file(inspections, inspection))
+    anomaly = map_of(inspections, inspection)
     scan = scan_of(inspections, inspection)
     window = window_of(anomaly)
     picture = scan.rgb if scan.rgb is not None else depth_picture(scan)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from das3d.benchmark.published import MEAN
 from das3d.cache import write_atomically
 from das3d.errors import explained
-from das3d.published import MEAN
 
 if TYPE_CHECKING:
-    from das3d.benchmark_tables import Row, Table
+    from das3d.benchmark.tables import Row, Table
 
 OURS = ("#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 PUBLISHED_MARKS = "sDv^<>ph*X"

@@ -17,13 +17,13 @@ import das3d
 from das3d.cache import write_atomically
 from das3d.console import percent
 from das3d.datacheck import DataCheck, median, pixel_pitch, suggested_size
+from das3d.datacheck.facts import Facts
+from das3d.datacheck.suspects import length
 from das3d.errors import DataError
-from das3d.facts import Facts
 from das3d.parts import Part
 from das3d.pictures import Image, Tile, contact_sheet, depth_picture, save_picture, shaded_relief
 from das3d.prepared import prepare_part
 from das3d.settings import settings_to_toml
-from das3d.suspects import length
 
 MOST_PARTS = 300  # on the sheet of all parts; of more, the suspects and an even choice of the others
 MOST_SUSPECTS = 60  # on the sheet of the oddest parts
@@ -88,6 +88,8 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
         rows.append(("depth range", f"{length(span)}; synthetic dents and bumps reach {length(low)} to {length(high)}"))
         if statistics.background == "plane":
             rows.append(("background", f"what lies within {length(statistics.distance)} of the plane"))
+        if statistics.background == "cleared":
+            rows.append(("background", "cleared away before: what has depth is taken for the part, with what it encloses"))
     return rows
 
 
@@ -127,7 +129,7 @@ def print_check(check: DataCheck) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False, markup=False)  # kinds may be called anything
     table = Table(box=box.SIMPLE_HEAD, show_header=False, title=f"{check.dataset.category}  ({check.dataset.layout})",
                   title_justify="left", padding=(0, 1))  # fmt: skip
     table.add_column(style="bold", no_wrap=True)
@@ -163,6 +165,8 @@ def write_check(check: DataCheck, folder: Path) -> None:
     save_picture(folder / "parts.png", parts_sheet(check))
     if check.suspects or oddest(check):
         save_picture(folder / "oddest.png", oddest_sheet(check))
+    else:
+        (folder / "oddest.png").unlink(missing_ok=True)  # that of a check before
 
 
 def as_json(check: DataCheck) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
-from das3d._service_app import make_app
-from das3d._service_gate import Limits
-from das3d._service_work import ServedModel, served_model
 from das3d.console import say, warn
 from das3d.detector import Detector, load, model_file
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.inspections import Inspections
 from das3d.preparation import PreparedScan, Window
+from das3d.service.app import make_app
+from das3d.service.gate import Limits
+from das3d.service.inspections import Inspections
+from das3d.service.work import ServedModel, served_model
 
 __all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
 
@@ -135,10 +135,9 @@ def _listen(host: str, port: int) -> socket.socket:
         if os.name != "nt":  # where it would let two services share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of names such as a..b
         if listener is not None:
             listener.close()
-        raise SettingsError(
-            f"--host {host} --port {port}: expected an address that is free, found: {error.strerror or error}"
-        ) from None
+        found = getattr(error, "strerror", None) or error
+        raise SettingsError(f"--host {host} --port {port}: expected an address that is free, found: {found}") from None
     return listener

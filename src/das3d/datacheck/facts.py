@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.alignment import Alignment, align
+from das3d.datacheck.alignment import Alignment, align
 from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.preparation import (
@@ -23,6 +23,7 @@ from das3d.preparation import (
     find_foreground,
     fit_background,
     fit_surface,
+    measured_outline,
     plane_depth,
     reaches_end,
 )
@@ -39,7 +40,6 @@ class Facts:
     Attributes:
         part: which.
         error: why it could not be read, else "". Nothing else is known then, except perhaps the distance.
-        unit_factor: by what its depth had to be multiplied to become readable at all; 1 for nearly all parts.
         size: height and width, pixels.
         missing: share of the frame without depth.
         ceiling: depth, metres, that many pixels share and that no other comes near: perhaps a number for "not measured".
@@ -64,7 +64,6 @@ class Facts:
 
     part: Part
     error: str = ""
-    unit_factor: float = 1.0
     size: tuple[int, int] | None = None
     missing: float | None = None
     ceiling: float | None = None
@@ -99,8 +98,7 @@ def facts_of(part: Part, settings: PreparationSettings, *, runs_out: bool = Fals
     try:
         return measured(part, part.read(), settings, runs_out=runs_out)
     except DataError as error:
-        factor, distance = _in_a_smaller_unit(part)
-        return Facts(part, error=str(error).replace("\n", "; "), unit_factor=factor, distance=distance)
+        return Facts(part, error=str(error).replace("\n", "; "), distance=_beyond_reading(part))
 
 
 def measured(part: Part, scan: Scan, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
@@ -114,10 +112,10 @@ def measured(part: Part, scan: Scan, settings: PreparationSettings, *, runs_out:
     return facts
 
 
-def _in_a_smaller_unit(part: Part) -> tuple[float, float | None]:
-    # A file in millimetres among files in metres is refused as too far away; what it would be is worth knowing.
+def _beyond_reading(part: Part) -> float | None:
+    # A file in millimetres among files in metres is refused as too far away; how far it says to be is worth knowing.
     if part.depth is None:
-        return 1.0, None
+        return None
     for factor in (1e-3, 1e-6):
         form = part.depth_format
         scaled = replace(part, depth_format=replace(form, scale=form.scale * factor)) if form else part
@@ -126,8 +124,8 @@ def _in_a_smaller_unit(part: Part) -> tuple[float, float | None]:
         except DataError:
             continue
         if scan.depth is not None and scan.valid is not None:
-            return factor, float(np.median(scan.depth[scan.valid])) / factor
-    return 1.0, None
+            return float(np.median(scan.depth[scan.valid])) / factor
+    return None
 
 
 def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out: bool) -> tuple[Facts, Mask]:
@@ -137,6 +135,8 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     if fit is not None:
         distance = background_distance(fit, settings)
         foreground = find_foreground(scan.depth, scan.valid, fit.plane, distance, runs_out=runs_out)
+    elif (outline := measured_outline(scan.valid)) is not None:
+        foreground = outline
     plane = fit.plane if fit is not None else fit_surface(scan.depth, scan.valid)
     relief = scan.depth - plane_depth(plane, scan.size)
     surface = foreground & scan.valid

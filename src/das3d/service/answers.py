@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from das3d.inspections import Inspection
+from das3d.service.inspections import Inspection
 
 # What a demo part got (its missing rib), so that the description shows what the service says.
 REGION = {

@@ -138,10 +138,10 @@ def open_exported(file: Path, device: str = "auto", engine: str = "auto") -> Exp
         raise ModelError(f"{file}: expected engine {can} for such a file, found {engine!r}")
     with explained(f"{file}: an exported model"):
         if engine == "openvino" or (engine == "auto" and not (onnx and _prefers_onnxruntime(device))):
-            from das3d.openvino_engine import OpenVinoEngine
+            from das3d.engines.openvino_engine import OpenVinoEngine
 
             return OpenVinoEngine(file, device)
-        from das3d.onnx_engine import OnnxRuntimeEngine
+        from das3d.engines.onnx_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(file, device)
 
@@ -151,7 +151,7 @@ def _prefers_onnxruntime(device: str) -> bool:
         return True
     if device != "auto" or not installed("onnxruntime"):
         return False
-    from das3d.onnx_engine import has_cuda
+    from das3d.engines.onnx_engine import has_cuda
 
     return has_cuda()
 

@@ -18,7 +18,7 @@ from typing import Any
 from das3d.cache import write_atomically
 from das3d.choices import Modality
 from das3d.console import say
-from das3d.datasets import find_categories, find_dataset
+from das3d.datasets import expect_outside, find_categories, find_dataset
 from das3d.detector import MODEL_FILE, load
 from das3d.errors import DataError, SettingsError, one_line
 from das3d.evaluation import evaluate
@@ -28,6 +28,7 @@ from das3d.run import differences, train
 from das3d.settings import Settings, flatten, settings_from_dict
 
 RECIPE_FILE = "benchmark.json"
+NOT_RUN = "not run yet"  # the error of a run that nobody has begun
 METRICS_FILE = "metrics.json"
 ERROR_FILE = "error.txt"
 
@@ -156,9 +157,12 @@ def benchmark(plan: Plan, *, cluster: Any = None) -> list[Outcome]:
 
     Raises:
         SettingsError: the folder holds a benchmark of another recipe.
+        DataError: the folder lies in the data.
     """
-    from das3d import benchmark_tables as tables
+    from das3d.benchmark import tables
 
+    for category in plan.categories:
+        expect_outside(plan.out, plan.data, category)
     known = _keep_recipe(plan)
     todo = [run for run in plan.runs() if not run.finished]
     count = len(plan.runs())
@@ -208,7 +212,7 @@ def outcome_of(run: Run) -> Outcome:
     if run.finished:
         return Outcome(run, json.loads(file.read_text(encoding="utf-8")))
     failed = run.folder / ERROR_FILE
-    return Outcome(run, error=failed.read_text(encoding="utf-8").split("\n", 1)[0] if failed.is_file() else "not run yet")
+    return Outcome(run, error=failed.read_text(encoding="utf-8").split("\n", 1)[0] if failed.is_file() else NOT_RUN)
 
 
 def _failed(run: Run, line: str, details: str) -> Outcome:

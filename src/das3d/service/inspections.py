@@ -52,6 +52,7 @@ from sqlalchemy.types import TypeDecorator
 from das3d.errors import SettingsError, one_line
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
+STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of the tables
@@ -294,7 +295,7 @@ def _connect(folder: Path, url: str | None) -> Engine:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingsError(f"database: expected SQLite or PostgreSQL, found {parsed.get_backend_name()}")
         knows_limit = parsed.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parsed.query
-        options = {"connect_timeout": CONNECT_SECONDS} if knows_limit else {}
+        options = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * STATEMENT_SECONDS} if knows_limit else {}
         engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
@@ -302,8 +303,7 @@ def _connect(folder: Path, url: str | None) -> Engine:
         raise SettingsError(
             f"database: expected the driver {error.name}, found it not installed: pip install das3d[postgres]"
         ) from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "connect", _set_up_sqlite if engine.dialect.name == "sqlite" else _set_up_postgresql)
     return engine
 
 
@@ -311,6 +311,12 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     # Readers never wait for the writer, and a commit is on the disk when it returns.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
         connection.cursor().execute(f"PRAGMA {pragma}")
+
+
+def _set_up_postgresql(connection: Any, _: Any) -> None:
+    # As an option of the connection, some poolers in between would refuse it.
+    connection.cursor().execute(f"SET statement_timeout = {1000 * STATEMENT_SECONDS}")
+    connection.commit()
 
 
 def _sweep(incoming: Path) -> None:

@@ -2,7 +2,7 @@
 
 The camera looks at the middle of a tilted table. Its frame: x right, y down, z away from it. A point (X, Y, h), h above
 the table, is at ``(X, cos t Y + sin t h, sin t Y - cos t h + DISTANCE)`` there, with t = `TILT`. Lengths are
-millimetres, as in `das3d._demo_part`, until `sense` writes metres.
+millimetres, as in `das3d.demo.part`, until `sense` writes metres.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from das3d._demo_part import CELLS, PITCH, Bools, Floats, Surface, floats
+from das3d.demo.part import CELLS, PITCH, Bools, Floats, Surface, floats
 from das3d.scan import Camera
 
 DISTANCE = 450.0

@@ -20,12 +20,12 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.staticfiles import StaticFiles
 
 import das3d
-from das3d._service_answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
-from das3d._service_gate import Gate, Limits
-from das3d._service_views import map_file, overlay_png, view
-from das3d._service_work import ServedModel, Service
 from das3d.errors import one_line
-from das3d.inspections import Inspections, Verdict
+from das3d.service.answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
+from das3d.service.gate import Gate, Limits
+from das3d.service.inspections import Inspections, Verdict
+from das3d.service.views import map_file, overlay_png, view
+from das3d.service.work import ServedModel, Service
 from das3d.surfaces import import_map, read_asset
 
 log = logging.getLogger("das3d.service")

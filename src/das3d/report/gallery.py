@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d._evaluated import Evaluation, Row, map_files
 from das3d.console import progress
 from das3d.detector import Detector
 from das3d.parts import Part
 from das3d.pictures import Image, depth_picture, grey, outlined, overlay
 from das3d.preparation import PreparedScan, prepare
+from das3d.report.evaluated import Evaluation, Row, map_files
 from das3d.scan import Mask, Scan
 from das3d.streaming import picture_scale, read_map
 from das3d.surfaces import background_of, data_uri, surface_of

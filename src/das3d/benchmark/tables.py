@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from das3d.benchmark import NOT_RUN
+from das3d.benchmark.published import MEAN, OTHER, Published, published_for
 from das3d.cache import write_atomically
-from das3d.console import duration, warn
+from das3d.console import duration, figure, sizes_text, warn
 from das3d.errors import MissingPackageError
 from das3d.metrics import FIGURES
-from das3d.published import MEAN, OTHER, Published, published_for
-from das3d.settings import Settings, flatten, make_settings
+from das3d.settings import Settings
 
 if TYPE_CHECKING:
     from das3d.benchmark import Outcome, Plan
@@ -107,6 +108,7 @@ def make_tables(plan: Plan, outcomes: Sequence[Outcome]) -> list[Table]:
     variants = {variant.name: variant for variant in plan.variants}
     names = list(dict.fromkeys(outcome.run.variant for outcome in outcomes))
     known = _published(outcomes)
+    presets = {outcome.run.variant: outcome.metrics["preset"] for outcome in outcomes if outcome.metrics}
     tables = []
     for metric in FIGURES:
         for modality in modalities:
@@ -119,7 +121,9 @@ def make_tables(plan: Plan, outcomes: Sequence[Outcome]) -> list[Table]:
                         value = outcome.metrics[metric]
                         values[run.category] |= {} if value is None else {run.seed: value}
                 found = variants[name].published.get(metric) if name in variants else None
-                rows.append(_our_row(f"das3d, {name or plan.variants[0].settings.preset}", values, found))
+                rows.append(
+                    _our_row(f"das3d, {name or presets.get(name, plan.variants[0].settings.preset)}", values, found)
+                )
             if known is not None:
                 rows += [_published_row(*row, categories) for row in known.rows(metric, modality).items()]
             complete = known is not None and set(known.test) == set(categories)
@@ -157,7 +161,7 @@ def in_short(outcome: Outcome) -> str:
     """One line about a run."""
     if outcome.metrics is None:
         return f"failed: {outcome.error}"
-    shown = ", ".join(f"{FIGURES[name]} {_digits(outcome.metrics[name])}" for name in ("i_auroc", "p_auroc", "aupro_30"))
+    shown = ", ".join(f"{FIGURES[name]} {figure(outcome.metrics[name])}" for name in ("i_auroc", "p_auroc", "aupro_30"))
     return f"{shown}; trained {outcome.metrics['training']['minutes']:.1f} min"
 
 
@@ -204,7 +208,7 @@ def _conditions(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
     lines.append("- ours: mean over seeds ± sample standard deviation; - where nothing has been found or published")
     sizes = sorted({tuple(size) for outcome in finished for size in outcome.metrics["map_size"]})  # type: ignore[index]
     if sizes:
-        lines.append(f"- maps are compared with the ground truth at the parts' own size: {_sizes(sizes)}")
+        lines.append(f"- maps are compared with the ground truth at the parts' own size: {sizes_text(sizes)}")
     budget = f"{duration(plan.budget)} for each run" if plan.budget else "as many iterations as the settings say"
     lines.append(f"- training: {budget}")
     for variant in plan.variants:
@@ -218,10 +222,8 @@ def _conditions(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _settings_in_words(settings: Settings) -> str:
-    preset = flatten(make_settings(settings.preset).model_dump())
-    mine = flatten(settings.model_dump(exclude={"modality", "seed"}))
-    changed = [f"{name}={json.dumps(value)}" for name, value in mine.items() if preset[name] != value]
-    return f"preset {settings.preset}" + (f", {', '.join(changed)}" if changed else "")
+    changed = "".join(f", {name}={json.dumps(value)}" for name, value, _ in settings.changed())
+    return f"preset {settings.preset}{changed}"
 
 
 def _markdown_table(table: Table) -> list[str]:
@@ -256,11 +258,11 @@ def _run_lines(outcomes: Sequence[Outcome]) -> list[str]:
     for outcome in outcomes:
         metrics = outcome.metrics
         if metrics is None:
-            cells = ["not run yet" if outcome.error == "not run yet" else f"failed: {outcome.error}"]
+            cells = [NOT_RUN if outcome.error == NOT_RUN else f"failed: {outcome.error}"]
             cells += [""] * (len(FIGURES) + 3)
         else:
             facts = metrics["training"]
-            cells = ["finished", *(_digits(metrics[name]) for name in FIGURES)]
+            cells = ["finished", *(figure(metrics[name]) for name in FIGURES)]
             cells += [
                 f"{metrics['n_good']} + {metrics['n_defective']}",
                 f"{facts['minutes']:.1f}",
@@ -279,11 +281,11 @@ def _cells(table: Table) -> Iterable[dict[str, Any]]:
     for row in table.rows:
         source = "this benchmark" if row.ours else "published"
         figures = [*row.figures.items(), *([(MEAN, row.mean)] if table.has_mean else [])]
-        for category, figure in figures:
-            if figure is not None:
-                deviation = "" if figure.deviation is None else f"{figure.deviation:.4f}"
-                digits = f"{figure.mean:.4f}" if row.ours else f"{figure.mean:.3f}"
-                values = (table.modality, row.name, source, category, digits, deviation, figure.count if row.ours else "")
+        for category, mean in figures:
+            if mean is not None:
+                deviation = "" if mean.deviation is None else f"{mean.deviation:.4f}"
+                digits = f"{mean.mean:.4f}" if row.ours else f"{mean.mean:.3f}"
+                values = (table.modality, row.name, source, category, digits, deviation, mean.count if row.ours else "")
                 yield dict(zip(_CELLS, values, strict=True))
         if row.published is not None:
             values = (table.modality, row.name, "published for such a variant", MEAN, f"{row.published:.3f}", "", "")
@@ -299,7 +301,8 @@ def _run_row(outcome: Outcome) -> dict[str, Any]:
     return row | {
         **{name: "" if metrics[name] is None else f"{metrics[name]:.6f}" for name in FIGURES},
         "state": "finished", "protocol": protocol_of(outcome), "test_good": metrics["n_good"],
-        "test_defective": metrics["n_defective"], "training_parts": facts["parts"], "map_size": _sizes(metrics["map_size"]),
+        "test_defective": metrics["n_defective"], "training_parts": facts["parts"],
+        "map_size": sizes_text(metrics["map_size"]),
         **{name: facts[name] for name in RUN_COLUMNS if name in facts},
     }  # fmt: skip
 
@@ -310,7 +313,7 @@ def _note(outcomes: Sequence[Outcome]) -> str:
 
 
 def _draw(out: Path, tables: Sequence[Table], note: str) -> list[str]:
-    from das3d.benchmark_picture import draw
+    from das3d.benchmark.picture import draw
 
     names = []
     for metric in FIGURES:
@@ -331,11 +334,3 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def _sizes(sizes: Iterable[Sequence[int]]) -> str:
-    return ", ".join(f"{width} x {height}" for height, width in sizes)
-
-
-def _digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -74,7 +74,7 @@ def save_upload(folder: Path, part: str | None, rgb: UploadFile | None, depth: U
 
 
 def read_upload(upload: Upload, depth_format: DepthFormat | None, most_pixels: int) -> Scan:
-    """The scan in an upload. Its name is that of the part.
+    """The scan in an upload. Its name is the path of its file, which `in_clients_words` takes out of messages.
 
     Raises:
         HTTPException: 413 where it has too many pixels; 422, and what is wrong, where it cannot be read.

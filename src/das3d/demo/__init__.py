@@ -18,9 +18,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from das3d._demo_camera import Light, changed, draw_light, look, meet, sense
-from das3d._demo_defects import DEFECTS
-from das3d._demo_part import Surface, draw_part, surface_of
+from das3d.demo.camera import Light, changed, draw_light, look, meet, sense
+from das3d.demo.defects import DEFECTS
+from das3d.demo.part import Surface, draw_part, surface_of
 from das3d.errors import DataError
 
 CATEGORY = "moulded_cover"

@@ -18,29 +18,27 @@ from typing import Any
 import numpy as np
 
 import das3d
-from das3d import _charts as charts
-from das3d._evaluated import (
-    FALSE_ALARM,
-    FOUND,
-    MISSED,
-    PASSED,
-    Evaluation,
-    figure,
-    find_parts,
-    map_files,
-    read_evaluation,
-    stale,
-)
-from das3d._gallery import Card, make_cards, shrunk
 from das3d.cache import write_atomically
-from das3d.console import duration, percent, progress
+from das3d.console import duration, figure, percent, progress
 from das3d.detector import Detector
 from das3d.errors import DataError, explained
 from das3d.evaluation import LazyMaps, LazyMasks
 from das3d.files import read_rgb
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
 from das3d.parts import Part
-from das3d.settings import Settings, flatten, make_settings
+from das3d.report import charts
+from das3d.report.evaluated import (
+    FALSE_ALARM,
+    FOUND,
+    MISSED,
+    PASSED,
+    Evaluation,
+    evaluated_parts,
+    map_files,
+    read_evaluation,
+    stale,
+)
+from das3d.report.gallery import Card, make_cards, shrunk
 from das3d.streaming import picture_scale
 from das3d.surfaces import data_uri, import_map, read_asset
 
@@ -70,7 +68,7 @@ def make_report(detector: Detector, run: Path, out: Path, *, data: Path | None =
         "title": detector.training.get("category", run.name),
         "run": run,
         "about": about_run(detector, evaluation),
-        "changed": changed_settings(detector.settings),
+        "changed": detector.settings.changed(),
         "promises": detector.threshold.explain() if detector.threshold else [],
         "evaluation": evaluation,
         "losses": losses_chart(run / "losses.csv"),
@@ -79,7 +77,7 @@ def make_report(detector: Detector, run: Path, out: Path, *, data: Path | None =
         "left_out": 0,
     }
     if evaluation is not None:
-        parts = find_parts(detector, evaluation, data)
+        parts = evaluated_parts(detector, evaluation, data)
         context |= {
             "histogram": score_histogram(evaluation),
             "roc": roc_chart(evaluation),
@@ -134,17 +132,6 @@ def about_run(detector: Detector, evaluation: Evaluation | None) -> list[tuple[s
         ("Machine", f"{training.get('machine', 'unknown')} ({training.get('device', 'unknown device')})"),
         ("Versions", f"das3d {training.get('das3d', '?')}, PyTorch {training.get('torch', '?')}"),
     ]  # fmt: skip
-
-
-def changed_settings(settings: Settings) -> list[tuple[str, Any, Any]]:
-    """Settings that differ from those of the preset: name, value, the preset's value."""
-    standard = flatten(make_settings(settings.preset).model_dump(mode="json"))
-    chosen = flatten(settings.model_dump(mode="json"))
-    return [
-        (name, chosen.get(name, "-"), standard.get(name, "-"))
-        for name in dict.fromkeys([*chosen, *standard])
-        if chosen.get(name) != standard.get(name) and name not in ("preset", "modality", "seed")
-    ]
 
 
 def kinds_table(evaluation: Evaluation) -> list[dict[str, Any]]:

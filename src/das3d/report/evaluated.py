@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from das3d.datasets import DepthFormat, find_dataset, folder_of
+from das3d.console import figure
+from das3d.datasets import find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
+from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.regions import Region
 from das3d.streaming import output_files, output_names, reading_of
@@ -107,7 +109,7 @@ def row_of(values: Mapping[str, str], limit: float | None, regions: tuple[Region
     return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None, regions)
 
 
-def find_parts(detector: Detector, evaluation: Evaluation, data: Path | None) -> dict[str, Part]:
+def evaluated_parts(detector: Detector, evaluation: Evaluation, data: Path | None) -> dict[str, Part]:
     """The evaluated parts on disk, by id.
 
     Raises:
@@ -146,8 +148,3 @@ def stale(detector: Detector, evaluation: Evaluation) -> Iterator[str]:
         yield "The model has been trained again since this evaluation; run das3d evaluate again."
     elif now != evaluation.threshold:
         yield f"The threshold is {figure(now)} now and was {figure(evaluation.threshold)} here; run das3d evaluate again."
-
-
-def figure(value: float | None) -> str:
-    """A score or a figure for people."""
-    return "-" if value is None else f"{value:.3f}"

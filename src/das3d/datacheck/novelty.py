@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.datacheck.twins import distances
 from das3d.preparation import Floats, PreparedScan
 from das3d.scan import Mask
 
@@ -110,10 +111,8 @@ def _alike(looks: Sequence[Look]) -> NDArray[np.int64]:
         for look in looks
     ]  # fmt: skip
     rows = np.stack([thumbnail.ravel() for thumbnail in thumbnails]).astype(np.float64)
-    squares = (rows**2).sum(axis=1)
-    distance = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
-    np.fill_diagonal(distance, np.inf)
-    return np.argsort(distance, axis=1)[:, : min(ALIKE, len(looks) - 1)]
+    most = min(ALIKE, len(looks) - 1)
+    return np.concatenate([np.argsort(block, axis=1)[:, :most] for _, block in distances(rows)])
 
 
 def _usual_difference(looks: Sequence[Look], alike: NDArray[np.int64], feature: Feature) -> NDArray[np.float32]:

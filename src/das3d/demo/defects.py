@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d._demo_part import (
+from das3d.demo.part import (
     BOSS,
     BOSS_RADIUS,
     CELLS,

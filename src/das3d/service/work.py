@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 from fastapi import HTTPException, UploadFile
 
 import das3d
-from das3d._service_answers import ModelAnswer
-from das3d._service_batches import Batches
-from das3d._service_gate import Limits, Metrics
-from das3d._service_uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.detector import Detector, Prediction
 from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat, Size
-from das3d.inspections import Inspection, Inspections, Verdict
 from das3d.preparation import PreparedScan, Statistics, prepare
+from das3d.service.answers import ModelAnswer
+from das3d.service.batches import Batches
+from das3d.service.gate import Limits, Metrics
+from das3d.service.inspections import Inspection, Inspections, Verdict
+from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class Service:
         self.batches = Batches(limits.batch, self.metrics.batch.observe)
         self._readers = ThreadPoolExecutor(limits.readers, "das3d reader")
         self._writers = ThreadPoolExecutor(4, "das3d writer")
+        self._folders = ThreadPoolExecutor(1, "das3d folders")  # which must not wait for a database that hangs
         # Threads of their own for those who look and those who ask how it goes: the line does not wait for them.
         self._viewers = ThreadPoolExecutor(limits.readers, "das3d viewer")
         self._probe = ThreadPoolExecutor(1, "das3d probe")
@@ -92,13 +93,19 @@ class Service:
     async def inspect(
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
     ) -> Inspection:
-        """Read, score and record one part, in this order; when this returns, the verdict is in the database."""
+        """Read, score and record one part, in this order; when this returns, the verdict is in the database.
+
+        What takes too long before its recording has begun is given up and leaves nothing. Once that has begun it is waited
+        for, so that a client who is told to come again never doubles a row.
+        """
         told = _depth_format(unit)
         depth_format = told.over(served.depth_format) if told else served.depth_format
         at, begun = datetime.now(UTC), time.perf_counter()
-        folder = await self._in(self._writers, self.inspections.new_folder)
+        deadline = asyncio.get_running_loop().time() + self.limits.seconds
+        folder = await self._in(self._folders, self.inspections.new_folder)
+        recording: Future[None] | None = None
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout_at(deadline):
                 with self.metrics.stage_seconds.labels("read").time():
                     upload, scan, size = await self._in(
                         self._readers, _take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth
@@ -108,12 +115,18 @@ class Service:
             seconds = time.perf_counter() - begun
             row = _row(served, upload, size, depth_format, prediction, at, seconds)
             with self.metrics.stage_seconds.labels("record").time():
-                await self._in(self._writers, self._record, folder, row, prediction)
+                recording = self._writers.submit(self._record, folder, row, prediction)
+                recorded = asyncio.wrap_future(recording)
+                await asyncio.wait([recorded], timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
+                if recording.cancel():  # it had not begun
+                    raise TimeoutError
+                await recorded
         except TimeoutError:
             detail = f"this inspection took longer than {self.limits.seconds:g} s; try again"
             raise HTTPException(503, detail, {"Retry-After": "5"}) from None
         finally:
-            await self._in(self._writers, self.inspections.forget, folder)
+            if recording is None or recording.cancelled():
+                await self._in(self._folders, self.inspections.forget, folder)
         self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
         self.metrics.scores.labels(served.name).observe(row.score)
         return row
@@ -173,16 +186,20 @@ class Service:
         self._viewers.shutdown()
         self.batches.close()
         self._writers.shutdown()
+        self._folders.shutdown()
         self._probe.shutdown(wait=False)
         self.inspections.close()
 
     def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:
-        save_map(folder / row.map, prediction.map)
-        if not self.keep_scans:
-            for name in filter(None, (row.rgb, row.depth)):
-                (folder / name).unlink()
-            row.rgb = row.depth = None
-        self.inspections.record(folder, row)
+        try:
+            save_map(folder / row.map, prediction.map)
+            if not self.keep_scans:
+                for name in filter(None, (row.rgb, row.depth)):
+                    (folder / name).unlink()
+                row.rgb = row.depth = None
+            self.inspections.record(folder, row)
+        finally:
+            self.inspections.forget(folder)  # in this thread, as nobody else may touch it before it has come to its place
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args))

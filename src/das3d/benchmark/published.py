@@ -46,7 +46,7 @@ class Published:
 @cache
 def published_for(layout: str) -> Published | None:
     """The figures for a data set in this layout ("mvtec3d", "eyecandies"), None where the paper has none."""
-    text = resources.files("das3d").joinpath("published.toml").read_text(encoding="utf-8")
+    text = resources.files("das3d.benchmark").joinpath("published.toml").read_text(encoding="utf-8")
     known = tomllib.loads(text)
     if layout not in known or layout == "source":
         return None

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.facts import Facts
+from das3d.console import percent
+from das3d.datacheck.facts import Facts
 from das3d.scan import another_unit
 
 FALSE_SUSPECTS = 0.5  # parts of a sound set that may be called suspects, on average over all checks
@@ -167,10 +168,6 @@ def _exp(show: Callable[[float], str]) -> Callable[[float], str]:
     return lambda value: show(math.exp(value))
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
-
-
 FIT_STEP = 0.02  # of a correlation
 ONE_PERCENT = math.log(1.01)
 
@@ -189,7 +186,7 @@ CHECKS = (
           "another product, or lying on another side"),
     Check("distance of the frame", _of("distance", log=True), math.log(1.002), "both", _exp(length),
           "camera or table were moved"),
-    Check("missing points on the part", _of("missing_on_part"), 0.005, "high", _share,
+    Check("missing points on the part", _of("missing_on_part"), 0.005, "high", percent,
           "something shiny, dark or in the way"),
     Check("noise of the plane", _of("plane_noise", log=True), math.log(1.05), "high", _exp(length),
           "an uneven table, or a disturbed scan"),
