@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 from collections import Counter
@@ -635,6 +636,15 @@ def test_good_parts_under_another_name_are_pointed_at(tmp_path: Path, name: str)
         find_dataset(tmp_path / "parts")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for a right to make links")
+def test_a_category_is_called_as_its_folder_even_where_that_is_a_link(tmp_path: Path) -> None:
+    mvtec3d(tmp_path / "store" / "objects_01")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "bolt").symlink_to(tmp_path / "store" / "objects_01")
+    assert find_dataset(tmp_path / "data" / "bolt").category == "bolt"
+    assert find_dataset(tmp_path / "data", "bolt").parts == find_dataset(tmp_path / "data" / "bolt", "bolt").parts
+
+
 def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
     own_data(tmp_path / "own")
     mvtec3d(tmp_path / "many" / "bolt")
@@ -646,6 +656,7 @@ def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
         (tmp_path / "own", tmp_path / "own", None),
         (tmp_path / "many" / "bolt" / "test" / "run", tmp_path / "many", "bolt"),
         (tmp_path / "many" / "nut" / ".." / "bolt" / "train", tmp_path / "many" / "bolt", None),
+        (tmp_path / "many" / "bolt" / "test" / "found", tmp_path / "many" / "bolt" / "test" / "good", None),
         (plain / "out", plain, None),
         (plain, plain, None),
     ):
@@ -655,6 +666,7 @@ def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
         (tmp_path / "runs" / "a", tmp_path / "own", None),
         (tmp_path / "many" / "runs", tmp_path / "many", "bolt"),
         (tmp_path / "many" / "bolt" / "runs" / "a", tmp_path / "many", "bolt"),  # beside train and test
+        (tmp_path / "many" / "bolt" / "runs" / "a", tmp_path / "many" / "bolt" / "test" / "good", None),
         (tmp_path / "own2", tmp_path / "own", None),
     ):
         expect_outside(out, root, category)

@@ -20,11 +20,12 @@ from tiny import SIZE, copy_category, das3d
 from das3d.datasets import find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
+from das3d.engines import BATCH
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
-from das3d.streaming import AHEAD, BATCH, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
+from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
 
 Runs = Callable[..., Path]
 

@@ -211,10 +211,28 @@ def test_resume_keeps_the_precision_of_the_run(tiny_data: Path, tmp_path: Path) 
 
 def test_resume_without_a_run_begins_one(tiny_data: Path, tmp_path: Path) -> None:
     settings = make_settings("demo", changes=[*CHANGES, "training.iterations=1"])
-    assert train(tiny_data, tmp_path / "new", settings=settings, resume=True, device="cpu").training["iterations"] == 1
+    assert train(tiny_data, tmp_path / "new", settings=settings, resume=True, device="cpu:0").training["iterations"] == 1
     changes = [word for change in [*CHANGES, "training.iterations=1"] for word in ("--set", change)]
     result = das3d("train", tiny_data, "--out", tmp_path / "other", "--preset", "demo", *changes, "--resume")
     assert f"{tmp_path / 'other'}: no checkpoint there, so a new training begins\n" in result.stdout
+
+
+def test_resume_without_a_run_begins_none_among_the_parts(tiny_data: Path) -> None:
+    out = tiny_data / CATEGORY / "test" / "run"
+    with pytest.raises(DataError, match="expected a folder outside the data to write to"):
+        train(tiny_data, out, resume=True, device="cpu")
+    assert not out.exists()
+
+
+def test_a_device_without_memory_is_told_in_a_line(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nand so on")
+
+    monkeypatch.setattr("das3d.run.train", full)
+    result = das3d("train", tiny_data, "--out", tmp_path / "run")
+    assert result.exit_code == 1 and result.stderr.startswith("error: the device has too little memory; a smaller")
 
 
 def test_a_numbered_device_is_one(tiny_data: Path, tmp_path: Path) -> None:

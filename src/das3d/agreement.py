@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from das3d.datasets import find_folder, folder_of
 from das3d.detector import Detector
+from das3d.engines import BATCH, in_batches
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window
 from das3d.prepared import prepare_part
 from das3d.streaming import reading_of
-
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def compute(detector: Detector, scans: Sequence[PreparedScan]) -> Computed:
     """Scores and maps on the networks' own grid, in batches of `BATCH`; the time does not count what warms up."""
     detector.run(scans[:BATCH])
     begun = time.perf_counter()
-    outputs = [detector.run(batch) for batch in batches(scans)]
+    outputs = [detector.run(batch) for batch in in_batches(scans)]
     ms = (time.perf_counter() - begun) / len(scans) * 1000
     return Computed(np.concatenate([o.score for o in outputs]), np.concatenate([o.map for o in outputs]), ms)
 
@@ -71,12 +70,6 @@ def agreement(exported: Detector, scans: Sequence[PreparedScan], trained: Comput
         None if exported.threshold is None else changed,
         round(found.ms, 2),
     )
-
-
-def batches(scans: Sequence[PreparedScan]) -> Iterator[Sequence[PreparedScan]]:
-    """The scans, `BATCH` at a time."""
-    for start in range(0, len(scans), BATCH):
-        yield scans[start : start + BATCH]
 
 
 # ------------------------------------------------------------------------------------------- parts

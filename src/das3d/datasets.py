@@ -165,18 +165,18 @@ def expect_outside(out: Path, root: Path | str, category: str | None = None) -> 
 
     Raises:
         DataError: `out` is, or lies in, the folder of the category or a plain folder of parts. Beside train, validation and
-            test there is room.
+            test there is room. The same of the data set that `root` may be a folder of, such as ``gear/test/dent``.
     """
     root = Path(root)
     there = find_categories(root)
     folder = (root if _layout_of(root) or not there else root / (category or there[0])).resolve()
     target = out.resolve()
-    if folder not in (target, *target.parents):
-        return
-    splits = splits_in(folder)
-    inside = target.relative_to(folder).parts
-    if not splits or not inside or inside[0] in splits:
-        raise DataError(f"{out}: expected a folder outside the data to write to (--out), found one in {folder}")
+    around = [place for place in list(folder.parents)[:2] if splits_in(place) and _layout_of(place)]
+    for place in (folder, *around):
+        if place in (target, *target.parents):
+            splits, inside = splits_in(place), target.relative_to(place).parts
+            if not splits or not inside or inside[0] in splits:
+                raise DataError(f"{out}: expected a folder outside the data to write to (--out), found one in {place}")
 
 
 def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:

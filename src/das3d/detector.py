@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 import das3d
 from das3d.cache import write_atomically
-from das3d.engines import EXPORTED, Engine, EngineOutput, batch_of, open_exported
+from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, in_batches, open_exported
 from das3d.errors import ModelError, SettingsError, explained
 from das3d.files import DepthFormat
 from das3d.preparation import PreparedScan, Statistics, prepare
@@ -114,10 +113,13 @@ class Detector:
             depth = None  # which the model never looks at
         return next(self.predict_scans([scan_from_arrays(rgb, depth, unit=unit, camera=camera, name=name)]))
 
-    def predict_scans(self, scans: Iterable[Scan], batch: int = 8) -> Iterator[Prediction]:
-        """Score scans one batch at a time, in their order; no more than a batch is held."""
-        stream = iter(scans)
-        while chunk := list(islice(stream, batch)):
+    def predict_scans(self, scans: Iterable[Scan], batch: int = BATCH) -> Iterator[Prediction]:
+        """Score scans one batch at a time, in their order; no more than a batch is held.
+
+        Raises:
+            DataError: a scan cannot be prepared or judged; the predictions before it have been given.
+        """
+        for chunk in in_batches(scans, batch):
             ready = [prepare(scan, self.statistics, self.settings.preparation).judgeable for scan in chunk]
             yield from self.predict_prepared(ready)
 

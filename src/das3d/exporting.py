@@ -22,11 +22,11 @@ import onnx
 import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
-from das3d.agreement import Agreement, agreement, batches, compute, find_parts, made_up_parts, prepare_some
+from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
 from das3d.cache import write_atomically
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
-from das3d.engines import EXPORTED, OUTPUTS, batch_of, installed
+from das3d.engines import EXPORTED, OUTPUTS, batch_of, in_batches, installed
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
@@ -208,7 +208,7 @@ def _to_int8(detector: Detector, file: Path, good: Sequence[PreparedScan]) -> No
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = batches(good)
+            self.batches = in_batches(good)
 
         def get_next(self) -> dict[str, Any] | None:
             for scans in self.batches:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from das3d.cache import write_atomically
 from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
+from das3d.engines import BATCH, in_batches
 from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
-BATCH = 8
 CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
@@ -97,7 +97,7 @@ def inspect_parts(
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()
     with progress("inspecting", len(parts)) as step, ThreadPoolExecutor(max_workers=2) as pool:
-        for batch in _batches(_read_ahead(detector, parts, doubtful), BATCH):
+        for batch in in_batches(_read_ahead(detector, parts, doubtful)):
             ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
             predictions = iter(detector.predict_prepared(ready) if ready else [])
             for part, scan, prepared, error in batch:
@@ -264,14 +264,3 @@ def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _batches(stream: Iterator[Read], size: int) -> Iterator[list[Read]]:
-    batch: list[Read] = []
-    for item in stream:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

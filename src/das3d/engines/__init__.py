@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,16 @@ Floats = NDArray[np.float32]
 # The outputs of an exported graph in the order of EngineOutput; a repaired image is missing where its modality is not used.
 OUTPUTS = ("map", "score", "repaired_rgb", "repaired_depth")
 EXPORTED = (".onnx", ".xml")
+BATCH = 8  # parts that are computed at a time, where there are many
+
+T = TypeVar("T")
+
+
+def in_batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """The items in their order, up to `size` at a time; no more than these are held."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch
 
 
 @dataclass(frozen=True)
