@@ -657,6 +657,7 @@ def test_nothing_is_written_among_the_parts(tmp_path: Path) -> None:
         (tmp_path / "many" / "bolt" / "test" / "run", tmp_path / "many", "bolt"),
         (tmp_path / "many" / "nut" / ".." / "bolt" / "train", tmp_path / "many" / "bolt", None),
         (tmp_path / "many" / "bolt" / "test" / "found", tmp_path / "many" / "bolt" / "test" / "good", None),
+        (tmp_path / "own" / "found", tmp_path / "own" / "good", None),
         (plain / "out", plain, None),
         (plain, plain, None),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -565,6 +566,45 @@ def test_the_rest_of_a_part_at_the_end_of_the_frame_is_no_wall() -> None:
     prepared = prepare(scene.scan(), known, SETTINGS)
     shown = prepared.foreground.mean() * prepared.window.side**2 / scene.part.size
     assert shown == pytest.approx(scene.part.mean(), rel=0.05), "both pieces"
+
+
+@pytest.mark.parametrize("middle", [0.075, 0.008], ids=["boss", "pocket"])
+def test_what_belongs_to_a_part_that_runs_across_the_frame_is_not_told_from_it(middle: float) -> None:
+    rail = (
+        Box(-1, -0.03, -0.025, 0.025, 0.04), Box(0.03, 1, -0.025, 0.025, 0.04), Box(-0.03, 0.03, -0.025, -0.017, 0.04),
+        Box(-0.03, 0.03, 0.017, 0.025, 0.04), Box(-0.03, 0.03, -0.017, 0.017, middle),
+    )  # fmt: skip
+    scenes = [see(seed=seed, solids=rail, distance=0.4, tilt=0, roll=0) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert known.runs_out and known.area == pytest.approx(scenes[0].part.mean(), rel=0.1)
+
+
+def test_stray_points_are_no_part_before_a_wall() -> None:
+    known = measure([see(seed=seed).scan() for seed in range(3)], SETTINGS)
+    stray = np.zeros((150, 180), np.float32)
+    stray[70, 80:82] = 0.50, 0.55  # of a lens that is covered, for the rest
+    row = see(solids=()).depth.copy()
+    row[75] -= np.where(np.arange(180) % 2, 0.10, 0.16)  # a dead row
+    for depth in (stray, row):
+        with pytest.raises(DataError, match="expected a part more than"):
+            prepare(scan_from_arrays(see().rgb, depth), known, SETTINGS)
+
+
+def test_cleared_parts_of_any_size_are_prepared_alike_and_glare_clears_nothing() -> None:
+    rows, columns = np.indices((150, 180))
+    depth = 0.5 + 0.05 * np.sin(rows * columns)  # in which nothing is a plane
+
+    def cleared(share: float) -> Scan:
+        radii = np.hypot((rows - 74.5) / 75, (columns - 89.5) / 90)
+        return scan_from_arrays(see().rgb, np.where(radii < math.sqrt(share * 4 / math.pi), depth, 0))
+
+    known = measure([cleared(0.70)] * 4, SETTINGS)
+    assert known.background == "cleared"
+    assert prepare(cleared(0.77), known, SETTINGS).foreground.any(), "a little larger than those of training"
+    glare = scan_from_arrays(see().rgb, np.where(columns > 120 + 8 * np.sin(rows / 9), 0, depth))
+    view = scan_from_arrays(see().rgb, np.where((abs(rows - 75) < 50) & (abs(columns - 90) < 60), depth, 0))
+    for scan in (glare, view):
+        assert measure([scan] * 3, SETTINGS).background == "none", "which shows the part in RGB where depth is missing"
 
 
 def test_scans_whose_background_was_cleared_away_are_cut_out_by_what_was_measured() -> None:

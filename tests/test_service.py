@@ -246,9 +246,11 @@ def test_a_recording_that_has_begun_is_waited_for(
         return record(folder, row)
 
     monkeypatch.setattr(inspections, "record", slow)
+    deadline = time.monotonic() + 120
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, "/inspections", files=files_of(part))
         while not entered.wait(0.05):
+            assert time.monotonic() < deadline
             if waiting.done():  # a slow machine took too long before
                 waiting = pool.submit(client.post, "/inspections", files=files_of(part))
         time.sleep(1.5)  # longer than an inspection may take
@@ -262,8 +264,12 @@ def test_a_recording_that_has_begun_is_waited_for(
 def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Start, part: tuple[Path, Path]) -> None:
     client = start(limits=Limits(seconds=1))
     service, go = service_of(client), threading.Event()
-    busy = [service._writers.submit(go.wait, 60) for _ in range(4)]  # as with a database that hangs
-    refused(client.post("/inspections", files=files_of(part)), 503, "longer than 1 s")
+    busy = [service._writers.submit(go.wait, 300) for _ in range(4)]  # as with a database that hangs
+    deadline, waited = time.monotonic() + 120, 0
+    while not waited:  # a slow machine may take too long before
+        assert time.monotonic() < deadline
+        refused(client.post("/inspections", files=files_of(part)), 503, "longer than 1 s")
+        waited = service._writers._work_queue.qsize()
     go.set()
     assert all(one.result() for one in busy)
     assert client.get("/inspections").json()["total"] == 0

@@ -95,6 +95,13 @@ def test_tracker_that_fails_is_dropped_and_training_goes_on(tmp_path: Path, caps
     assert broken.told[-1] == ("close", True), "its run does not look as if it went on"
 
 
+def test_a_run_whose_end_cannot_be_told_is_not_called_failed() -> None:
+    broken = Broken()
+    with Tracking({"broken": broken}):
+        pass
+    assert broken.told == [("close", False)]
+
+
 def test_run_that_fails_is_closed_as_failed() -> None:
     notes = Notes()
     with pytest.raises(KeyboardInterrupt), Tracking({"notes": notes}):

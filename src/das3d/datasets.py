@@ -171,7 +171,8 @@ def expect_outside(out: Path, root: Path | str, category: str | None = None) -> 
     there = find_categories(root)
     folder = (root if _layout_of(root) or not there else root / (category or there[0])).resolve()
     target = out.resolve()
-    around = [place for place in list(folder.parents)[:2] if splits_in(place) and _layout_of(place)]
+    above = folder.parents[:2]
+    around = [place for place in above if _layout_of(place) and (splits_in(place) or place == folder.parent)]
     for place in (folder, *around):
         if place in (target, *target.parents):
             splits, inside = splits_in(place), target.relative_to(place).parts

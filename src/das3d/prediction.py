@@ -27,7 +27,8 @@ def predict_part(
 ) -> Inspected:
     """Score one part from its files and write scores, regions, its map (float TIFF) and its overlay (PNG) into `out`.
 
-    `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone.
+    `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone. `depth_format` tells how depth is read
+    where the data around the file does not declare it.
 
     Raises:
         DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one.
@@ -41,7 +42,7 @@ def predict_part(
             raise DataError(f"{out}: expected a folder where no file of the part lies (--out), found {file}")
     around = format_around(depth) if depth else None
     if around and depth_format:
-        warn(f"{depth}: dataset.yaml beside it declares how depth is read; --depth-unit is not used")
+        warn(f"{depth}: the data around it declares how depth is read, which is what counts")
     form = around or reading_of(detector, None, depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))

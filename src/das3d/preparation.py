@@ -24,6 +24,7 @@ from das3d.settings import PreparationSettings
 
 Floats = NDArray[np.float32]
 Plane = tuple[float, float, float]
+Box = tuple[int, int, int, int]  # first and one-past-last row, first and one-past-last column
 # How the part is told from what is around it: by a plane below it, by having depth at all, where somebody has cleared all
 # else away, or not, as it fills the frame.
 Background = Literal["plane", "cleared", "none"]
@@ -43,7 +44,10 @@ MEASURED = 0.7  # share of either side of the frame that was measured, where its
 MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
 LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
 STEP = 0.05  # of the distance: what stands before a wall ends in a step like that, and planes so far apart are two things
+ON_TABLE = 0.2  # share of the outline of what stands before a wall that the table shows along
 CLEARED = 0.75  # share of the frame; where the outline of what was measured has less, all but the part was cleared away
+ON_BORDER = 0.25  # share of the frame's border on which a part that is cut out by what was measured has depth at most
+RECTANGLE = 0.98  # share of its bounding box that an upright rectangle fills, pixels that were not measured aside
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
@@ -213,7 +217,7 @@ def find_foreground(
         return np.zeros_like(valid)
     # Many sensors measure nothing along the frame, so it ends where measured points do.
     first_row, end_row, first_column, end_column = ends = bounding_box(valid)
-    steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, labels, boxes, ends)
+    steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, valid, labels, boxes, ends)
     if steps.any():
         count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
     left, top, w, h, pixels = boxes[1:].T
@@ -228,8 +232,9 @@ def find_foreground(
         tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
         keep[pieces] = tops >= FLAT * tops[np.argmax(pixels[pieces])]
     surface = np.concatenate([[False], keep])[labels]
-    if steps.any():
-        surface |= steps & _morph(surface, cv2.MORPH_DILATE, 5)
+    if steps.any():  # of which those on the near side belong to the part
+        near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
+        surface |= steps & _morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
 
     outline = _filled(_morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
@@ -237,34 +242,54 @@ def find_foreground(
     return surface | (outline & ~table)
 
 
-def _steps_before_walls(depth: Depth, labels: NDArray[Any], boxes: NDArray[Any], ends: tuple[int, int, int, int]) -> Mask:
-    # What rises from one end of the frame to the other is a wall. Where depth jumps in it, along pixels (H, W) that this
-    # marks, something nearer stands before it.
+def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Box) -> Mask:
+    # What rises from one end of the frame to the other may be a wall. Where depth jumps in it, along the pixels (H, W) that
+    # this marks, something nearer stands before it, if that stands on the table too: a boss on a rail does not.
     first_row, end_row, first_column, end_column = ends
     steps = np.zeros(labels.shape, dtype=bool)
-    for label, (left, top, w, h, _) in enumerate(boxes[1:], start=1):
+    for label, (left, top, w, h, pixels) in enumerate(boxes[1:], start=1):
         across = left <= first_column and left + w >= end_column
         down = top <= first_row and top + h >= end_row
-        if across or down:
-            wall = labels == label
-            near = cv2.erode(np.where(wall, depth, np.float32(np.inf)), np.ones((3, 3)))
-            far = cv2.dilate(np.where(wall, depth, np.float32(0)), np.ones((3, 3)))
-            steps |= wall & (far - near > STEP * near)
+        if pixels < SMALLEST_PIECE or not (across or down):
+            continue
+        wall = labels == label
+        near = cv2.erode(np.where(wall, depth, np.float32(np.inf)), np.ones((3, 3)))
+        far = cv2.dilate(np.where(wall, depth, np.float32(0)), np.ones((3, 3)))
+        jumps = wall & (far - near > STEP * near)
+        count, pieces, places, _ = cv2.connectedComponentsWithStats((wall & ~jumps).astype(np.uint8), connectivity=8)
+        for piece in range(1, count):
+            left, top, w, h, pixels = places[piece]
+            inside = left > first_column and top > first_row and left + w < end_column and top + h < end_row
+            if inside and pixels >= SMALLEST_PIECE and _on_table(pieces == piece, valid & (labels == 0)):
+                steps |= jumps
     return steps
 
 
-def measured_outline(valid: Mask) -> Mask | None:
-    """The part (H, W) where depth (`valid`, (H, W)) was measured on it alone, as somebody has cleared all else away.
+def _on_table(piece: Mask, table: Mask) -> bool:
+    ring = _morph(piece, cv2.MORPH_DILATE, 3) & ~piece
+    return bool((ring & table).sum() >= ON_TABLE * ring.sum())
 
-    What the part encloses belongs to it. None where most of the frame was measured: then nothing tells the part.
-    """
+
+def measured_outline(valid: Mask) -> Mask | None:
+    """What was measured (`valid`, (H, W)) with what it encloses, specks aside; None where there is nothing but specks."""
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(valid.astype(np.uint8), connectivity=8)
     area = boxes[1:, cv2.CC_STAT_AREA]
     if count == 1 or area.max() < SMALLEST_PIECE:
         return None
     pieces = np.concatenate([[False], area >= 0.02 * area.max()])[labels]
-    outline = _filled(_morph(pieces, cv2.MORPH_CLOSE, 5))
-    return outline if outline.mean() < CLEARED else None
+    return _filled(_morph(pieces, cv2.MORPH_CLOSE, 5))
+
+
+def cleared_part(valid: Mask) -> Mask | None:
+    """The part (H, W) of a scan that has depth on it alone, as somebody has cleared all else away; None if it has not.
+
+    Depth on most of the frame, along its border, or on an upright rectangle, which is a sensor's field of view, is no sign.
+    """
+    outline, border = measured_outline(valid), _strip(valid.shape, 0, valid.shape[0], 0, valid.shape[1])
+    if outline is None or outline.mean() >= CLEARED or valid[border].mean() > ON_BORDER:
+        return None
+    top, bottom, left, right = bounding_box(outline)
+    return outline if outline[top:bottom, left:right].mean() < RECTANGLE else None
 
 
 def _filled(mask: Mask) -> Mask:
@@ -474,7 +499,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
     extent = _range_of(relative, scan.valid)
     parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, _grey_levels(scan, everything))}
-    if (outline := measured_outline(scan.valid)) is not None:
+    if (outline := cleared_part(scan.valid)) is not None:
         parts["cleared"] = _Part(_side(outline), float(outline.mean()), *extent, _grey_levels(scan, outline))
     fit = fit_background(scan.depth, scan.valid)
     distance = 0.0
@@ -546,7 +571,7 @@ def _median_plane(planes: list[Plane]) -> Plane:
     return float(a), float(b), float(c)
 
 
-def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+def bounding_box(mask: Mask) -> Box:
     """First and one-past-last row, first and one-past-last column of the True pixels; at least one must be."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -734,27 +759,23 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     if statistics.background != "plane":
         _expect_distance(scan.name, "the scene", statistics.scene, float(np.median(scan.depth[scan.valid])))
         level = plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else np.float32(0)
-        if statistics.background == "cleared":
-            if (outline := measured_outline(scan.valid)) is None:
-                raise DataError(
-                    f"{scan.name}: expected depth on the part alone, as in training, found it on {scan.valid.mean():.0%} "
-                    "of the picture"
-                )
-            return outline, scan.depth - level
-        return everything, scan.depth - level
-    fit = fit_background(scan.depth, scan.valid)
-    if fit is not None and not _same_plane(fit.plane, statistics.plane):
-        # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
-        fit = fit_background(scan.depth, scan.valid, known=statistics.plane) or fit
+        if statistics.background != "cleared":
+            return everything, scan.depth - level
+        outline = measured_outline(scan.valid)
+        if outline is None or outline.mean() > (1 + CLEARED) / 2:
+            found = "next to nothing" if outline is None else f"it on {scan.valid.mean():.0%} of the picture"
+            raise DataError(f"{scan.name}: expected depth on the part alone, as in training, found {found}")
+        return outline, scan.depth - level
+    fit = background_like(scan.depth, scan.valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
     _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found)
     runs_out, area = statistics.runs_out, statistics.area
     foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=runs_out, area=area)
-    if foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
+    if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
         # Too little for a part: what lies at the end of the frame is then no wall but the rest of it, if it is no larger.
         whole = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=True)
-        if whole.any() and _side(whole) <= (statistics.window or max(scan.size)):
+        if whole.any() and _side(whole) <= statistics.window:
             foreground = whole
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
     if not foreground.any():
@@ -766,6 +787,15 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
             f"in training covers {statistics.area:.2%}: no part?"
         )
     return foreground, scan.depth - (plane_depth(plane, scan.size) if settings.level else np.float32(0))
+
+
+def background_like(depth: Depth, valid: Mask, statistics: Statistics) -> PlaneFit | None:
+    """The background plane of a scan (`fit_background`), with a say for the one that training scans showed."""
+    fit = fit_background(depth, valid)
+    if fit is None or _same_plane(fit.plane, statistics.plane):
+        return fit
+    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
+    return fit_background(depth, valid, known=statistics.plane) or fit
 
 
 def _same_plane(one: Plane, other: Plane) -> bool:

@@ -55,7 +55,8 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
     """Measure and prepare the good parts of a data set, or take them from the cache.
 
     Raises:
-        DataError: too few good parts, or some that cannot be read or prepared; all of them are named.
+        DataError: too few good parts, or some that cannot be read or prepared; all of those to train on that cannot be
+            measured are named, then all that cannot be prepared.
     """
     train, held_out = train_and_held_out(dataset)
     statistics = measure_parts(train, settings)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from das3d.errors import DataError
 from das3d.pictures import Image
-from das3d.preparation import Plane, Statistics, Window, fit_background, plane_depth
+from das3d.preparation import Plane, Statistics, Window, background_like, plane_depth
 from das3d.scan import RGB, Depth, Scan
 
 MODULES = {"three": "vendor/three.min.js", "das3d/viewer": "viewer.js"}  # by the names under which they are imported
@@ -115,7 +115,7 @@ def background_of(scan: Scan, statistics: Statistics) -> Plane | None:
     """The plane that a part lies on, as `prepare` finds it; None where the training scans showed none."""
     if statistics.background != "plane" or scan.depth is None or scan.valid is None:
         return None
-    fit = fit_background(scan.depth, scan.valid)
+    fit = background_like(scan.depth, scan.valid, statistics)
     return statistics.plane if fit is None else fit.plane
 
 

@@ -81,16 +81,17 @@ class Tracking(AbstractContextManager["Tracking"]):
         self._tell(lambda tracker: tracker.facts(flat))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._tell(lambda tracker: tracker.close(failed=kind is not None))
+        self._tell(lambda tracker: tracker.close(failed=kind is not None), last=True)
 
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
+    def _tell(self, call: Callable[[Tracker], None], *, last: bool = False) -> None:
         for name, tracker in list(self.trackers.items()):
             try:
                 call(tracker)
             except Exception as error:  # whatever these packages raise
                 del self.trackers[name]
-                with suppress(Exception):  # so that its run does not look as if it went on
-                    tracker.close(failed=True)
+                if not last:
+                    with suppress(Exception):  # so that its run does not look as if it went on
+                        tracker.close(failed=True)
                 warn(f"{name}: {one_line(error) or type(error).__name__}; going on without it")
 
 

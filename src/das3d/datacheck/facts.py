@@ -20,10 +20,10 @@ from das3d.parts import Part
 from das3d.preparation import (
     Floats,
     background_distance,
+    cleared_part,
     find_foreground,
     fit_background,
     fit_surface,
-    measured_outline,
     plane_depth,
     reaches_end,
 )
@@ -135,7 +135,7 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     if fit is not None:
         distance = background_distance(fit, settings)
         foreground = find_foreground(scan.depth, scan.valid, fit.plane, distance, runs_out=runs_out)
-    elif (outline := measured_outline(scan.valid)) is not None:
+    elif (outline := cleared_part(scan.valid)) is not None:
         foreground = outline
     plane = fit.plane if fit is not None else fit_surface(scan.depth, scan.valid)
     relief = scan.depth - plane_depth(plane, scan.size)

@@ -23,7 +23,7 @@ from das3d.files import DepthFormat
 from das3d.preparation import PreparedScan, Window
 from das3d.service.app import make_app
 from das3d.service.gate import Limits
-from das3d.service.inspections import Inspections
+from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.work import ServedModel, served_model
 
 __all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
@@ -74,10 +74,10 @@ def serve(
             warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
         hosts = LOOPBACK if host in LOOPBACK and key is None else None
         app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
+        patience = round(2 * limits.seconds) + DATABASE_SECONDS  # to take in, to compute and to record
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
-            server_header=False,
-        )  # fmt: skip
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience, server_header=False
+        )
         at = f"[{host}]" if ":" in host else host
         say(f"listening on http://{at}:{listener.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listener])

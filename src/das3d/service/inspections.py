@@ -53,6 +53,7 @@ from das3d.errors import SettingsError, one_line
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
+DATABASE_SECONDS = 35  # that recording a verdict may take at most, and a little more
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of the tables
@@ -294,8 +295,10 @@ def _connect(folder: Path, url: str | None) -> Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise SettingsError(f"database: expected SQLite or PostgreSQL, found {parsed.get_backend_name()}")
-        knows_limit = parsed.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parsed.query
-        options = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * STATEMENT_SECONDS} if knows_limit else {}
+        options: dict[str, int] = {}
+        if parsed.get_driver_name() in ("psycopg", "psycopg2"):
+            limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * STATEMENT_SECONDS}
+            options = {name: limit for name, limit in limits.items() if name not in parsed.query}
         engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
@@ -303,7 +306,10 @@ def _connect(folder: Path, url: str | None) -> Engine:
         raise SettingsError(
             f"database: expected the driver {error.name}, found it not installed: pip install das3d[postgres]"
         ) from None
-    event.listen(engine, "connect", _set_up_sqlite if engine.dialect.name == "sqlite" else _set_up_postgresql)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    else:
+        event.listen(engine, "begin", _limit_statements)
     return engine
 
 
@@ -313,10 +319,9 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
         connection.cursor().execute(f"PRAGMA {pragma}")
 
 
-def _set_up_postgresql(connection: Any, _: Any) -> None:
-    # As an option of the connection, some poolers in between would refuse it.
-    connection.cursor().execute(f"SET statement_timeout = {1000 * STATEMENT_SECONDS}")
-    connection.commit()
+def _limit_statements(connection: Any) -> None:
+    # Of this transaction alone: a pooler in between may give its connection to somebody else next.
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {1000 * STATEMENT_SECONDS}")
 
 
 def _sweep(incoming: Path) -> None:

@@ -96,7 +96,7 @@ class Service:
         """Read, score and record one part, in this order; when this returns, the verdict is in the database.
 
         What takes too long before its recording has begun is given up and leaves nothing. Once that has begun it is waited
-        for, so that a client who is told to come again never doubles a row.
+        for, as long as the database's own limits allow, so that a client who comes again does not double a row.
         """
         told = _depth_format(unit)
         depth_format = told.over(served.depth_format) if told else served.depth_format
