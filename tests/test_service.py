@@ -34,7 +34,7 @@ from tiny import SIZE, das3d
 
 from das3d.demo import CATEGORY
 from das3d.errors import ModelError, SettingsError
-from das3d.files import read_rgb
+from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, InspectionAnswer
 from das3d.service.inspections import Inspections
@@ -124,6 +124,19 @@ def test_the_view_shows_where_the_model_looked(start: Start, part: tuple[Path, P
     assert view["surface"]["width"] <= 160 and view["surface"]["heat"]
     assert view["picture"].startswith("data:image/jpeg") and view["heat"].startswith("data:image/png")
     assert 0 < view["window"]["side"] <= max(SIZE) and view["scale"] > 0
+
+
+def test_the_view_of_depth_alone_has_true_proportions_where_the_lens_is_known(
+    start: Start, model: ServedModel, part: tuple[Path, Path], tmp_path: Path
+) -> None:
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.ascontiguousarray(tifffile.imread(part[1])[..., 2]))
+    pitches = []
+    for lens in (None, 100.0):
+        client = start([replace(model, depth_format=DepthFormat(1.0, focal_length=lens))])
+        told = client.post("/inspections", files=files_of((part[0], depth))).json()
+        pitches.append(client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"])
+    assert pitches[0] is None and pitches[1] > 0
 
 
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:

@@ -287,7 +287,7 @@ def _on_numbers(check: DataCheck) -> list[str]:
     lines = []
     good = len([one for one in check.good if not one.error])
     if good < 50:
-        lines.append(f"{good} good parts: fifty can be enough, a hundred or more is better.")
+        lines.append(f"{good} good parts: fifty can be enough, two hundred are better.")
     try:
         _, held_out = train_and_held_out(check.dataset)
     except DataError as error:

@@ -162,8 +162,8 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     async def get_view(id: int) -> dict[str, Any]:
         def data() -> dict[str, Any]:
             inspection = service.find(id)
-            statistics = service.statistics(inspection)
-            return view(service.inspections, inspection, statistics) | {"scale": service.scale(inspection)}
+            seen = view(service.inspections, inspection, service.statistics(inspection), service.focal_length(inspection))
+            return seen | {"scale": service.scale(inspection)}
 
         return await service.look(data)
 

@@ -42,8 +42,10 @@ def map_of(inspections: Inspections, inspection: Inspection) -> NDArray[np.float
         raise _gone(inspection) from error
 
 
-def scan_of(inspections: Inspections, inspection: Inspection) -> Scan:
+def scan_of(inspections: Inspections, inspection: Inspection, focal_length: float | None = None) -> Scan:
     """The scan as it was inspected; a black picture where scans are not kept.
+
+    `focal_length`, in pixels, gives the surface of files that hold depth alone its true width.
 
     Raises:
         HTTPException: 404 where somebody has removed a file.
@@ -54,7 +56,7 @@ def scan_of(inspections: Inspections, inspection: Inspection) -> Scan:
     known = inspection.depth_scale
     depth_format = None
     if known is not None:
-        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing, focal_length)
     try:
         return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format).read()
     except DataError as error:
@@ -67,7 +69,9 @@ def overlay_png(inspections: Inspections, inspection: Inspection, high: float) -
     return _png(overlay(scan_of(inspections, inspection), anomaly, high))
 
 
-def view(inspections: Inspections, inspection: Inspection, statistics: Statistics | None) -> dict[str, Any]:
+def view(
+    inspections: Inspections, inspection: Inspection, statistics: Statistics | None, focal_length: float | None = None
+) -> dict[str, Any]:
     """Data for the page: the square of the frame in which the model looked, as a picture, as heat and in 3D.
 
     Heat has square roots of the map, as 0 to 255 in a grey PNG and as 0 to 1 in the surface, so that small values, among
@@ -75,7 +79,7 @@ def view(inspections: Inspections, inspection: Inspection, statistics: Statistic
     None, where it is no more served: as seen from the camera.
     """
     anomaly = map_of(inspections, inspection)
-    scan = scan_of(inspections, inspection)
+    scan = scan_of(inspections, inspection, focal_length)
     window = window_of(anomaly)
     picture = scan.rgb if scan.rgb is not None else depth_picture(scan)
     roots = np.sqrt(np.clip(anomaly, 0, 1))

@@ -180,6 +180,11 @@ class Service:
         served = self.models.get(inspection.model)
         return None if served is None else served.detector.statistics
 
+    def focal_length(self, inspection: Inspection) -> float | None:
+        """Of the camera, pixels, where depth files are known to be of one lens; None where the model is no more served."""
+        served = self.models.get(inspection.model)
+        return None if served is None or served.depth_format is None else served.depth_format.focal_length
+
     def close(self) -> None:
         """Finish what was taken in, then let everything go."""
         self._readers.shutdown()
