@@ -17,7 +17,7 @@ from das3d._listing import files_in, folders_in
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
 from das3d.layouts import DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
-from das3d.parts import HOLD_OUT, UNKNOWN, Part, Split, size_problem
+from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
 
@@ -171,8 +171,9 @@ def expect_outside(out: Path, root: Path | str, category: str | None = None) -> 
     there = find_categories(root)
     folder = (root if _layout_of(root) or not there else root / (category or there[0])).resolve()
     target = out.resolve()
-    above = folder.parents[:2]
-    around = [place for place in above if _layout_of(place) and (splits_in(place) or place == folder.parent)]
+    around = [place for place in folder.parents[:2] if splits_in(place) and _layout_of(place)]
+    if (folder.parent / GOOD).is_dir():  # a folder of one kind beside the good parts, which nobody has split
+        around.append(folder.parent)
     for place in (folder, *around):
         if place in (target, *target.parents):
             splits, inside = splits_in(place), target.relative_to(place).parts

@@ -763,8 +763,8 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
             return everything, scan.depth - level
         outline = measured_outline(scan.valid)
         if outline is None or outline.mean() > (1 + CLEARED) / 2:
-            found = "next to nothing" if outline is None else f"it on {scan.valid.mean():.0%} of the picture"
-            raise DataError(f"{scan.name}: expected depth on the part alone, as in training, found {found}")
+            there = "next to nothing" if outline is None else f"it on {scan.valid.mean():.0%} of the picture"
+            raise DataError(f"{scan.name}: expected depth on the part alone, as in training, found {there}")
         return outline, scan.depth - level
     fit = background_like(scan.depth, scan.valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
