@@ -216,13 +216,12 @@ def find_foreground(
     if count == 1:
         return np.zeros_like(valid)
     # Many sensors measure nothing along the frame, so it ends where measured points do.
-    first_row, end_row, first_column, end_column = ends = bounding_box(valid)
+    ends = bounding_box(valid)
     steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, valid, labels, boxes, ends)
     if steps.any():
         count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
-    left, top, w, h, pixels = boxes[1:].T
-    inside = (left > first_column) & (top > first_row) & (left + w < end_column) & (top + h < end_row)
-    inside |= runs_out
+    pixels = boxes[1:, cv2.CC_STAT_AREA]
+    inside = _inside(boxes[1:], ends) | runs_out
     sizeable = pixels >= min(0.1 * pixels.max(), 0.5 * area * depth.size or np.inf)
     candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
     largest = pixels[candidates].max()
@@ -256,13 +255,18 @@ def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: 
         near = cv2.erode(np.where(wall, depth, np.float32(np.inf)), np.ones((3, 3)))
         far = cv2.dilate(np.where(wall, depth, np.float32(0)), np.ones((3, 3)))
         jumps = wall & (far - near > STEP * near)
-        count, pieces, places, _ = cv2.connectedComponentsWithStats((wall & ~jumps).astype(np.uint8), connectivity=8)
-        for piece in range(1, count):
-            left, top, w, h, pixels = places[piece]
-            inside = left > first_column and top > first_row and left + w < end_column and top + h < end_row
-            if inside and pixels >= SMALLEST_PIECE and _on_table(pieces == piece, valid & (labels == 0)):
-                steps |= jumps
+        _, pieces, places, _ = cv2.connectedComponentsWithStats((wall & ~jumps).astype(np.uint8), connectivity=8)
+        before = _inside(places[1:], ends) & (places[1:, cv2.CC_STAT_AREA] >= SMALLEST_PIECE)
+        if any(_on_table(pieces == piece + 1, valid & (labels == 0)) for piece in np.flatnonzero(before)):
+            steps |= jumps
     return steps
+
+
+def _inside(boxes: NDArray[Any], ends: Box) -> Mask:
+    # Which of the components with these boxes (N, 5), as OpenCV gives them, reach no end of what was measured.
+    first_row, end_row, first_column, end_column = ends
+    left, top, w, h, _ = boxes.T
+    return (left > first_column) & (top > first_row) & (left + w < end_column) & (top + h < end_row)
 
 
 def _on_table(piece: Mask, table: Mask) -> bool:
@@ -285,8 +289,10 @@ def cleared_part(valid: Mask) -> Mask | None:
 
     Depth on most of the frame, along its border, or on an upright rectangle, which is a sensor's field of view, is no sign.
     """
-    outline, border = measured_outline(valid), _strip(valid.shape, 0, valid.shape[0], 0, valid.shape[1])
-    if outline is None or outline.mean() >= CLEARED or valid[border].mean() > ON_BORDER:
+    if valid[_strip(valid.shape, 0, valid.shape[0], 0, valid.shape[1])].mean() > ON_BORDER:
+        return None  # as of nearly all scans, which need no closer look
+    outline = measured_outline(valid)
+    if outline is None or outline.mean() >= CLEARED:
         return None
     top, bottom, left, right = bounding_box(outline)
     return outline if outline[top:bottom, left:right].mean() < RECTANGLE else None
