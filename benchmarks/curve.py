@@ -18,7 +18,7 @@ from lab import synthetic_figures
 from lightning.fabric import Fabric
 
 from das3d import training
-from das3d.batches import GoodParts, make_batch
+from das3d.batches import GoodParts
 from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine, choose_device
 from das3d.prepared import find_training_data, prepare_dataset
@@ -49,11 +49,13 @@ def main() -> None:
     state = training.start(settings, fabric, total=options.of)
     seconds, losses = 0.0, torch.zeros(3)
     print("iteration  seconds  samples/s  loss RGB / depth / discriminator  synthetic I-AUROC  P-AUROC  AP")
-    for iteration in range(options.iterations):
+    for _ in range(options.iterations):
         begun = time.perf_counter()
-        losses += training.advance(state, make_batch(parts, settings, iteration, textures), settings, fabric)[2].cpu()
+        todo = training.next_iteration(state, len(parts), settings, fabric, textures).to(fabric.device)
+        losses += training.advance(state, todo, parts, settings, fabric, textures)[2].cpu()
+        state.iteration += 1
         seconds += time.perf_counter() - begun
-        if (iteration + 1) % options.every == 0 or iteration + 1 == options.iterations:
+        if state.iteration % options.every == 0 or state.iteration == options.iterations:
             detector = Detector(settings, prepared.statistics, TorchEngine(state.average, settings.score))
             figures = synthetic_figures(detector, prepared.held_out)
             means = " / ".join(f"{loss:.4f}" for loss in (losses / state.iteration).tolist())

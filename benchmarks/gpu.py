@@ -1,20 +1,26 @@
-"""All that a GPU is needed for in one go, from one file of prepared parts: train, evaluate, measure.
+"""All that a GPU is needed for in one go, from files of prepared parts: train, evaluate, measure.
 
     python benchmarks/gpu.py pack DATA --category cable_gland --to gland.npz      # where the scans are
     python benchmarks/gpu.py run gland.npz --out results --minutes 10             # where the GPU is
 
-The second needs the packed file, the project and its extra `train`, no scans. `results/` then holds the model, the losses
-and pictures of the training, `figures.json` with what the networks reach on the test parts **at their own resolution** (the
-published protocol compares at the scans'), and `speed.md` with the rows of the speed table that a GPU fills.
+The second needs the packed files, the project, its extra `train` and scikit-learn, but no scans. For each file, modality
+and seed it trains, takes the threshold from the held-out parts, scores the test parts at the scans' own resolution and the
+laboratory's synthetic defects (`lab.py`), and writes a line of `results/figures.csv`; `results/speed.md` gets the rows of
+the speed table that a GPU fills. Small networks leave most of a GPU idle: `--together 6` trains six at a time, which gains
+where NVIDIA's multi-process service runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +29,67 @@ import numpy as np
 from das3d.preparation import PreparedScan, Statistics, Window
 from das3d.settings import make_settings, settings_from_dict
 
-SPEED_ROWS = ("synthesis", "network-gpu", "peak")
+SPEED_ROWS = ("synthesis", "network-gpu", "peak", "training-gpu")
+MEMBERS = ("rgb", "depth", "valid", "foreground")
+FIGURES = ("i_auroc", "p_auroc", "aupro_30", "aupro_10", "aupro_05", "aupro_01", "found", "false_alarms", "threshold")
+COLUMNS = (
+    "file", "category", "preset", "modality", "settings", "seed", "iterations", "minutes", "samples_a_second", *FIGURES,
+    "synthetic_i_auroc", "synthetic_ap", "colour", "shape", "per_defect", "missed", "alarms", "machine", "precision",
+)  # fmt: skip
 
 
 def pack(data: Path, category: str | None, preset: str, changes: list[str], to: Path) -> None:
     """Prepare a data set and write it into one file, with the settings and statistics that it was prepared by."""
+    from das3d.evaluation import LazyMasks
     from das3d.prepared import find_training_data, prepare_dataset, prepare_part
 
     settings = make_settings(preset, changes=changes)  # type: ignore[arg-type]
     dataset = find_training_data(data, category, settings)
     good = prepare_dataset(dataset, settings)
     test = [prepare_part(part, good.statistics, settings.preparation) for part in dataset.test]
+    splits = {"train": good.train, "held_out": good.held_out, "test": test}
     about = {
         "settings": settings.model_dump(mode="json"),
         "statistics": good.statistics.to_dict(),
         "category": dataset.category,
-        "names": {"train": names(good.train), "held_out": names(good.held_out), "test": names(test)},
+        "names": {split: [scan.name for scan in scans] for split, scans in splits.items()}
+        | {"test": [part.id for part in dataset.test]},
+        "windows": {split: [asdict(scan.window) for scan in scans] for split, scans in splits.items()},
         "defective": [part.defective for part in dataset.test],
         "defects": [part.defect for part in dataset.test],
     }
     arrays: dict[str, Any] = {}
-    for split, scans in (("train", good.train), ("held_out", good.held_out), ("test", test)):
-        for member in ("rgb", "depth", "valid", "foreground", "mask"):
-            images = [getattr(scan, member) for scan in scans]
-            empty = np.zeros((settings.preparation.size,) * 2, bool)
-            arrays[f"{split}_{member}"] = np.stack([empty if image is None else image for image in images])
+    for split, scans in splits.items():
+        for member in MEMBERS:
+            arrays[f"{split}_{member}"] = np.stack([getattr(scan, member) for scan in scans])
+    for number, mask in enumerate(LazyMasks(dataset.test)):
+        if mask is not None:
+            arrays[f"mask_{number}"] = np.packbits(mask, axis=1)
     np.savez_compressed(to, about=json.dumps(about), **arrays)
     print(f"{len(good.train)} training, {len(good.held_out)} held-out and {len(test)} test parts in {to}")
 
 
-def names(scans: list[PreparedScan]) -> list[str]:
-    return [scan.name for scan in scans]
-
-
-def unpack(file: Path) -> tuple[dict[str, Any], dict[str, list[PreparedScan]]]:
+def unpack(file: Path) -> tuple[dict[str, Any], dict[str, list[PreparedScan]], list[Any]]:
+    """What is in a packed file: facts, scans by their split, and the test parts' masks at the scans' resolution."""
     with np.load(file, allow_pickle=False) as held:
         about = json.loads(str(held["about"]))
-        members = ("rgb", "depth", "valid", "foreground", "mask")
         scans = {}
         for split, called in about["names"].items():
-            rows = zip(called, *(held[f"{split}_{member}"] for member in members), strict=True)
-            scans[split] = [PreparedScan(name, *images, window_of(images[1])) for name, *images in rows]
-    return about, scans
+            rows = zip(called, about["windows"][split], *(held[f"{split}_{member}"] for member in MEMBERS), strict=True)
+            scans[split] = [
+                PreparedScan(name, *images, None, Window(**{**window, "frame": tuple(window["frame"])}))
+                for name, window, *images in rows
+            ]
+        masks = []
+        for number, scan in enumerate(scans["test"]):
+            packed = held.get(f"mask_{number}")
+            masks.append(None if packed is None else np.unpackbits(packed, axis=1)[:, : scan.window.frame[1]] > 0)
+    return about, scans, masks
 
 
-def window_of(image: Any) -> Window:
-    return Window(0, 0, len(image), image.shape)
-
-
-def run(file: Path, out: Path, minutes: float, device: str, changes: list[str]) -> None:
-    """Train on the packed parts, score the test parts, measure."""
+def train_one(file: Path, out: Path, minutes: float | None, device: str, changes: list[str]) -> None:
+    """Train on the packed parts and score the others; the figures go to ``figures.json``."""
+    from lab import synthetic_figures
     from lightning.fabric import Fabric
 
     from das3d.batches import GoodParts
@@ -80,9 +97,10 @@ def run(file: Path, out: Path, minutes: float, device: str, changes: list[str]) 
     from das3d.engines.torch_engine import TorchEngine, choose_device
     from das3d.metrics import evaluate_maps
     from das3d.run import keep_freed_memory, machine, precision_for
+    from das3d.threshold import threshold_from
     from das3d.training import describe, fit
 
-    about, scans = unpack(file)
+    about, scans, masks = unpack(file)
     settings = settings_from_dict(about["settings"]).with_changes(changes)
     assert settings.preparation == settings_from_dict(about["settings"]).preparation, "the parts are prepared already"
     out.mkdir(parents=True, exist_ok=True)
@@ -90,28 +108,70 @@ def run(file: Path, out: Path, minutes: float, device: str, changes: list[str]) 
     keep_freed_memory()
     fabric = Fabric(accelerator=chosen.type, devices=1, precision=precision_for(chosen, settings))
     fabric.launch()
-    state = fit(GoodParts.from_scans(scans["train"]), settings, out, fabric=fabric, budget=minutes * 60)
+    budget = None if minutes is None else minutes * 60
+    state = fit(GoodParts.from_scans(scans["train"]), settings, out, fabric=fabric, budget=budget)
     print(describe(state))
-    detector = Detector(settings, Statistics.from_dict(about["statistics"]), TorchEngine(state.average, settings.score))
+    statistics = replace(Statistics.from_dict(about["statistics"]), has_rgb=settings.uses_rgb)
+    detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
+    held_out = [found.score for found in detector.predict_prepared(scans["held_out"], regions=False)]
+    detector.threshold = threshold_from(held_out, settings.score.max_false_alarm)
     detector.training = {"category": about["category"], "iterations": state.iteration, "machine": machine(chosen)}
     detector.save(out / "model.safetensors")
 
-    begun, maps, scores = time.perf_counter(), [], []
-    for start in range(0, len(scans["test"]), 32):
-        found = detector.run(scans["test"][start : start + 32])
-        maps += list(found.map)
-        scores += found.score.tolist()
-    seconds = time.perf_counter() - begun
-    masks = [scan.mask if bad else None for scan, bad in zip(scans["test"], about["defective"], strict=True)]
-    figures = dict(evaluate_maps(maps, masks, about["defective"], scores, about["defects"], about["names"]["test"]))
-    figures |= {
-        "map_size": list(maps[0].shape), "parts_a_second": len(maps) / seconds, "iterations": state.iteration,
-        "samples_a_second": state.iteration * settings.training.batch / state.seconds, "minutes": state.seconds / 60,
+    found = detector.predict_prepared(scans["test"], regions=False)
+    defective, names, scores = about["defective"], about["names"]["test"], [one.score for one in found]
+    known = [mask if bad else None for mask, bad in zip(masks, defective, strict=True)]
+    figures: dict[str, Any] = dict(
+        evaluate_maps([one.map for one in found], known, defective, scores, about["defects"], names)
+    )
+    told = list(zip(names, defective, [bool(one.defective) for one in found], strict=True))
+    figures |= synthetic_figures(detector, scans["held_out"]) | {
+        "file": file.stem, "category": about["category"], "preset": settings.preset, "modality": settings.modality,
+        "settings": " ".join(changes), "seed": settings.seed, "iterations": state.iteration, "minutes": state.seconds / 60,
+        "samples_a_second": state.iteration * settings.training.batch / state.seconds,
+        "found": sum(said for _, bad, said in told if bad) / sum(defective),
+        "false_alarms": sum(said for _, bad, said in told if not bad), "threshold": detector.threshold.value,
+        "missed": " ".join(name for name, bad, said in told if bad and not said),
+        "alarms": " ".join(name for name, bad, said in told if said and not bad),
         "machine": machine(chosen), "precision": str(fabric._precision.precision),
+        "scores": dict(zip(names, scores, strict=True)), "held_out": held_out,
     }  # fmt: skip
     (out / "figures.json").write_text(json.dumps(figures, indent=2))
-    for name in ("i_auroc", "p_auroc", "aupro_30", "aupro_01", "samples_a_second", "parts_a_second"):
-        print(f"{name:20} {figures[name]:.4g}" if figures[name] is not None else f"{name:20} -")
+
+
+def run(files: list[Path], out: Path, together: int, seeds: list[str], modalities: list[str], more: list[str]) -> None:
+    """Train each file, modality and seed in a process of its own, then gather their figures."""
+    jobs = [
+        (out / f"{file.stem}-{modality}-{seed}", file, modality, seed)
+        for file, modality, seed in itertools.product(files, modalities, seeds)
+    ]
+
+    def train(job: tuple[Path, Path, str, str]) -> None:
+        folder, file, modality, seed = job
+        command = [sys.executable, __file__, "train", str(file), "--out", str(folder), *more]
+        command += ["--set", f"modality={modality}", "--set", f"seed={seed}"]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("w") as log:
+            ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        print(f"{folder.name}: {'done' if ended == 0 else f'failed, see {folder}/log.txt'}", flush=True)
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(together) as pool:
+        list(pool.map(train, jobs))
+    with (out / "figures.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for folder, *_ in jobs:
+            if (folder / "figures.json").is_file():
+                figures = json.loads((folder / "figures.json").read_text())
+                rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+                writer.writerow(rounded)
+                print(folder.name, *(f"{name} {rounded.get(name)}" for name in (*FIGURES, "synthetic_ap")), sep="  ")
+    print(f"{len(jobs)} trainings in {(time.monotonic() - begun) / 60:.1f} min")
+
+
+def measure(out: Path) -> None:
+    """The rows of the speed table that need a GPU."""
     speed = [sys.executable, str(Path(__file__).with_name("speed.py")), "--only", *SPEED_ROWS]
     subprocess.run([*speed, "--write", str(out / "speed.md")], check=True)
 
@@ -126,16 +186,29 @@ def main() -> None:
     packing.add_argument("--set", action="append", default=[])
     packing.add_argument("--to", type=Path, required=True)
     running = commands.add_parser("run", help="train, evaluate and measure")
-    running.add_argument("file", type=Path)
-    running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--minutes", type=float, default=10)
-    running.add_argument("--device", default="auto")
-    running.add_argument("--set", action="append", default=[])
+    running.add_argument("files", type=Path, nargs="+")
+    running.add_argument("--seeds", default="0")
+    running.add_argument("--modalities", default="rgb+depth")
+    running.add_argument("--together", type=int, default=1, help="trainings at a time")
+    running.add_argument("--no-speed", action="store_true", help="leave out the speed table")
+    training = commands.add_parser("train", help="one training of a run")
+    training.add_argument("file", type=Path)
+    for command in (running, training):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--minutes", type=float, help="for each training; without it as many iterations as set")
+        command.add_argument("--device", default="auto")
+        command.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     if options.command == "pack":
         pack(options.data, options.category, options.preset, options.set, options.to)
+    elif options.command == "train":
+        train_one(options.file, options.out, options.minutes, options.device, options.set)
     else:
-        run(options.file, options.out, options.minutes, options.device, options.set)
+        more = ["--device", options.device, *itertools.chain(*(["--set", change] for change in options.set))]
+        more += [] if options.minutes is None else ["--minutes", str(options.minutes)]
+        run(options.files, options.out, options.together, options.seeds.split(","), options.modalities.split(","), more)
+        if not options.no_speed:
+            measure(options.out)
 
 
 if __name__ == "__main__":

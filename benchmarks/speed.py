@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 GROUPS = (
-    "synthesis", "preparation", "network", "network-gpu", "peak", "file-to-verdict", "training", "au-pro", "growth",
-    "prediction",
+    "synthesis", "preparation", "network", "network-gpu", "peak", "file-to-verdict", "training", "training-gpu",
+    "au-pro", "growth", "prediction",
 )  # fmt: skip
 HEADINGS = ("stage", "against", "goal", "figure", "met", "ours", "reference", "peak memory")
 SHOWN = ("stage", "goal", "figure", "met")

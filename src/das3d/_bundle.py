@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Self
+from itertools import accumulate
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,21 +15,63 @@ from torch import Tensor
 class Bundle:
     """A dataclass of tensors whose first axis counts the same things, such as the pairs of a batch.
 
-    They are picked and moved to a device all at once, so that none goes without the others.
+    They are picked and moved to a device all at once, so that none goes without the others. A member may be a bundle
+    itself, a tuple of bundles, or None.
     """
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(self.tensors()[0])
 
     def __getitem__(self, index: int | slice | Tensor) -> Self:
         """Some of the things; a single one keeps its axis."""
         if isinstance(index, int):
             index = range(len(self))[index]  # IndexError beyond the last, which also ends a for loop
             index = slice(index, index + 1)
-        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return self.mapped(lambda tensor: tensor[index])
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same of changed tensors."""
+        return type(self)(**{field.name: _mapped(getattr(self, field.name), change) for field in fields(self)})
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the members."""
+        found: list[Tensor] = []
+        self.mapped(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
 
     def to(self, device: torch.device | str) -> Self:
         # Onto a GPU without waiting for each of dozens of tensors; what comes back must have arrived before it is read.
         onto_gpu = torch.device(device).type == "cuda"
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=onto_gpu) for field in fields(self)}
-        return type(self)(**moved)
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=onto_gpu))
+
+    def packed(self) -> Tensor:
+        """All tensors in one of bytes, so that they travel at once; `unpacked` takes them out again."""
+        return torch.cat([_bytes_of(tensor) for tensor in _by_size(self.tensors())])
+
+    def unpacked(self, packed: Tensor) -> Self:
+        """A bundle like this one, its tensors without a copy from what `packed` of such a bundle gave, on any device."""
+        tensors = self.tensors()
+        order = _by_size(tensors)
+        ends = accumulate(tensor.numel() * tensor.element_size() for tensor in order)
+        views = {
+            id(tensor): packed[end - tensor.numel() * tensor.element_size() : end].view(tensor.dtype).view(tensor.shape)
+            for tensor, end in zip(order, ends, strict=True)
+        }
+        return self.mapped(lambda tensor: views[id(tensor)])
+
+
+def _mapped(member: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if member is None:
+        return None
+    if isinstance(member, Bundle):
+        return member.mapped(change)
+    return tuple(_mapped(one, change) for one in member) if isinstance(member, tuple) else change(member)
+
+
+def _by_size(tensors: list[Tensor]) -> list[Tensor]:
+    # Large elements first, so that each begins at a multiple of its size.
+    return sorted(tensors, key=lambda tensor: -tensor.element_size())
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)

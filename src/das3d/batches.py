@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from das3d._bundle import Bundle
-from das3d.light import draw_light, lit
+from das3d.light import Light, draw_light, lit
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings
 from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resampled
@@ -56,7 +56,7 @@ class Batch:
     rgb: Tensor  # (B, 3, S, S) float32
     depth: Tensor  # (B, 1, S, S) float32
     harmed: Harmed
-    recipes: list[Recipe]
+    recipes: tuple[Recipe, ...]
 
 
 @dataclass(frozen=True)
@@ -104,28 +104,51 @@ def moved(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
     return resampled(parts.rgb.float() / 255, parts.depth, parts.foreground, grid)
 
 
-def make_batch(
-    parts: GoodParts,
-    settings: Settings,
-    iteration: int,
-    textures: Tensor | None = None,
-    *,
-    rank: int = 0,
-    ranks: int = 1,
-) -> Batch:
-    """The batch of one iteration, or the share of it that belongs to one of several processes."""
+@dataclass(frozen=True)
+class Draw(Bundle):
+    """All random choices of one batch, or of the share of it that belongs to one of several processes.
+
+    Attributes:
+        index: int64, which good part each pair is made of.
+        pose, light: how those are moved and lit.
+        rounds: recipes, one a round.
+    """
+
+    index: Tensor
+    pose: Pose
+    light: Light
+    rounds: tuple[Recipe, ...]
+
+
+def draw_batch(
+    parts: int, settings: Settings, iteration: int, textures: Tensor | None = None, *, rank: int = 0, ranks: int = 1
+) -> Draw:
+    """What one iteration does with so many good parts, drawn on the host."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + iteration)
     count = settings.training.batch
-    index = torch.randint(len(parts), (count,), generator=generator)
-    pose = draw_pose(count, settings.training, generator)
-    light = draw_light(count, settings.training, generator)
-    rounds = draw_rounds(
-        count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth, textures=textures
+    drawn = Draw(
+        index=torch.randint(parts, (count,), generator=generator),
+        pose=draw_pose(count, settings.training, generator),
+        light=draw_light(count, settings.training, generator),
+        rounds=tuple(
+            draw_rounds(
+                count, settings.synthesis, generator, rgb=settings.uses_rgb, depth=settings.uses_depth, textures=textures
+            )
+        ),
     )
-    own = slice(rank * count // ranks, (rank + 1) * count // ranks)
-    rgb, depth, foreground = moved(parts[index[own].to(parts.device)], pose[own].to(parts.device))
+    return drawn[rank * count // ranks : (rank + 1) * count // ranks]
+
+
+def compose(parts: GoodParts, drawn: Draw, settings: Settings, textures: Tensor | None = None) -> Batch:
+    """The batch that was drawn; all on one device."""
+    rgb, depth, foreground = moved(parts[drawn.index], drawn.pose)
     if settings.uses_rgb:
-        glares = settings.training.glare > 0
-        rgb = lit(rgb, depth, foreground, light[own].to(parts.device), glares=glares)
-    recipes = [recipe[own].to(parts.device) for recipe in rounds]
-    return Batch(rgb, depth, apply_recipes(rgb, depth, foreground, recipes, settings.synthesis, textures), recipes)
+        rgb = lit(rgb, depth, foreground, drawn.light, glares=settings.training.glare > 0)
+    harmed = apply_recipes(rgb, depth, foreground, drawn.rounds, settings.synthesis, textures)
+    return Batch(rgb, depth, harmed, drawn.rounds)
+
+
+def make_batch(parts: GoodParts, settings: Settings, iteration: int, textures: Tensor | None = None) -> Batch:
+    """The batch of one iteration."""
+    drawn = draw_batch(len(parts), settings, iteration, textures)
+    return compose(parts, drawn.to(parts.device), settings, textures)

@@ -37,6 +37,11 @@ class Output(NamedTuple):
     rgb: Tensor | None
     depth: Tensor | None
 
+    def detached(self) -> Output:
+        """The same without what a gradient would need."""
+        rgb, depth = (None if image is None else image.detach() for image in (self.rgb, self.depth))
+        return Output(self.logits.detach(), rgb, depth)
+
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:
     """Twice 3 x 3 convolution, batch norm, ReLU."""

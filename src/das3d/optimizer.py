@@ -7,7 +7,7 @@ of steps what AdamW takes several times as long for (docs/results/experiments.md
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,15 @@ ROUNDS = 5
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over all parameters."""
     decay = 0.0 if settings.optimizer == "adam" else settings.weight_decay
+    # On a GPU the count of steps and the rate stay there, so that a step can be captured and replayed.
+    on_gpu = next(network.parameters()).device.type == "cuda"
     if settings.optimizer != "muon":
-        return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay)
+        return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay, capturable=on_gpu)
     banks = [p for p in network.parameters() if p.ndim == 4 and p.shape[2:].numel() > 1]
     known = {id(bank) for bank in banks}
     rest = [p for p in network.parameters() if id(p) not in known]
     groups = [{"params": banks, "filters": True}, {"params": rest, "filters": False}]
-    return Muon(groups, lr=settings.learning_rate, weight_decay=decay)
+    return Muon(groups, lr=settings.learning_rate, weight_decay=decay, capturable=on_gpu)
 
 
 class Muon(torch.optim.AdamW):
@@ -43,40 +45,57 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for group in self.param_groups:
-            for bank in group["params"] if group["filters"] else ():
-                if bank.grad is None:
-                    continue
-                state = self.state[bank]
-                if not state:
-                    state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
-                    state["momentum"] = torch.zeros_like(bank)
-                state["step"] += 1
-                state["momentum"].lerp_(bank.grad, 1 - MOMENTUM)
-                ahead = bank.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov's
-                matrix = ahead.reshape(len(bank), -1)  # (C out, C in h w)
-                step = orthogonal(matrix).reshape(bank.shape)
-                rate = group["lr"] * 0.2 * max(matrix.shape) ** 0.5
-                bank.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=rate)
+            banks = [bank for bank in group["params"] if bank.grad is not None] if group["filters"] else []
+            if not banks:
+                continue
+            for bank in banks:
+                if not self.state[bank]:
+                    # AdamW looks for the step when a state is loaded.
+                    step = torch.zeros((), device=bank.device if group["capturable"] else "cpu")
+                    self.state[bank] = {"step": step, "momentum": torch.zeros_like(bank)}
+                self.state[bank]["step"] += 1
+            momenta, gradients = [self.state[bank]["momentum"] for bank in banks], [bank.grad for bank in banks]
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+            steps = orthogonal([one.reshape(len(one), -1) for one in ahead])  # (C out, C in h w)
+            steps = [
+                (step * (0.2 * max(step.shape) ** 0.5)).reshape(bank.shape) for bank, step in zip(banks, steps, strict=True)
+            ]
+            torch._foreach_mul_(steps, group["lr"])
+            torch._foreach_mul_(banks, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(banks, steps)
+            for bank in banks:
                 bank.grad = None  # AdamW leaves alone what has no gradient
         return super().step(closure)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the orthogonal matrix nearest to a (rows, columns) matrix: same singular vectors, singular values near 1.
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """About the orthogonal matrix nearest to each (rows, columns) matrix: same singular vectors, singular values near 1.
 
     Each round of the quintic is a polynomial in x x^T times x, so all but the last product is done on that small square
-    matrix, in a third of the time. It takes float32: eigenvalues that bfloat16 makes negative grow twelvefold a round.
+    matrix, in a third of the time, and at once for all that have one of the same size. It takes float32: eigenvalues that
+    bfloat16 makes negative grow twelvefold a round.
     """
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    norms = torch._foreach_add(torch._foreach_norm(wide), 1e-7)
+    wide = [matrix / norm for matrix, norm in zip(wide, norms, strict=True)]
+    result = list(matrices)
+    for rows in {len(matrix) for matrix in wide}:
+        same = [i for i, matrix in enumerate(wide) if len(matrix) == rows]
+        products = _quintic(torch.stack([wide[i] @ wide[i].T for i in same]))
+        for i, product in zip(same, products, strict=True):
+            x = product @ wide[i]
+            result[i] = x if x.shape == matrices[i].shape else x.T
+    return result
+
+
+def _quintic(square: Tensor) -> Tensor:
+    # All rounds on x x^T, (B, rows, rows): what to multiply x by.
     a, b, c = QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    square = x @ x.T
-    product = torch.eye(len(square), dtype=square.dtype, device=square.device)
+    product = torch.eye(square.shape[-1], dtype=square.dtype, device=square.device).expand_as(square)
     for _ in range(ROUNDS):
-        factor = torch.addmm(square, square, square, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor @ product
         square = factor @ square @ factor
-    x = product @ x
-    return x.T if tall else x
+    return product

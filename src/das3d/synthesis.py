@@ -27,6 +27,7 @@ from das3d.settings import SynthesisSettings
 
 FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts", "warps")
 BLOB, SPOT, SCRATCH, SHIFT, CUT, WARP = range(len(FAMILIES))
+ALL = frozenset(range(len(FAMILIES)))
 OFFSET = 0.15  # largest displacement of a shifted region along either axis, before it is turned, as a share of the side
 RIM = 0.04  # twice the width of the strip along the outline in which every other cut has its centre, as a share of the side
 EDGE_REACH = 4  # how far an edge in RGB is blurred, pixels
@@ -254,8 +255,10 @@ def _harm(
         values[:, None, None, None]
         for values in (recipe.family, recipe.shade, recipe.beta, recipe.magnitude, recipe.keep_rgb, recipe.keep_depth)
     )
+    possible = frozenset(i for i, name in enumerate(FAMILIES) if getattr(settings, name) > 0)
+    movable, other = bool(possible & {SHIFT, WARP}), bool(possible & {SHIFT, WARP, CUT})
     good_rgb, good_depth = box.cut(rgb), box.cut(depth)
-    region = ternary_mask(foreground, recipe, box)  # Mt: (B, 1, height, width) in {-1, 0, 1}
+    region = ternary_mask(foreground, recipe, box, possible)  # Mt: (B, 1, height, width) in {-1, 0, 1}
     is_moved, is_cut = (family == SHIFT) | (family == WARP), family == CUT
     is_relief = ~(is_moved | is_cut)
     change = region
@@ -271,20 +274,20 @@ def _harm(
     painted, opacity = good_rgb, 1 - beta * (is_relief & (shade == 0))
     if _any(is_relief & (shade == 0) & ~keep_rgb):
         painted = generated_texture(rgb, foreground, recipe, box) if pictures is None else box.cut(pictures)
-    if _any(is_relief & (shade > 0) & ~keep_rgb):
+    if _any(is_relief & (shade > 0) & ~keep_rgb, settings.shaded > 0):
         painted = torch.where(shade > 0, shaded(good_rgb, change, recipe, box.side), painted)
-    if _any(~is_relief):
+    if _any(~is_relief, other):
         mask = torch.where(is_relief, mask, region.abs())
     covering = mask
     if settings.edge_high > 0:
         covering = soft_edged(mask, recipe.edge) * as_float(box.cut(foreground))
-    if _any(~is_relief):
+    if _any(~is_relief, other):
         # Not in relief: what is seen in the place of the part is another piece of it, or what lies behind a cut.
         seen_depth = good_depth
-        if _any(is_moved):
-            moved_rgb, seen_depth = displaced(rgb, depth, foreground, recipe, box)
+        if _any(is_moved, movable):
+            moved_rgb, seen_depth = displaced(rgb, depth, foreground, recipe, box, possible)
             painted = torch.where(is_moved, moved_rgb, painted)
-        if _any(is_cut):
+        if _any(is_cut, CUT in possible):
             behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)  # deeper inside, or background
             seen_depth = torch.where(is_cut, behind, seen_depth)
             painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
@@ -305,9 +308,9 @@ def _in_unit_range(pictures: Tensor) -> Tensor:
     return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
-def _any(which: Tensor) -> bool:
-    """Whether some pair needs this work. On a GPU it is done anyway: looking would make the host wait."""
-    return which.device.type != "cpu" or bool(which.any())
+def _any(which: Tensor, possible: bool = True) -> bool:
+    """Whether some pair needs this work. On a GPU it is done wherever it is possible: looking would make the host wait."""
+    return possible and (which.device.type != "cpu" or bool(which.any()))
 
 
 # ------------------------------------------------------------------------------------------- shapes
@@ -345,32 +348,35 @@ def _span(used: Tensor) -> tuple[int, int] | None:
     return (int(where[0]), int(where[-1]) + 1) if where.size else None
 
 
-def ternary_mask(foreground: Tensor, recipe: Recipe, box: Box | None = None) -> Tensor:
-    """Mt of eqs. (1) and (2), (B, 1, S, S) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part."""
+def ternary_mask(foreground: Tensor, recipe: Recipe, box: Box | None = None, possible: frozenset[int] = ALL) -> Tensor:
+    """Mt of eqs. (1) and (2), (B, 1, S, S) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part.
+
+    `possible`: the families that the recipe may be of.
+    """
     box = box or Box.whole(foreground.shape[-1])
     noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, box.side, box)
     blobs = noise
-    if _any(recipe.family == BLOB):
+    if _any(recipe.family == BLOB, BLOB in possible):
         threshold = recipe.threshold[:, None, None]
         blobs = noise.clone().gt_(threshold).sub_(noise.clone().lt_(-threshold))  # eq. (1)
-    if _any(recipe.family != BLOB):
+    if _any(recipe.family != BLOB, bool(possible - {BLOB})):
         sign = recipe.sign[:, None, None]
-        single = shape(foreground, noise, recipe, box) * torch.where(sign == 0, noise.sign(), sign)
+        single = shape(foreground, noise, recipe, box, possible) * torch.where(sign == 0, noise.sign(), sign)
         blobs = torch.where(recipe.family[:, None, None] == BLOB, blobs, single)
     return blobs[:, None] * as_float(box.cut(foreground))  # eq. (2)
 
 
-def shape(foreground: Tensor, noise: Tensor, recipe: Recipe, box: Box) -> Tensor:
+def shape(foreground: Tensor, noise: Tensor, recipe: Recipe, box: Box, possible: frozenset[int] = ALL) -> Tensor:
     """(B, height, width) float32, 1 within: one compact spot, or one winding line, with its centre on the part."""
     u, v = box.grid(foreground.device)
-    centre_u, centre_v = centres(foreground, recipe)
+    centre_u, centre_v = centres(foreground, recipe, possible)
     x, y = u - centre_u[:, None, None], v - centre_v[:, None, None]
     cos, sin = recipe.angle.cos()[:, None, None], recipe.angle.sin()[:, None, None]
     along, across = cos * x - sin * y, sin * x + cos * y
     radius, stretch = recipe.radius[:, None, None], recipe.aspect.sqrt()[:, None, None]
     distance = torch.sqrt((along / stretch) ** 2 + (across * stretch) ** 2) / radius
     spot = distance.add_(noise, alpha=0.5).lt_(torch.where(recipe.family == WARP, WARPED, 1.0)[:, None, None])
-    if not _any(recipe.family == SCRATCH):
+    if not _any(recipe.family == SCRATCH, SCRATCH in possible):
         return spot
     bend = 0.04 * torch.sin(along / radius * 2 + recipe.place[:, :1, None] * 6.3)
     width = (0.5 + 2 * recipe.beta[:, None, None]) / 128  # half of it: lines of one to three and a half pixels at 128
@@ -383,11 +389,11 @@ def as_float(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).float()
 
 
-def centres(foreground: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def centres(foreground: Tensor, recipe: Recipe, possible: frozenset[int] = ALL) -> tuple[Tensor, Tensor]:
     """Coordinates (B,), (B,) in (-0.5, 0.5) of the foreground pixel that `place` chooses; the middle if there is none."""
     side = foreground.shape[-1]
     at_rim = (recipe.family == CUT) & (recipe.place[:, 1] < 0.5)
-    if _any(at_rim):
+    if _any(at_rim, CUT in possible):
         along = rim(foreground)
         # Where the part fills the image it has no outline.
         at_rim = at_rim[:, None, None, None] & along.any(dim=(1, 2, 3), keepdim=True)
@@ -406,7 +412,9 @@ def centres(foreground: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
 def rim(foreground: Tensor) -> Tensor:
     """(B, 1, S, S) bool: those pixels of the part that lie along its outline."""
     reach = max(1, round(RIM * foreground.shape[-1] / 2))
-    outside = F.max_pool2d(as_float(~foreground), 2 * reach + 1, stride=1, padding=reach)
+    outside, width = as_float(~foreground), 2 * reach + 1
+    outside = F.max_pool2d(outside, (width, 1), stride=1, padding=(reach, 0))  # columns, then rows: the same, and sooner
+    outside = F.max_pool2d(outside, (1, width), stride=1, padding=(0, reach))
     return foreground & (outside > 0)
 
 
@@ -543,7 +551,9 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
     return (rgb * bright).clamp_(0, 1)
 
 
-def displaced(rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
+def displaced(
+    rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, box: Box, possible: frozenset[int] = ALL
+) -> tuple[Tensor, Tensor]:
     """A box of the pairs with their pixels moved, RGB and depth together.
 
     Shifts show another piece of the part, moved by `offset`; some are turned about the middle of the image as well, which
@@ -555,7 +565,7 @@ def displaced(rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, bo
     x = angle.cos() * u - angle.sin() * v + recipe.offset[:, 0, None, None]
     y = angle.sin() * u + angle.cos() * v + recipe.offset[:, 1, None, None]
     is_warp = (recipe.family == WARP)[:, None, None]
-    if _any(is_warp):
+    if _any(is_warp, WARP in possible):
         bend_u, bend_v = bends(foreground, recipe, box)
         x, y = torch.where(is_warp, u + bend_u, x), torch.where(is_warp, v + bend_v, y)
     return resampled(rgb, depth, foreground, 2 * torch.stack([x, y], dim=-1))[:2]
@@ -586,12 +596,13 @@ def bends(foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]
     drawn = hash_uniform(recipe.seed[:, None], torch.arange(2, device=foreground.device)[None] + 2_000_003)
     rough = (drawn[:, 0, None, None] * 2 - 0.5).clamp(0, 1)  # a quarter bends smoothly, a quarter crumples
     periods = 1.5 / recipe.radius * (0.5 + drawn[:, 1])
-    moved = []
-    for axis in range(2):
-        noise = perlin(recipe.seed + 2 + axis, periods, periods, recipe.angle, box.side, box)
-        steady = recipe.offset[:, axis, None, None] / OFFSET
-        moved.append(near * reach * ((1 - rough) * steady + 0.7 * rough * noise))
-    return moved[0], moved[1]
+    seeds = torch.cat([recipe.seed + 2, recipe.seed + 3])  # one field to the right, one down
+    noise = perlin(seeds, periods.repeat(2), periods.repeat(2), recipe.angle.repeat(2), box.side, box).chunk(2)
+    steady = (recipe.offset / OFFSET).unbind(dim=1)
+    right, down = (
+        near * reach * ((1 - rough) * steady[axis][:, None, None] + 0.7 * rough * noise[axis]) for axis in range(2)
+    )
+    return right, down
 
 
 def visible(rgb: Tensor, depth: Tensor, harmed_rgb: Tensor, harmed_depth: Tensor, least: float) -> Tensor:

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from das3d import pictures
 from das3d._batch_norm import share_batch_norm
-from das3d.batches import Batch, GoodParts, make_batch
+from das3d._bundle import Bundle
+from das3d._replay import Replayed
+from das3d.batches import Batch, Draw, GoodParts, compose, draw_batch, make_batch
 from das3d.cache import write_atomically
 from das3d.console import duration, progress
 from das3d.errors import Das3dError, ModelError
@@ -101,13 +103,20 @@ def fit(
     begun, saved = time.monotonic() - state.seconds, time.monotonic()
     pacer = Pacer(budget or 0.0, state)
 
+    def step_as_it_is(todo: Iteration) -> tuple[Batch, Output, Tensor]:
+        return advance(state, todo.to(fabric.device), parts, settings, fabric, textures)
+
+    graphed = fabric.device.type == "cuda" and fabric.world_size == 1
+    step_on_device = Replayed(step_as_it_is, fabric.device) if graphed else step_as_it_is
+
     with progress("training", state.total or None) as step:
         while state.total == 0 or state.iteration < state.total:
-            batch = make_batch(parts, settings, state.iteration, textures, rank=fabric.global_rank, ranks=fabric.world_size)
-            rate, output, losses = advance(state, batch, settings, fabric)
+            todo = next_iteration(state, len(parts), settings, fabric, textures)
+            batch, output, losses = step_on_device(todo)
+            state.iteration += 1
             state.seconds = time.monotonic() - begun
 
-            log.add(mean_over_shares(fabric, losses), rate, state)
+            log.add(mean_over_shares(fabric, losses), float(todo.rate), state)
             # Steps of large networks may take minutes: a budget is not to be over before the first estimate.
             slow = budget and state.iteration - first < LOG_EVERY and agreed(fabric, state.seconds) > budget / 4
             if budget and (slow or state.iteration % LOG_EVERY == 0):
@@ -139,19 +148,54 @@ def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
     return State(wrapped, average, optimizer, total=total)
 
 
-def advance(state: State, batch: Batch, settings: Settings, fabric: Fabric) -> tuple[float, Output, Tensor]:
-    """One iteration: learning rate, networks' output, and the three terms of eq. (13) as a (3,) tensor without gradient."""
-    training = settings.training
-    rate = learning_rate(state.iteration, state.total or training.iterations, training)
+@dataclass(frozen=True)
+class Iteration(Bundle):
+    """All that an iteration takes from the host.
+
+    Attributes:
+        drawn: its random choices.
+        rate: learning rate, (1,) float64.
+        follow: how far the moving average of the weights goes towards those of now, (1,) float64.
+    """
+
+    drawn: Draw
+    rate: Tensor
+    follow: Tensor
+
+
+def next_iteration(
+    state: State, parts: int, settings: Settings, fabric: Fabric, textures: Tensor | None = None
+) -> Iteration:
+    """What the next iteration does with so many good parts; of the batch, this process's share."""
+    training, number = settings.training, state.iteration
+    drawn = draw_batch(parts, settings, number, textures, rank=fabric.global_rank, ranks=fabric.world_size)
+    rate = learning_rate(number, state.total or training.iterations, training)
+    # The average follows closely at first, when all is still changing.
+    follow = 1 - min(training.average, (1 + number) / (10 + number))
+    return Iteration(drawn, *(torch.tensor([value], dtype=torch.float64) for value in (rate, follow)))
+
+
+def advance(
+    state: State, todo: Iteration, parts: GoodParts, settings: Settings, fabric: Fabric, textures: Tensor | None = None
+) -> tuple[Batch, Output, Tensor]:
+    """One iteration on the device: its batch, the networks' output, and the three terms of eq. (13) as a (3,) tensor.
+
+    On a GPU nothing here waits for it, so that it can be replayed.
+    """
+    batch = compose(parts, todo.drawn, settings, textures)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = _number(todo.rate)
     output, losses = losses_of(state.network, batch, settings)
     state.optimizer.zero_grad(set_to_none=True)
     fabric.backward(losses.sum())
     state.optimizer.step()
-    update_average(state.average, state.network, training.average, state.iteration)
-    state.iteration += 1
-    return rate, output, losses.detach()
+    update_average(state.average, state.network, _number(todo.follow))
+    return batch, output.detached(), losses.detach()
+
+
+def _number(value: Tensor) -> float | Tensor:
+    # Of a tensor with one; on a GPU it stays there.
+    return value[0].float() if value.device.type == "cuda" else float(value)
 
 
 def losses_of(network: Any, batch: Batch, settings: Settings) -> tuple[Output, Tensor]:
@@ -178,16 +222,22 @@ def learning_rate(iteration: int, total: int, settings: TrainingSettings) -> flo
 
 
 @torch.no_grad()
-def update_average(average: DAS3DNet, network: Any, decay: float, iteration: int) -> None:
-    """Moving average of weights and of batch-norm statistics; it follows closely at first, when all is still changing."""
-    decay = min(decay, (1 + iteration) / (10 + iteration))
+def update_average(average: DAS3DNet, network: Any, follow: float | Tensor) -> None:
+    """Move an average of weights and of batch-norm statistics so far towards those of now."""
     current = network.state_dict()
-    for name, kept in average.state_dict().items():
-        now = current[name].to(kept.dtype)
-        if kept.dtype.is_floating_point:
-            kept.lerp_(now, 1 - decay)
+    kept, now = [], []
+    for name, value in average.state_dict().items():
+        if value.dtype.is_floating_point:
+            kept.append(value)
+            now.append(current[name].to(value.dtype))
         else:
-            kept.copy_(now)
+            value.copy_(current[name])
+    if isinstance(follow, float):
+        torch._foreach_lerp_(kept, now, follow)
+    else:  # what PyTorch computes for all of them at once
+        apart = torch._foreach_sub(now, kept)
+        torch._foreach_mul_(apart, follow)
+        torch._foreach_add_(kept, apart)
 
 
 class Pacer:
@@ -238,7 +288,7 @@ class LossLog:
         self.last = (0, 0.0)
 
     def add(self, losses: Tensor, rate: float, state: State) -> None:
-        self.kept.append(losses.detach())
+        self.kept.append(losses.clone())  # which the next step may write over
         self.rate = rate
         if state.iteration % LOG_EVERY == 0:
             self.flush(state)

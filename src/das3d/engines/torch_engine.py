@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from das3d.engines import Engine, EngineOutput, Floats
+from das3d._bundle import Bundle
+from das3d._replay import Replayed
+from das3d.engines import BATCH, Engine, EngineOutput, Floats
 from das3d.errors import ModelError
 from das3d.network import CoarseLevel, DAS3DNet
 from das3d.settings import ScoreSettings, Settings
@@ -112,8 +116,19 @@ def fused(network: DAS3DNet) -> DAS3DNet:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+@dataclass(frozen=True)
+class Members(Bundle):
+    """What the networks see of a batch: RGB (B, 3, S, S) uint8, depth (B, 1, S, S) float32; None: not used."""
+
+    rgb: Tensor | None
+    depth: Tensor | None
+
+
 class TorchEngine(Engine):
     """A network in evaluation mode on its device.
+
+    On a GPU one part and `BATCH` of them are CUDA graphs, as they take longer to launch than to compute; what lies between
+    is filled up, and what is more is cut.
 
     Attributes:
         network: what training trains; the engine computes with a copy of it as it is now.
@@ -129,6 +144,8 @@ class TorchEngine(Engine):
         # On CUDA devices PyTorch rounds what convolutions multiply to TF32 unless told otherwise.
         self.precision = "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "fp32"
         self.device = torch.cuda.get_device_name(self.torch_device) if cuda else self.torch_device.type.upper()
+        self._graphs = {size: Replayed(self._found, self.torch_device) for size in (1, BATCH)} if cuda else {}
+        self._lock = Lock()  # a graph has one place for its inputs and one for its results
 
     @classmethod
     def open(cls, file: Path, settings: Settings, device: str = "auto") -> TorchEngine:
@@ -157,14 +174,30 @@ class TorchEngine(Engine):
 
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
-        members = [None if array is None else torch.from_numpy(array).to(self.torch_device) for array in (rgb, depth)]
-        with torch.inference_mode():
-            maps, scores, *repaired = self.scorer(*members)
-        return EngineOutput(
-            maps.cpu().numpy(),
-            scores.cpu().numpy(),
-            *(None if images is None else images.float().cpu().numpy() for images in repaired),
-        )
+        members = Members(*(None if array is None else torch.from_numpy(array) for array in (rgb, depth)))
+        if not self._graphs:
+            return _on_host(self._found(members.to(self.torch_device)))
+        whole: list[Tensor | None] = []
+        for start in range(0, len(members), BATCH):
+            some = members[start : start + BATCH]
+            size = 1 if len(some) == 1 else BATCH
+            with self._lock:
+                found = self._graphs[size](some[torch.arange(size).clamp(max=len(some) - 1)])
+                # Straight to where they belong: joining batches would copy all of them once more.
+                whole = whole or [None if one is None else torch.empty(len(members), *one.shape[1:]) for one in found]
+                for kept, new in zip(whole, found, strict=True):
+                    if kept is not None and new is not None:
+                        kept[start : start + BATCH].copy_(new[: len(some)])
+        return _on_host(whole)
+
+    @torch.inference_mode()
+    def _found(self, members: Members) -> Sequence[Tensor | None]:
+        found: Sequence[Tensor | None] = self.scorer(members.rgb, members.depth)
+        return found
+
+
+def _on_host(found: Sequence[Tensor | None]) -> EngineOutput:
+    return EngineOutput(*(None if tensor is None else tensor.float().cpu().numpy() for tensor in found))  # type: ignore[arg-type]
 
 
 def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
