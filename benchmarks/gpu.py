@@ -103,6 +103,9 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     about, scans, masks = unpack(file)
     settings = settings_from_dict(about["settings"]).with_changes(changes)
     assert settings.preparation == settings_from_dict(about["settings"]).preparation, "the parts are prepared already"
+    if not settings.uses_rgb:  # as scans are prepared for depth alone
+        blank = np.zeros_like(scans["train"][0].rgb)
+        scans = {split: [replace(scan, rgb=blank) for scan in ones] for split, ones in scans.items()}
     out.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device)
     keep_freed_memory()

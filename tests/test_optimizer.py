@@ -63,6 +63,15 @@ def test_steps_are_those_of_the_published_rounds_even_where_most_directions_are_
     torch.testing.assert_close(orthogonal([matrix])[0].double(), x, atol=2e-3, rtol=0)
 
 
+def test_matrices_of_many_sizes_do_not_change_each_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 9), (9, 4), (4, 20), (9, 9), (1, 7), (4, 9)]
+    matrices = [torch.randn(size, generator=generator) for size in sizes]
+    for together, matrix in zip(orthogonal(matrices), matrices, strict=True):
+        assert together.shape == matrix.shape
+        torch.testing.assert_close(together, orthogonal([matrix])[0])
+
+
 def test_without_filters_it_is_adamw() -> None:
     network, other = small_network(), small_network()
     groups = [{"params": list(network.parameters()), "filters": False}]

@@ -108,6 +108,35 @@ class Recipe(Bundle):
 
 
 @dataclass(frozen=True)
+class Site:
+    """What is made, and where: a recipe and the part that it is for.
+
+    Attributes:
+        foreground: (B, 1, S, S) bool, Mf.
+        recipe: of B pairs, on the same device.
+        families: those that the recipe may be of.
+        centre: (B,), (B,) of single shapes, as `centres` finds them.
+        box: of the image that is worked on.
+    """
+
+    foreground: Tensor
+    recipe: Recipe
+    families: frozenset[int]
+    centre: tuple[Tensor, Tensor]
+    box: Box
+
+    @classmethod
+    def of(cls, foreground: Tensor, recipe: Recipe, families: frozenset[int] = ALL) -> Site:
+        """The whole image."""
+        return cls(foreground, recipe, families, centres(foreground, recipe, families), Box.whole(foreground.shape[-1]))
+
+    @property
+    def part(self) -> Tensor:
+        """(B, 1, height, width) float32, 1 where the part is in the box."""
+        return as_float(self.box.cut(self.foreground))
+
+
+@dataclass(frozen=True)
 class Harmed:
     """Pairs after synthesis: what eq. (12) calls I~, Z~ and M~."""
 
@@ -223,48 +252,44 @@ def synthesise(
         settings: those that the recipe was drawn with; what is no random choice comes from here.
         textures: (N, 3, S, S) pictures for Iu, in (0, 1) or uint8; None: generated.
     """
+    families = frozenset(i for i, name in enumerate(FAMILIES) if getattr(settings, name) > 0)
     if rgb.device.type != "cpu":
         pictures = None if textures is None else _in_unit_range(textures.index_select(0, recipe.texture))
-        return _harm(rgb, depth, foreground, recipe, settings, pictures, Box.whole(rgb.shape[-1]))
+        return _harm(rgb, depth, Site.of(foreground, recipe, families), settings, pictures)
     # On a CPU memory is what synthesis waits for. One pair at a time stays in the cache, and of it only what can change
     # is looked at; the values are the same.
     harmed = Harmed(torch.empty_like(rgb), torch.empty_like(depth), torch.empty_like(depth))
     for i in range(len(recipe)):
         one, this = recipe[i], slice(i, i + 1)
         harmed.rgb[i], harmed.depth[i], harmed.mask[i] = rgb[i], depth[i], 0
-        box = None if one.keep_rgb & one.keep_depth else reach_of(one, foreground[this], settings)
+        if one.keep_rgb & one.keep_depth:
+            continue
+        site = Site.of(foreground[this], one, families)
+        box = reach_of(site, settings)
         if box is not None:
             pictures = None if textures is None else _in_unit_range(textures.narrow(0, int(one.texture), 1))
-            some = _harm(rgb[this], depth[this], foreground[this], one, settings, pictures, box)
+            some = _harm(rgb[this], depth[this], replace(site, box=box), settings, pictures)
             for whole, part in zip(vars(harmed).values(), vars(some).values(), strict=True):
                 box.cut(whole[this]).copy_(part)
     return harmed
 
 
-def _harm(
-    rgb: Tensor,
-    depth: Tensor,
-    foreground: Tensor,
-    recipe: Recipe,
-    settings: SynthesisSettings,
-    pictures: Tensor | None,
-    box: Box,
-) -> Harmed:
+def _harm(rgb: Tensor, depth: Tensor, site: Site, settings: SynthesisSettings, pictures: Tensor | None) -> Harmed:
     # All equations, in one box of all pairs. pictures: (B, 3, S, S), Iu of each pair, or None.
+    recipe, box, part = site.recipe, site.box, site.part
     family, shade, beta, magnitude, keep_rgb, keep_depth = (
         values[:, None, None, None]
         for values in (recipe.family, recipe.shade, recipe.beta, recipe.magnitude, recipe.keep_rgb, recipe.keep_depth)
     )
-    possible = frozenset(i for i, name in enumerate(FAMILIES) if getattr(settings, name) > 0)
-    movable, other = bool(possible & {SHIFT, WARP}), bool(possible & {SHIFT, WARP, CUT})
+    movable, other = bool(site.families & {SHIFT, WARP}), bool(site.families & {SHIFT, WARP, CUT})
     good_rgb, good_depth = box.cut(rgb), box.cut(depth)
-    region = ternary_mask(foreground, recipe, box, possible)  # Mt: (B, 1, height, width) in {-1, 0, 1}
+    region = ternary_mask(site)  # Mt: (B, 1, height, width) in {-1, 0, 1}
     is_moved, is_cut = (family == SHIFT) | (family == WARP), family == CUT
     is_relief = ~(is_moved | is_cut)
     change = region
     if settings.skew_filter and _any(is_relief):
         change = skew_filtered(region, recipe, settings.sigma_high, box.side)
-    change = change * as_float(box.cut(foreground))
+    change = change * part
     if settings.peak and _any(is_relief):
         change = change / change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
     change = change * magnitude  # pz dZ
@@ -273,21 +298,21 @@ def _harm(
 
     painted, opacity = good_rgb, 1 - beta * (is_relief & (shade == 0))
     if _any(is_relief & (shade == 0) & ~keep_rgb):
-        painted = generated_texture(rgb, foreground, recipe, box) if pictures is None else box.cut(pictures)
+        painted = generated_texture(rgb, site) if pictures is None else box.cut(pictures)
     if _any(is_relief & (shade > 0) & ~keep_rgb, settings.shaded > 0):
         painted = torch.where(shade > 0, shaded(good_rgb, change, recipe, box.side), painted)
     if _any(~is_relief, other):
         mask = torch.where(is_relief, mask, region.abs())
     covering = mask
     if settings.edge_high > 0:
-        covering = soft_edged(mask, recipe.edge) * as_float(box.cut(foreground))
+        covering = soft_edged(mask, recipe.edge) * part
     if _any(~is_relief, other):
         # Not in relief: what is seen in the place of the part is another piece of it, or what lies behind a cut.
         seen_depth = good_depth
         if _any(is_moved, movable):
-            moved_rgb, seen_depth = displaced(rgb, depth, foreground, recipe, box, possible)
+            moved_rgb, seen_depth = displaced(rgb, depth, site)
             painted = torch.where(is_moved, moved_rgb, painted)
-        if _any(is_cut, CUT in possible):
+        if _any(is_cut, CUT in site.families):
             behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)  # deeper inside, or background
             seen_depth = torch.where(is_cut, behind, seen_depth)
             painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
@@ -310,16 +335,16 @@ def _in_unit_range(pictures: Tensor) -> Tensor:
 
 def _any(which: Tensor, possible: bool = True) -> bool:
     """Whether some pair needs this work. On a GPU it is done wherever it is possible: looking would make the host wait."""
-    return possible and (which.device.type != "cpu" or bool(which.any()))
+    return bool(which.any()) if which.device.type == "cpu" else possible
 
 
 # ------------------------------------------------------------------------------------------- shapes
 
 
-def reach_of(recipe: Recipe, foreground: Tensor, settings: SynthesisSettings) -> Box | None:
-    """Where the one defect of a recipe can change its pair (1, 1, S, S); None where there is no part."""
-    side = foreground.shape[-1]
-    pixels = foreground[0, 0].view(torch.uint8)
+def reach_of(site: Site, settings: SynthesisSettings) -> Box | None:
+    """Where the one defect of a site can change its pair; None where there is no part."""
+    recipe, side = site.recipe, site.box.side
+    pixels = site.foreground[0, 0].view(torch.uint8)
     rows, columns = (_span(pixels.amax(dim=1 - axis)) for axis in (0, 1))
     if rows is None or columns is None:
         return None
@@ -333,7 +358,7 @@ def reach_of(recipe: Recipe, foreground: Tensor, settings: SynthesisSettings) ->
         half *= side
         if settings.skew_filter and recipe.family < SHIFT:
             half += _reach(recipe.sigma, side)
-        u, v = (float(middle + 0.5) * side for middle in centres(foreground, recipe))
+        u, v = (float(middle + 0.5) * side for middle in site.centre)
         rows = max(rows[0], math.floor(v - half)), min(rows[1], math.ceil(v + half))
         columns = max(columns[0], math.floor(u - half)), min(columns[1], math.ceil(u + half))
     # Beyond that, as far as `shaded` and `visible` look for changes and edges are blurred.
@@ -348,35 +373,31 @@ def _span(used: Tensor) -> tuple[int, int] | None:
     return (int(where[0]), int(where[-1]) + 1) if where.size else None
 
 
-def ternary_mask(foreground: Tensor, recipe: Recipe, box: Box | None = None, possible: frozenset[int] = ALL) -> Tensor:
-    """Mt of eqs. (1) and (2), (B, 1, S, S) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part.
-
-    `possible`: the families that the recipe may be of.
-    """
-    box = box or Box.whole(foreground.shape[-1])
+def ternary_mask(site: Site) -> Tensor:
+    """Mt of eqs. (1) and (2), (B, 1, S, S) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part."""
+    recipe, box = site.recipe, site.box
     noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, box.side, box)
     blobs = noise
-    if _any(recipe.family == BLOB, BLOB in possible):
+    if _any(recipe.family == BLOB, BLOB in site.families):
         threshold = recipe.threshold[:, None, None]
         blobs = noise.clone().gt_(threshold).sub_(noise.clone().lt_(-threshold))  # eq. (1)
-    if _any(recipe.family != BLOB, bool(possible - {BLOB})):
+    if _any(recipe.family != BLOB, bool(site.families - {BLOB})):
         sign = recipe.sign[:, None, None]
-        single = shape(foreground, noise, recipe, box, possible) * torch.where(sign == 0, noise.sign(), sign)
+        single = shape(site, noise) * torch.where(sign == 0, noise.sign(), sign)
         blobs = torch.where(recipe.family[:, None, None] == BLOB, blobs, single)
-    return blobs[:, None] * as_float(box.cut(foreground))  # eq. (2)
+    return blobs[:, None] * site.part  # eq. (2)
 
 
-def shape(foreground: Tensor, noise: Tensor, recipe: Recipe, box: Box, possible: frozenset[int] = ALL) -> Tensor:
+def shape(site: Site, noise: Tensor) -> Tensor:
     """(B, height, width) float32, 1 within: one compact spot, or one winding line, with its centre on the part."""
-    u, v = box.grid(foreground.device)
-    centre_u, centre_v = centres(foreground, recipe, possible)
+    recipe, (u, v), (centre_u, centre_v) = site.recipe, site.box.grid(noise.device), site.centre
     x, y = u - centre_u[:, None, None], v - centre_v[:, None, None]
     cos, sin = recipe.angle.cos()[:, None, None], recipe.angle.sin()[:, None, None]
     along, across = cos * x - sin * y, sin * x + cos * y
     radius, stretch = recipe.radius[:, None, None], recipe.aspect.sqrt()[:, None, None]
     distance = torch.sqrt((along / stretch) ** 2 + (across * stretch) ** 2) / radius
     spot = distance.add_(noise, alpha=0.5).lt_(torch.where(recipe.family == WARP, WARPED, 1.0)[:, None, None])
-    if not _any(recipe.family == SCRATCH, SCRATCH in possible):
+    if not _any(recipe.family == SCRATCH, SCRATCH in site.families):
         return spot
     bend = 0.04 * torch.sin(along / radius * 2 + recipe.place[:, :1, None] * 6.3)
     width = (0.5 + 2 * recipe.beta[:, None, None]) / 128  # half of it: lines of one to three and a half pixels at 128
@@ -389,11 +410,11 @@ def as_float(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).float()
 
 
-def centres(foreground: Tensor, recipe: Recipe, possible: frozenset[int] = ALL) -> tuple[Tensor, Tensor]:
+def centres(foreground: Tensor, recipe: Recipe, families: frozenset[int] = ALL) -> tuple[Tensor, Tensor]:
     """Coordinates (B,), (B,) in (-0.5, 0.5) of the foreground pixel that `place` chooses; the middle if there is none."""
     side = foreground.shape[-1]
     at_rim = (recipe.family == CUT) & (recipe.place[:, 1] < 0.5)
-    if _any(at_rim, CUT in possible):
+    if _any(at_rim, CUT in families):
         along = rim(foreground)
         # Where the part fills the image it has no outline.
         at_rim = at_rim[:, None, None, None] & along.any(dim=(1, 2, 3), keepdim=True)
@@ -492,20 +513,19 @@ def _fast_length(length: int) -> int:
 # ------------------------------------------------------------------------------------------- colours
 
 
-def generated_texture(rgb: Tensor, foreground: Tensor, recipe: Recipe, box: Box | None = None) -> Tensor:
+def generated_texture(rgb: Tensor, site: Site) -> Tensor:
     """Iu without a picture, (B, 3, S, S) or a box of it: two colours mixed by noise of drawn scale, from flat to grainy.
 
     Each colour lies between a random one and one of the part's own, so that weak and natural stains occur beside glaring
     ones.
     """
-    side = rgb.shape[-1]
-    count = rgb.shape[0]
+    recipe, side, count = site.recipe, rgb.shape[-1], rgb.shape[0]
     drawn = hash_uniform(recipe.seed[:, None], torch.arange(4, device=rgb.device)[None] + 1_000_003)
     periods = 4.0 * 12.0 ** drawn[:, 0]
-    noise = perlin(recipe.seed + 1, periods, periods * (0.25 + drawn[:, 1]), recipe.angle, side, box)
+    noise = perlin(recipe.seed + 1, periods, periods * (0.25 + drawn[:, 1]), recipe.angle, side, site.box)
     sharp = 1 + 9 * drawn[:, 2, None, None]
     mixture = torch.sigmoid(noise * sharp * 2)[:, None]  # (B, 1, S, S)
-    centre_u, centre_v = centres(foreground, recipe)
+    centre_u, centre_v = site.centre
     column = ((centre_u + 0.5) * side).long().clamp(0, side - 1)
     row = ((centre_v + 0.5) * side).long().clamp(0, side - 1)
     own = rgb[torch.arange(count, device=rgb.device), :, row, column]  # (B, 3)
@@ -551,24 +571,22 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
     return (rgb * bright).clamp_(0, 1)
 
 
-def displaced(
-    rgb: Tensor, depth: Tensor, foreground: Tensor, recipe: Recipe, box: Box, possible: frozenset[int] = ALL
-) -> tuple[Tensor, Tensor]:
+def displaced(rgb: Tensor, depth: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     """A box of the pairs with their pixels moved, RGB and depth together.
 
     Shifts show another piece of the part, moved by `offset`; some are turned about the middle of the image as well, which
     takes them the farther the farther they lie from it. Warps bend the part around their centre, most there and less with
     the distance: in one direction or, the rougher, in many.
     """
-    u, v = box.grid(rgb.device)
+    recipe, (u, v) = site.recipe, site.box.grid(rgb.device)
     angle = recipe.angle[:, None, None] * (recipe.beta[:, None, None] > 0.4)
     x = angle.cos() * u - angle.sin() * v + recipe.offset[:, 0, None, None]
     y = angle.sin() * u + angle.cos() * v + recipe.offset[:, 1, None, None]
     is_warp = (recipe.family == WARP)[:, None, None]
-    if _any(is_warp, WARP in possible):
-        bend_u, bend_v = bends(foreground, recipe, box)
+    if _any(is_warp, WARP in site.families):
+        bend_u, bend_v = bends(site)
         x, y = torch.where(is_warp, u + bend_u, x), torch.where(is_warp, v + bend_v, y)
-    return resampled(rgb, depth, foreground, 2 * torch.stack([x, y], dim=-1))[:2]
+    return resampled(rgb, depth, site.foreground, 2 * torch.stack([x, y], dim=-1))[:2]
 
 
 def resampled(rgb: Tensor, depth: Tensor, foreground: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -587,13 +605,14 @@ def resampled(rgb: Tensor, depth: Tensor, foreground: Tensor, grid: Tensor) -> t
     return values[:, :3], values[:, 3:] + 1, inside
 
 
-def bends(foreground: Tensor, recipe: Recipe, box: Box) -> tuple[Tensor, Tensor]:
+def bends(site: Site) -> tuple[Tensor, Tensor]:
     """How far a warp moves each pixel of a box, (B, height, width) right and down, as a share of the side."""
-    u, v = box.grid(foreground.device)
-    centre_u, centre_v = (centre[:, None, None] for centre in centres(foreground, recipe))
+    recipe, box = site.recipe, site.box
+    u, v = box.grid(recipe.seed.device)
+    centre_u, centre_v = (centre[:, None, None] for centre in site.centre)
     reach = 1.5 * recipe.radius[:, None, None]
     near = torch.exp(-2 * ((u - centre_u) ** 2 + (v - centre_v) ** 2) / reach**2)
-    drawn = hash_uniform(recipe.seed[:, None], torch.arange(2, device=foreground.device)[None] + 2_000_003)
+    drawn = hash_uniform(recipe.seed[:, None], torch.arange(2, device=u.device)[None] + 2_000_003)
     rough = (drawn[:, 0, None, None] * 2 - 0.5).clamp(0, 1)  # a quarter bends smoothly, a quarter crumples
     periods = 1.5 / recipe.radius * (0.5 + drawn[:, 1])
     seeds = torch.cat([recipe.seed + 2, recipe.seed + 3])  # one field to the right, one down

@@ -194,8 +194,8 @@ def advance(
 
 
 def _number(value: Tensor) -> float | Tensor:
-    # Of a tensor with one; on a GPU it stays there.
-    return value[0].float() if value.device.type == "cuda" else float(value)
+    # Of a tensor with one; what lies on another device stays there.
+    return float(value) if value.device.type == "cpu" else value[0].float()
 
 
 def losses_of(network: Any, batch: Batch, settings: Settings) -> tuple[Output, Tensor]:
