@@ -51,7 +51,7 @@ def main() -> None:
     print("iteration  seconds  samples/s  loss RGB / depth / discriminator  synthetic I-AUROC  P-AUROC  AP")
     for _ in range(options.iterations):
         begun = time.perf_counter()
-        todo = training.next_iteration(state, len(parts), settings, fabric, textures).to(fabric.device)
+        todo = training.next_iteration(state, len(parts), settings, fabric, textures)
         losses += training.advance(state, todo, parts, settings, fabric, textures)[2].cpu()
         state.iteration += 1
         seconds += time.perf_counter() - begun

@@ -460,7 +460,7 @@ def training_gpu(steps: int = 100) -> list[Row]:
             state = start(settings, fabric, total=steps)
 
             def step(todo: Iteration, state: Any = state, parts: Any = parts, settings: Any = settings) -> Any:
-                return advance(state, todo.to(device), parts, settings, fabric)  # noqa: B023
+                return advance(state, todo, parts, settings, fabric)  # noqa: B023
 
             work = Replayed(step, device) if graphed else step
             for count in (8, few):  # the first ones set up

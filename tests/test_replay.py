@@ -193,7 +193,7 @@ def test_replayed_steps_learn_what_steps_launched_one_by_one_learn(optimizer: st
         state = start(settings, fabric, total=40)
 
         def step(todo: Any, state: State = state) -> Tensor:
-            return advance(state, todo.to(device), parts, settings, fabric)[2]
+            return advance(state, todo, parts, settings, fabric)[2]
 
         work = Replayed(step, device) if graphed else step
         losses = []

@@ -155,6 +155,27 @@ def test_a_budget_that_was_never_measured_gives_way_to_settings(tmp_path: Path, 
     assert state.iteration == 9
 
 
+def test_what_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings("training.iterations=9", "training.checkpoint_minutes=1e-9")
+    whole = fit(tiny_parts(), settings, tmp_path / "whole", fabric=cpu())
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_repairs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_parts(), settings, tmp_path / "other", fabric=cpu())
+    checkpoint = tmp_path / "other" / "checkpoint.pt"
+    kept = torch.load(checkpoint, weights_only=True)
+    assert 0 < kept["iteration"] < 9
+    for group in kept["optimizer"]["param_groups"]:  # where rate and count of steps lie on the device
+        group |= {"capturable": True, "lr": torch.tensor(group["lr"])}
+    torch.save(kept, checkpoint)
+    resumed = fit(tiny_parts(), settings, tmp_path / "other", fabric=cpu(), resume=True)
+    assert same_weights(whole.average, resumed.average)
+
+
 def test_pacer_follows_the_machine() -> None:
     state = State(None, None, None)  # type: ignore[arg-type]
     pacer = Pacer(100.0, state)

@@ -104,7 +104,7 @@ def fit(
     pacer = Pacer(budget or 0.0, state)
 
     def step_as_it_is(todo: Iteration) -> tuple[Batch, Output, Tensor]:
-        return advance(state, todo.to(fabric.device), parts, settings, fabric, textures)
+        return advance(state, todo, parts, settings, fabric, textures)
 
     graphed = fabric.device.type == "cuda" and fabric.world_size == 1
     step_on_device = Replayed(step_as_it_is, fabric.device) if graphed else step_as_it_is
@@ -178,11 +178,11 @@ def next_iteration(
 def advance(
     state: State, todo: Iteration, parts: GoodParts, settings: Settings, fabric: Fabric, textures: Tensor | None = None
 ) -> tuple[Batch, Output, Tensor]:
-    """One iteration on the device: its batch, the networks' output, and the three terms of eq. (13) as a (3,) tensor.
+    """One iteration: its batch, the networks' output, and the three terms of eq. (13) as a (3,) tensor.
 
-    On a GPU nothing here waits for it, so that it can be replayed.
+    Where the iteration lies on a GPU already nothing here waits for it, so that all can be replayed.
     """
-    batch = compose(parts, todo.drawn, settings, textures)
+    batch = compose(parts, todo.drawn.to(parts.device), settings, textures)
     for group in state.optimizer.param_groups:
         group["lr"] = _number(todo.rate)
     output, losses = losses_of(state.network, batch, settings)
@@ -358,7 +358,6 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
         ModelError: the checkpoint is damaged or of a run with other settings.
     """
     try:
-        # By way of the CPU, where AdamW keeps its count of steps: on a GPU it would be waited for in every step.
         kept = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         first = (str(error).splitlines() or ["nothing readable"])[0]
@@ -369,6 +368,8 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
         )
     if kept["settings"] != settings.model_dump_json():
         raise ModelError(f"{path}: expected a checkpoint with the settings of this run, found others; use a new folder")
+    for saved, group in zip(kept["optimizer"]["param_groups"], state.optimizer.param_groups, strict=True):
+        saved["capturable"] = group["capturable"]  # of this device, which need not be the one that the run began on
     state.network.load_state_dict(kept["network"])
     state.average.load_state_dict(kept["average"])
     state.optimizer.load_state_dict(kept["optimizer"])
