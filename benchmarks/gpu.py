@@ -142,25 +142,27 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     (out / "figures.json").write_text(json.dumps(figures, indent=2))
 
 
-def run(files: list[Path], out: Path, together: int, seeds: list[str], modalities: list[str], more: list[str]) -> None:
-    """Train each file, modality and seed in a process of its own, then gather their figures."""
+def run(files: list[Path], out: Path, together: int, seeds: list[str], modalities: list[str], more: list[str]) -> bool:
+    """Train each file, modality and seed in a process of its own, then gather their figures; False if one failed."""
     jobs = [
         (out / f"{file.stem}-{modality}-{seed}", file, modality, seed)
         for file, modality, seed in itertools.product(files, modalities, seeds)
     ]
 
-    def train(job: tuple[Path, Path, str, str]) -> None:
+    def train(job: tuple[Path, Path, str, str]) -> bool:
         folder, file, modality, seed = job
+        (folder / "figures.json").unlink(missing_ok=True)  # of a run before
         command = [sys.executable, __file__, "train", str(file), "--out", str(folder), *more]
         command += ["--set", f"modality={modality}", "--set", f"seed={seed}"]
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log:
             ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         print(f"{folder.name}: {'done' if ended == 0 else f'failed, see {folder}/log.txt'}", flush=True)
+        return ended == 0
 
     begun = time.monotonic()
     with ThreadPoolExecutor(together) as pool:
-        list(pool.map(train, jobs))
+        done = list(pool.map(train, jobs))
     with (out / "figures.csv").open("w", newline="", encoding="utf-8") as table:
         writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -171,6 +173,7 @@ def run(files: list[Path], out: Path, together: int, seeds: list[str], modalitie
                 writer.writerow(rounded)
                 print(folder.name, *(f"{name} {rounded.get(name)}" for name in (*FIGURES, "synthetic_ap")), sep="  ")
     print(f"{len(jobs)} trainings in {(time.monotonic() - begun) / 60:.1f} min")
+    return all(done)
 
 
 def measure(out: Path) -> None:
@@ -209,9 +212,11 @@ def main() -> None:
     else:
         more = ["--device", options.device, *itertools.chain(*(["--set", change] for change in options.set))]
         more += [] if options.minutes is None else ["--minutes", str(options.minutes)]
-        run(options.files, options.out, options.together, options.seeds.split(","), options.modalities.split(","), more)
+        seeds, modalities = options.seeds.split(","), options.modalities.split(",")
+        well = run(options.files, options.out, options.together, seeds, modalities, more)
         if not options.no_speed:
             measure(options.out)
+        sys.exit(0 if well else 1)
 
 
 if __name__ == "__main__":

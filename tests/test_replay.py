@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from das3d import training
 from das3d._bundle import Bundle
 from das3d._replay import AS_IT_IS, Replayed
 from das3d.batches import GoodParts
 from das3d.engines import BATCH, EngineOutput
 from das3d.engines.torch_engine import Scorer, TorchEngine
 from das3d.network import DAS3DNet
-from das3d.optimizer import Muon, make_optimizer
+from das3d.optimizer import make_optimizer
 from das3d.settings import Settings, make_settings
 from das3d.training import State, advance, fit, next_iteration, start, update_average
 
@@ -171,11 +173,22 @@ def test_parts_come_out_in_their_order_where_batches_are_filled_up_and_cut(modal
     plain = outputs(engine, count, settings)
     sizes: list[int] = []
 
-    def graph(members: Any) -> Sequence[Tensor | None]:
-        sizes.append(len(members))
-        return engine._found(members)
+    class Graph:
+        """Writes over its results, as a graph does."""
 
-    engine._graphs = {1: graph, BATCH: graph}  # type: ignore[dict-item]
+        def __init__(self) -> None:
+            self.lock, self.kept = Lock(), None
+
+        def __call__(self, members: Any) -> Sequence[Tensor | None]:
+            sizes.append(len(members))
+            found = engine._found(members)
+            self.kept = self.kept or [None if one is None else one.clone() for one in found]
+            for kept, one in zip(self.kept, found, strict=True):
+                if kept is not None:
+                    kept.copy_(one)
+            return self.kept
+
+    engine._graphs = {1: Graph(), BATCH: Graph()}  # type: ignore[dict-item]
     assert_alike(outputs(engine, count, settings), plain, 1e-5)
     assert set(sizes) <= {1, BATCH} and len(sizes) == -(-count // BATCH)
 
@@ -183,25 +196,43 @@ def test_parts_come_out_in_their_order_where_batches_are_filled_up_and_cut(modal
 # ------------------------------------------------------------------------------------------- on a GPU
 
 
+def apart(one: DAS3DNet, other: DAS3DNet) -> float:
+    """Distance between weights and batch-norm statistics."""
+    weights = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return sum(float((a.cpu().float() - b.cpu().float()).square().sum()) for a, b in weights) ** 0.5
+
+
+def steps_of(state: State) -> set[float]:
+    return {float(kept["step"]) for kept in state.optimizer.state.values()}
+
+
 @needs_cuda
-@pytest.mark.parametrize("optimizer", ["muon", "adam"])
-def test_replayed_steps_learn_what_steps_launched_one_by_one_learn(optimizer: str) -> None:
-    device, settings = torch.device("cuda", 0), settings_of("fast", "rgb+depth", f"training.optimizer={optimizer}")
-    fabric, parts = Fabric(accelerator="cuda", devices=1), good_parts(device="cuda")
-    found = []
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_replayed_steps_learn_what_steps_launched_one_by_one_learn(preset: str, precision: Any) -> None:
+    device, settings = torch.device("cuda", 0), settings_of(preset)
+    fabric, parts = Fabric(accelerator="cuda", devices=1, precision=precision), good_parts(device="cuda")
+    textures = torch.rand(3, 3, SIDE, SIDE, device="cuda") if preset == "paper" else None
+    states, losses, count = [], [], AS_IT_IS + 8
     for graphed in (False, True):
         state = start(settings, fabric, total=40)
+        first = copy.deepcopy(state.average)
 
         def step(todo: Any, state: State = state) -> Tensor:
-            return advance(state, todo, parts, settings, fabric)[2]
+            return advance(state, todo, parts, settings, fabric, textures)[2]
 
         work = Replayed(step, device) if graphed else step
-        losses = []
-        for _ in range(AS_IT_IS + 8):
-            losses.append(work(next_iteration(state, len(parts), settings, fabric)).clone())
+        found = []
+        for _ in range(count):
+            found.append(work(next_iteration(state, len(parts), settings, fabric, textures)).clone())
             state.iteration += 1
-        found.append(torch.stack(losses).cpu())
-    torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=1e-3)  # a GPU's sums have no fixed order
+        states.append(state)
+        losses.append(torch.stack(found).cpu())
+    # A GPU's sums have no fixed order, and the steps make much of little.
+    torch.testing.assert_close(losses[0], losses[1], rtol=2e-2, atol=2e-3)
+    assert apart(states[0].average, states[1].average) < 0.2 * apart(states[0].average, first)
+    assert apart(states[0].network, states[1].network) < 0.2 * apart(states[0].network, first)
+    assert steps_of(states[0]) == steps_of(states[1]) == {count}
 
 
 @needs_cuda
@@ -218,9 +249,22 @@ def test_a_gpu_and_a_cpu_score_alike(modality: str) -> None:
 
 
 @needs_cuda
-def test_training_on_a_gpu_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    fabric, settings = Fabric(accelerator="cuda", devices=1), settings_of("fast", "rgb+depth", "training.iterations=12")
-    whole = fit(good_parts(), settings, tmp_path / "whole", fabric=fabric)
-    again = fit(good_parts(), settings, tmp_path / "whole", fabric=fabric, resume=True)
-    assert whole.iteration == again.iteration == 12
-    assert isinstance(again.optimizer.optimizer, Muon)
+@pytest.mark.parametrize("begun_on", ["cpu", "cuda"])
+def test_a_resumed_training_goes_on_in_graphs(begun_on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("fast", "rgb+depth", "training.iterations=20", "training.checkpoint_minutes=1e-9")
+
+    def fabric(device: str) -> Fabric:
+        return Fabric(accelerator=device, devices=1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first = start(settings, fabric("cpu"), total=20).average
+    whole = fit(good_parts(), settings, tmp_path / "whole", fabric=fabric("cuda"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_repairs", stop)  # which follows the first checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            fit(good_parts(), settings, tmp_path / "resumed", fabric=fabric(begun_on))
+    resumed = fit(good_parts(), settings, tmp_path / "resumed", fabric=fabric("cuda"), resume=True)
+    assert resumed.iteration == 20 and steps_of(resumed) == {20}
+    assert apart(whole.average, resumed.average) < 0.3 * apart(whole.average, first)

@@ -12,22 +12,11 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A dataclass of tensors whose first axis counts the same things, such as the pairs of a batch.
+class Together:
+    """A dataclass of tensors that travel at once, so that none goes without the others.
 
-    They are picked and moved to a device all at once, so that none goes without the others. A member may be a bundle
-    itself, a tuple of bundles, or None.
+    A member may be one of these itself, a tuple of them, or None.
     """
-
-    def __len__(self) -> int:
-        return len(self.tensors()[0])
-
-    def __getitem__(self, index: int | slice | Tensor) -> Self:
-        """Some of the things; a single one keeps its axis."""
-        if isinstance(index, int):
-            index = range(len(self))[index]  # IndexError beyond the last, which also ends a for loop
-            index = slice(index, index + 1)
-        return self.mapped(lambda tensor: tensor[index])
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same of changed tensors."""
@@ -36,7 +25,12 @@ class Bundle:
     def tensors(self) -> list[Tensor]:
         """All of them, in the order of the members."""
         found: list[Tensor] = []
-        self.mapped(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.mapped(note)
         return found
 
     def to(self, device: torch.device | str) -> Self:
@@ -45,11 +39,11 @@ class Bundle:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=onto_gpu))
 
     def packed(self) -> Tensor:
-        """All tensors in one of bytes, so that they travel at once; `unpacked` takes them out again."""
+        """All tensors in one of bytes; `unpacked` takes them out again."""
         return torch.cat([_bytes_of(tensor) for tensor in _by_size(self.tensors())])
 
     def unpacked(self, packed: Tensor) -> Self:
-        """A bundle like this one, its tensors without a copy from what `packed` of such a bundle gave, on any device."""
+        """The same of tensors like these, without a copy from what `packed` gave, on any device."""
         tensors = self.tensors()
         order = _by_size(tensors)
         ends = accumulate(tensor.numel() * tensor.element_size() for tensor in order)
@@ -60,10 +54,30 @@ class Bundle:
         return self.mapped(lambda tensor: views[id(tensor)])
 
 
+@dataclass(frozen=True)
+class Bundle(Together):
+    """Tensors whose first axis counts the same things, such as the pairs of a batch; they are picked all at once."""
+
+    def __len__(self) -> int:
+        return len(_first(self))
+
+    def __getitem__(self, index: int | slice | Tensor) -> Self:
+        """Some of the things; a single one keeps its axis."""
+        if isinstance(index, int):
+            index = range(len(self))[index]  # IndexError beyond the last, which also ends a for loop
+            index = slice(index, index + 1)
+        return self.mapped(lambda tensor: tensor[index])
+
+
+def _first(bundle: Together) -> Tensor:
+    member = next(member for member in vars(bundle).values() if member is not None)
+    return _first(member) if isinstance(member, Together) else member
+
+
 def _mapped(member: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if member is None:
         return None
-    if isinstance(member, Bundle):
+    if isinstance(member, Together):
         return member.mapped(change)
     return tuple(_mapped(one, change) for one in member) if isinstance(member, tuple) else change(member)
 

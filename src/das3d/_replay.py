@@ -7,17 +7,20 @@ the time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from das3d._bundle import Bundle
+from das3d._bundle import Together
 
 AS_IT_IS = 3  # calls before the capture, in which libraries set themselves up and find the memory that they work in
 
-Inputs = TypeVar("Inputs", bound=Bundle)
+Inputs = TypeVar("Inputs", bound=Together)
 Result = TypeVar("Result")
+
+_capturing = Lock()  # PyTorch captures one graph at a time in a process
 
 
 class Replayed(Generic[Inputs, Result]):
@@ -26,7 +29,7 @@ class Replayed(Generic[Inputs, Result]):
     Every call does the work once, so it may change what it works on, as a training step does. It must not ask the device
     for a value, nor look at anything on the host but its inputs' shapes: a replay does what the capture did.
 
-    What is returned is written over by the next call.
+    What is returned is written over by the next call; threads that share one hold `lock` until they have read it.
     """
 
     def __init__(self, work: Callable[[Inputs], Result], device: torch.device) -> None:
@@ -36,9 +39,10 @@ class Replayed(Generic[Inputs, Result]):
             device: a CUDA device.
         """
         self.work, self.device = work, device
-        self.calls = 0
+        self.lock = Lock()
+        self.calls = 0  # that went well
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph: Any = None
         self.packed: Tensor  # inputs and result of the graph
         self.result: Result
 
@@ -46,8 +50,7 @@ class Replayed(Generic[Inputs, Result]):
         """The work's result for inputs on the host."""
         # Pinned, or the host would wait until they have arrived; PyTorch keeps them until then.
         packed = inputs.packed().pin_memory()
-        self.calls += 1
-        if self.calls > AS_IT_IS + 1:
+        if self.graph is not None:
             self.packed.copy_(packed, non_blocking=True)
             self.graph.replay()
             return self.result
@@ -55,15 +58,18 @@ class Replayed(Generic[Inputs, Result]):
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             there = packed.to(self.device, non_blocking=True)
-        if self.calls <= AS_IT_IS:
+        if self.calls < AS_IT_IS:
             with torch.cuda.stream(self.stream):
-                self.result = self.work(inputs.unpacked(there))
-        else:
-            self.packed = there
-            # Other threads may go on with their own work on the device.
-            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.result = self.work(inputs.unpacked(there))
+                result = self.work(inputs.unpacked(there))
             current.wait_stream(self.stream)
-            self.graph.replay()
-        current.wait_stream(self.stream)
-        return self.result
+        else:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on with their own work on the device.
+            with _capturing, torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                result = self.work(inputs.unpacked(there))
+            current.wait_stream(self.stream)
+            graph.replay()
+            # Kept when all went well: after a failure the next call captures anew.
+            self.graph, self.packed, self.result = graph, there, result
+        self.calls += 1
+        return result

@@ -24,7 +24,7 @@ ROUNDS = 5
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over all parameters."""
     decay = 0.0 if settings.optimizer == "adam" else settings.weight_decay
-    # On a GPU the count of steps and the rate stay there, so that a step can be captured and replayed.
+    # On a GPU the count of steps lies there, so that a step can be captured and replayed.
     on_gpu = next(network.parameters()).device.type == "cuda"
     if settings.optimizer != "muon":
         return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay, capturable=on_gpu)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -115,20 +116,29 @@ class Site:
         foreground: (B, 1, S, S) bool, Mf.
         recipe: of B pairs, on the same device.
         families: those that the recipe may be of.
-        centre: (B,), (B,) of single shapes, as `centres` finds them.
         box: of the image that is worked on.
     """
 
     foreground: Tensor
     recipe: Recipe
     families: frozenset[int]
-    centre: tuple[Tensor, Tensor]
     box: Box
 
     @classmethod
     def of(cls, foreground: Tensor, recipe: Recipe, families: frozenset[int] = ALL) -> Site:
         """The whole image."""
-        return cls(foreground, recipe, families, centres(foreground, recipe, families), Box.whole(foreground.shape[-1]))
+        return cls(foreground, recipe, families, Box.whole(foreground.shape[-1]))
+
+    def within(self, box: Box) -> Site:
+        """The same in a box of the image; a centre that is known is not looked for again."""
+        inside = replace(self, box=box)
+        vars(inside).update({name: value for name, value in vars(self).items() if name == "centre"})
+        return inside
+
+    @cached_property
+    def centre(self) -> tuple[Tensor, Tensor]:
+        """(B,), (B,) of single shapes, as `centres` finds them."""
+        return centres(self.foreground, self.recipe, self.families)
 
     @property
     def part(self) -> Tensor:
@@ -268,7 +278,7 @@ def synthesise(
         box = reach_of(site, settings)
         if box is not None:
             pictures = None if textures is None else _in_unit_range(textures.narrow(0, int(one.texture), 1))
-            some = _harm(rgb[this], depth[this], replace(site, box=box), settings, pictures)
+            some = _harm(rgb[this], depth[this], site.within(box), settings, pictures)
             for whole, part in zip(vars(harmed).values(), vars(some).values(), strict=True):
                 box.cut(whole[this]).copy_(part)
     return harmed

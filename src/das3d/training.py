@@ -21,7 +21,7 @@ from torch import Tensor
 
 from das3d import pictures
 from das3d._batch_norm import share_batch_norm
-from das3d._bundle import Bundle
+from das3d._bundle import Together
 from das3d._replay import Replayed
 from das3d.batches import Batch, Draw, GoodParts, compose, draw_batch, make_batch
 from das3d.cache import write_atomically
@@ -149,7 +149,7 @@ def start(settings: Settings, fabric: Fabric, *, total: int) -> State:
 
 
 @dataclass(frozen=True)
-class Iteration(Bundle):
+class Iteration(Together):
     """All that an iteration takes from the host.
 
     Attributes:

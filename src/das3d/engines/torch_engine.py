@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -145,7 +144,6 @@ class TorchEngine(Engine):
         self.precision = "tf32" if cuda and torch.backends.cudnn.allow_tf32 else "fp32"
         self.device = torch.cuda.get_device_name(self.torch_device) if cuda else self.torch_device.type.upper()
         self._graphs = {size: Replayed(self._found, self.torch_device) for size in (1, BATCH)} if cuda else {}
-        self._lock = Lock()  # a graph has one place for its inputs and one for its results
 
     @classmethod
     def open(cls, file: Path, settings: Settings, device: str = "auto") -> TorchEngine:
@@ -175,14 +173,15 @@ class TorchEngine(Engine):
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
         members = Members(*(None if array is None else torch.from_numpy(array) for array in (rgb, depth)))
-        if not self._graphs:
+        if not self._graphs or not len(members):
             return _on_host(self._found(members.to(self.torch_device)))
         whole: list[Tensor | None] = []
         for start in range(0, len(members), BATCH):
             some = members[start : start + BATCH]
             size = 1 if len(some) == 1 else BATCH
-            with self._lock:
-                found = self._graphs[size](some[torch.arange(size).clamp(max=len(some) - 1)])
+            graph = self._graphs[size]
+            with graph.lock:
+                found = graph(some[torch.arange(size).clamp(max=len(some) - 1)])
                 # Straight to where they belong: joining batches would copy all of them once more.
                 whole = whole or [None if one is None else torch.empty(len(members), *one.shape[1:]) for one in found]
                 for kept, new in zip(whole, found, strict=True):
