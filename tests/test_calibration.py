@@ -243,6 +243,26 @@ def test_copies_and_half_measured_parts_are_left_out(
     assert "left out: 1 part of which too little was measured to judge it" in said
 
 
+def test_a_threshold_rests_on_parts_that_would_be_judged(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(new_parts, tmp_path / "parts"))
+    lacking = folder / "xyz" / "001.tiff"
+    points = tifffile.imread(lacking)
+    points[:, : points.shape[1] // 2] = 0
+    write_member(lacking, points)
+    parts = find_folder(folder)
+    found = calibrated(detector, parts, 0.05)  # as training ends
+    assert found.threshold is not None and found.threshold.parts == len(parts) - 1
+    assert len(found.fingerprints["held_out"]) == len(parts) - 1
+    assert "warning: 001: left out of the threshold: " in capsys.readouterr().err
+
+
+def test_the_rate_is_no_setting_to_change(detector: Detector, new_parts: Path) -> None:
+    with pytest.raises(SettingsError, match="max_false_alarm"):
+        calibrate(detector, new_parts, changes=["score.max_false_alarm=0.01"])
+
+
 def test_a_category_that_is_not_there_is_refused(detector: Detector, tiny_data: Path) -> None:
     with pytest.raises(DataError, match=f"expected a category 'gland', found {CATEGORY}"):
         calibrate(detector, tiny_data, category="gland")

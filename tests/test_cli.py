@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import typer
 from tiny import das3d
 
-from das3d.cli import parse_depth_unit, parse_duration
+from das3d.cli import parse_depth_unit, parse_duration, reported
 from das3d.errors import SettingsError
 from das3d.files import DepthFormat
 
@@ -82,3 +86,35 @@ def test_errors_are_lines_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in result.output
     assert all(line.startswith("error: ") for line in result.stderr.splitlines())
     assert "synthesis.drop" in result.stderr
+
+
+def test_who_is_terminated_ends_as_who_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = []
+
+    @reported
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            kept.append("what was done")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        work()
+    assert ended.value.exit_code == 143 and kept and capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "run", "--out", "out", "--rgb", "a.png", "--light", "4"], "--data FOLDER"),
+        (["calibrate", "run", "--max-false-alarm", "1%", "--light", "4"], "expected --data"),
+        (["calibrate", "run", "--data", "good", "--out", "."], "is a directory"),
+        (["report", "run", "--out", "."], "is a directory"),
+    ],
+)
+def test_options_that_could_not_be_heard_are_refused_at_once(words: list[str], said: str) -> None:
+    result = das3d(*words)
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from tiny import SIZE, copy_category, das3d
+from tiny import SIZE, copy_category, das3d, train_tiny
 
 from das3d import __version__
 from das3d.demo import CATEGORY, KINDS, make_demo
@@ -273,6 +273,47 @@ def test_broken_parts_are_named_and_figures_are_those_of_the_others(
     for kind in ("dent", "stain"):
         shutil.rmtree(alone / "test" / kind)
     assert evaluate(load(tiny_run()), alone, tmp_path / "b")["i_auroc"] == metrics["i_auroc"]
+
+
+def test_a_good_part_that_cannot_be_read_costs_no_figures(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    rgb = category / "test" / "good" / "rgb" / "000.png"
+    rgb.write_bytes(rgb.read_bytes()[:-200])
+    header = category / "test" / "dent" / "xyz" / "000.tiff"
+    header.write_bytes(b"")
+    (category / "train" / "good" / "rgb" / "000.png").write_bytes(b"")  # which evaluation never looks at
+    metrics = evaluate(load(tiny_run()), category, tmp_path / "out")
+    assert (metrics["n_good"], metrics["n_defective"]) == (GOOD_PARTS - 1, DEFECTIVE_PARTS - 1)
+    assert any("2 of 10 parts could not be judged" in note for note in metrics["notes"]), metrics["notes"]
+
+
+def test_where_defects_came_later_no_part_of_the_training_is_tested(tiny_data: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for split in ("train", "validation"):
+        for folder in ("rgb", "xyz"):
+            for file in (tiny_data / CATEGORY / split / "good" / folder).iterdir():
+                (mine / "good" / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, mine / "good" / folder / f"{split}{file.name}")
+    (mine / "dataset.yaml").write_text("depth_unit: m")
+    detector = load(train_tiny(mine, tmp_path / "run"))
+    shutil.copytree(tiny_data / CATEGORY / "test" / "dent", mine / "dent")
+    shutil.move(mine / "dent" / "gt", mine / "dent" / "mask")
+    metrics = evaluate(detector, mine, tmp_path / "out")
+    trained_on, held_out = (detector.fingerprints[seen] for seen in ("train", "held_out"))
+    assert len(trained_on) + len(held_out) == 6 and metrics["n_good"] == len(held_out)
+    assert any("those that the threshold rests on" in note for note in metrics["notes"]), metrics["notes"]
+    assert not any("among those trained on" in note for note in metrics["notes"])
+
+
+def test_parts_that_would_get_no_verdict_are_told(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    file = category / "test" / "good" / "xyz" / "000.tiff"
+    points = tifffile.imread(file)
+    points[:, : points.shape[1] // 2] = 0
+    tifffile.imwrite(file, points, photometric="minisblack", planarconfig="contig")
+    metrics = evaluate(load(tiny_run()), category, tmp_path / "out")
+    assert metrics["n_good"] == GOOD_PARTS
+    assert any("1 of 10 parts would get no verdict, such as test/good/000" in note for note in metrics["notes"])
 
 
 def test_without_a_good_or_a_defective_part_that_can_be_judged_there_are_no_figures(

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
-from das3d.datasets import find_folder
+from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
 from das3d.engines import BATCH
 from das3d.errors import DataError
 from das3d.files import DepthFormat
+from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
@@ -186,6 +187,56 @@ def test_what_was_done_before_an_interruption_is_kept(detector: Detector, tiny_d
     assert not list((tmp_path / "out").glob(".*"))  # no half-written file stays behind
 
 
+def test_who_is_interrupted_before_the_first_part_keeps_the_scores_of_before(
+    detector: Detector, tiny_data: Path, tmp_path: Path
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    predict_folder(detector, tmp_path / "parts", tmp_path / "out")
+
+    def interrupted(parts: Sequence[Part], out: Path) -> Iterator[Inspected]:
+        yield from inspect_parts(detector, parts[:0], out)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(detector, tmp_path / "parts", tmp_path / "out", inspect=interrupted)
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == names
+
+
+def test_maps_of_before_do_not_stand_beside_an_error(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    predict_folder(detector, tmp_path / "parts", tmp_path / "out")
+    (tmp_path / "parts" / f"{names[0]}_rgb.png").write_bytes(b"")
+    failed = predict_folder(detector, tmp_path / "parts", tmp_path / "out")[0]
+    assert failed.error and not list((tmp_path / "out").glob(f"{names[0]}.*"))
+    assert (tmp_path / "out" / f"{names[1]}.tiff").is_file()
+
+
+def test_ground_truth_holds_no_prediction_up(
+    detector: Detector, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    category = copy_category(tiny_data, tmp_path)
+    stray = category / "test" / "dent" / "gt" / "elsewhere.png"
+    shutil.copy(category / "test" / "dent" / "gt" / "000.png", stray)
+    (category / "test" / "stain" / "gt" / "000.png").write_bytes(b"")
+    results = predict_folder(detector, category, tmp_path / "out")
+    assert len(results) == 16 and not any(result.error for result in results)
+    assert f"warning: {stray}: expected a part of this name, found none" in capsys.readouterr().err
+
+
+def test_of_several_categories_the_one_trained_on_is_predicted(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    copy_category(tiny_data, tmp_path / "data")
+    shutil.copytree(tiny_data / CATEGORY, tmp_path / "data" / "other")
+    results = predict_folder(detector, tmp_path / "data", tmp_path / "out")
+    assert {result.part.rgb.parents[3].name for result in results if result.part.rgb} == {CATEGORY}
+
+
+def test_a_part_is_called_alike_by_its_file_and_in_its_folder(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    name = unlabelled(tiny_data, tmp_path / "parts", 1)[0]
+    files = tmp_path / "parts" / f"{name}_rgb.png", tmp_path / "parts" / f"{name}_depth.tiff"
+    alone = predict_part(detector, *files, tmp_path / "one")
+    assert alone.part.id == predict_folder(detector, tmp_path / "parts", tmp_path / "many")[0].part.id == name
+
+
 def test_unlabelled_folder(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
     names = unlabelled(tiny_data, tmp_path / "parts")
     result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
@@ -331,6 +382,19 @@ def test_a_unit_declared_for_a_data_set_holds_in_its_folders(detector: Detector,
         assert [part.depth_format for part in found] == [DepthFormat(0.00005)] * 2
     (tmp_path / "dataset.yaml").unlink()
     assert find_folder(tmp_path / "test" / "dent", depth_format=DepthFormat(1.0))[0].depth_format == DepthFormat(1.0)
+
+
+def test_depth_is_read_alike_wherever_a_user_points(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        own_kind(tmp_path / "mine" / split / "good", "abc")
+    own_kind(tmp_path / "mine" / "test" / "dent", "ab")
+    declare(tmp_path / "mine", "{depth_unit: mm, depth_missing: 500, focal_length: 800}")
+    declared, of_the_model = DepthFormat(0.001, missing=500, focal_length=800), DepthFormat(0.00025)
+    for place in ("", "test", "test/dent"):
+        parts = find_folder(tmp_path / "mine" / place, depth_format=of_the_model)
+        assert {part.depth_format for part in parts} == {declared}, place
+    assert format_around(tmp_path / "mine" / "test" / "dent" / "depth" / "a.tiff") == declared
+    assert find_dataset(tmp_path / "mine" / "test", needs="test").depth_format == declared
 
 
 def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:

@@ -484,7 +484,10 @@ def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_n
     assert prepare(blind, old, SETTINGS).doubt == "", "models of before do not know what is usual"
 
 
-@pytest.mark.parametrize(("factor", "word"), [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times")])
+@pytest.mark.parametrize(
+    ("factor", "word"),
+    [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times"), (4, "another scale"), (0.25, "scale"), (1e-4, "scale")],
+)
 def test_another_unit_is_refused_where_parts_fill_the_frame(factor: float, word: str) -> None:
     scenes = [see(seed=seed, solids=FILLING, size=(60, 70)) for seed in range(3)]
     filled = measure([scene.scan() for scene in scenes], SETTINGS)
@@ -557,6 +560,14 @@ def test_a_wall_that_fills_the_border_is_no_table(edge: float) -> None:
     assert prepared.window.side == known.window
     alone = prepare(see(seed=9, solids=(part,), **{**SLANTED, "tilt": 50}).scan(), known, SETTINGS)
     assert (prepared.foreground == alone.foreground).mean() > 0.99
+
+
+def test_one_scan_with_a_wall_changes_no_statistics() -> None:
+    part, view = Box(-0.03, 0.03, -0.10, -0.05, 0.03), {**SLANTED, "tilt": 50}
+    scans = [see(seed=seed, solids=(part,), **view).scan() for seed in range(8)]
+    wall = see(seed=9, solids=(part, Box(-2, 2, 0.02, 0.6, 0.6)), **view).scan()
+    without, with_it = measure(scans, SETTINGS), measure([*scans, wall], SETTINGS)
+    assert with_it.window == without.window and with_it.near == pytest.approx(without.near, abs=1e-4)
 
 
 def test_the_rest_of_a_part_at_the_end_of_the_frame_is_no_wall() -> None:

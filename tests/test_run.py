@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from tiny import CHANGES, ITERATIONS, copy_category, das3d
@@ -120,6 +121,20 @@ def test_detector_returned_is_the_detector_saved(tiny_data: Path, tmp_path: Path
 
 
 # ------------------------------------------------------------------------------------ what is refused
+
+
+def test_two_trainings_do_not_write_into_one_folder(tiny_data: Path, tmp_path: Path) -> None:
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=2"])
+    with FileLock(tmp_path / ".lock"), pytest.raises(ModelError, match="another training writes there"):
+        train(tiny_data, tmp_path, settings=settings, device="cpu")
+    assert train(tiny_data, tmp_path, settings=settings, device="cpu").training["iterations"] == 2
+
+
+def test_the_data_is_known_from_any_place(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_data)
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=2"])
+    detector = train(CATEGORY, tmp_path / "run", settings=settings, device="cpu")
+    assert Path(detector.training["data"]) == (tiny_data / CATEGORY).resolve()
 
 
 def test_existing_run_is_refused_and_untouched(copied: Path, tiny_data: Path) -> None:

@@ -69,6 +69,17 @@ def test_the_smallest_finding_stays_visible_in_a_coarser_surface() -> None:
     assert np.count_nonzero(surface.heat) == 1
 
 
+def test_colours_stay_with_their_depth_where_the_last_blocks_reach_over_the_edge() -> None:
+    width, step = 400, 3  # 134 blocks, the last of which is a third of one
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    rgb = np.broadcast_to(ramp[None, :, None], (30, width, 3)).copy()
+    depth = np.broadcast_to(0.5 + np.arange(width) / 1000, (30, width)).astype(np.float32)
+    surface = surface_of(scan_from_arrays(rgb, depth), largest=-(-width // step))
+    assert surface.rgb is not None and surface.depth.shape == surface.rgb.shape[:2] == (10, 134)
+    columns = (surface.depth[5] - 0.5) * 1000
+    np.testing.assert_allclose(surface.rgb[5, :, 0], columns * 255 / (width - 1), atol=1.5)
+
+
 def test_window_plane_and_pitch() -> None:
     plane = (0.1, 0.2, 1.5)
     depth = plane_depth(plane, (40, 60))

@@ -143,6 +143,10 @@ def test_nearer_or_farther_is_no_other_unit(ratio: float) -> None:
     assert another_unit(ratio) == ""
 
 
+def test_flat_parts_that_fill_the_frame_are_no_empty_tables() -> None:
+    assert beyond_doubt([facts(index, area=0.0) for index in range(6)]) == [[]] * 6
+
+
 def test_what_needs_no_statistics() -> None:
     parts = [facts(index) for index in range(5)]
     parts += [

@@ -14,6 +14,7 @@ import os
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,8 +24,9 @@ import numpy as np
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
-# What prepared scans depend on.
+# What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "parts.py", "preparation.py", "scan.py")
+READERS = ("numpy", "scipy", "opencv-python-headless", "pillow", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes
@@ -48,7 +50,8 @@ def key_of(files: list[Path], *what: Any) -> str:
 @cache
 def _code() -> str:
     sources = resources.files("das3d")
-    return hashlib.sha256(b"\0".join((sources / name).read_bytes() for name in CODE)).hexdigest()
+    versions = [f"{name} {version(name)}".encode() for name in READERS]
+    return hashlib.sha256(b"\0".join([*versions, *((sources / name).read_bytes() for name in CODE)])).hexdigest()
 
 
 def load_json(key: str) -> Any | None:

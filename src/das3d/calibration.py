@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from das3d.batches import GoodParts
-from das3d.console import progress, say
+from das3d.console import progress, say, warn
 from das3d.datasets import find_categories, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
-from das3d.errors import DataError, ModelError
+from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
 from das3d.layouts import SPLITS
@@ -72,6 +72,8 @@ def calibrate(
         ModelError: old scores are needed and the model keeps none, or they would not compare with new ones.
         SettingsError: a change is not of the score, or its value cannot work.
     """
+    if any(change.partition("=")[0].strip() == "score.max_false_alarm" for change in changes):
+        raise SettingsError("calibrate: expected the rate as max_false_alarm (--max-false-alarm), found it as a change")
     if changes:
         if data is None or merge:
             raise ModelError(
@@ -104,7 +106,11 @@ def calibrate(
 
 
 def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
-    """The detector with a threshold and norms from these good parts, which training must not have seen."""
+    """The detector with a threshold and norms from these good parts, which training must not have seen.
+
+    Those that no verdict would be given on are left out, or one of them could set the threshold.
+    """
+    parts = [part for part in parts if not _doubtful(part, detector, tell=True)]
     good: list[float] = []
     norms = RegionNorms((0,) * BINS)
     synthetic: dict[str, list[float]] = {}
@@ -169,6 +175,13 @@ def harmed(
     return found
 
 
+def _doubtful(part: Part, detector: Detector, *, tell: bool = False) -> bool:
+    doubt = prepare_part(part, detector.statistics, detector.settings.preparation).doubt
+    if doubt and tell:
+        warn(f"{part.id}: left out of the threshold: {doubt}")
+    return bool(doubt)
+
+
 def _one_modality(
     detector: Detector, scan: PreparedScan, number: int, only: Literal["colour", "shape"], norms: RegionNorms
 ) -> Moments:
@@ -214,7 +227,7 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         if content in seen:
             return "twice here: a copy says nothing new"
         seen.add(content)
-        if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
+        if _doubtful(part, detector):
             return "of which too little was measured to judge it"
         return ""
 

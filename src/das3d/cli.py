@@ -6,8 +6,11 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -29,12 +32,16 @@ app = typer.Typer(
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """Print errors that a user can mend as plain lines, without a traceback, and exit with 1 (130 when interrupted)."""
+    """Print errors that a user can mend as plain lines, without a traceback, and exit with 1 (130 when interrupted, 143
+    when terminated, which ends a command in the same way: what was done is kept).
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            with explained(f"das3d {command.__name__.replace('_', '-')}"):
+            serves = command.__name__ == "serve"  # which ends gracefully by itself
+            ending = contextlib.nullcontext() if serves else _terminated_as_interrupted()
+            with explained(f"das3d {command.__name__.replace('_', '-')}"), ending:
                 command(*args, **kwargs)
         except Das3dError as error:
             for line in str(error).splitlines():
@@ -52,11 +59,27 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             hint = "a smaller training.batch or preparation.size needs less, and so does --device cpu"
             print(f"error: the device has too little memory; {hint}", file=sys.stderr)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("stopped", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(143 if stop.args else 130) from None
 
     return run
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 Category = Annotated[str | None, typer.Option(help="Which category, where DATA holds several.")]
@@ -265,7 +288,9 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[Path | None, typer.Option(help="Where the evaluated scans are now, if they have moved.")] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file to write; RUN/report.html by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="HTML file to write; RUN/report.html by default.")
+    ] = None,
     parts: Annotated[int, typer.Option(min=1, help="Show no more parts than this, the worst mistakes first.")] = 200,
     device: Device = "auto",
 ) -> None:
@@ -309,6 +334,8 @@ def predict(
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
+    if light is not None and data is None:
+        raise typer.BadParameter("--light chooses among the images of parts in a data set; expected --data FOLDER with it")
     detector = load(run, device, engine)
     how = {"light": light, "depth_format": depth_format, "focal_length": focal_length}
     if data is not None and ray is not None:
@@ -335,7 +362,9 @@ def calibrate(
         list[str] | None,
         typer.Option("--set", help="A setting of the score, such as score.turn=0; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Model file to write; the model itself by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Model file to write; the model itself by default.")
+    ] = None,
     category: Category = None,
     device: Device = "auto",
     light: Light = None,
@@ -344,6 +373,8 @@ def calibrate(
     """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
     if data is None and (max_false_alarm is None or merge or change):
         raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE or both; --merge and --set need --data")
+    if data is None and (category, light, depth_unit) != (None, None, None):
+        raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.calibration import calibrate as calibrated
@@ -599,12 +630,12 @@ def parse_depth_unit(text: str | None, data: Path | None = None, category: str |
         return None
     from das3d.console import warn
     from das3d.files import DepthFormat
-    from das3d.layouts import DECLARATION, declares
+    from das3d.layouts import declaration_for
 
     if data is not None:
         folder = data / category if category and (data / category).is_dir() else data
-        if declares(folder):
-            warn(f"{folder / DECLARATION} declares how depth is read; --depth-unit {text} is not used")
+        if folder.is_dir() and (path := declaration_for(folder)):
+            warn(f"{path} declares how depth is read; --depth-unit {text} is not used")
     try:
         return DepthFormat.parse(text)
     except DataError as error:

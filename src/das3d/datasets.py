@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from das3d._listing import files_in, folders_in
+from das3d.console import warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
+from das3d.layouts import DECLARATION, DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -72,6 +73,7 @@ def find_dataset(
     depth_format: DepthFormat | None = None,
     hold_out: float = HOLD_OUT,
     needs: Split = "train",
+    headers: bool = True,
     progress: Progress | None = None,
 ) -> Dataset:
     """Find the parts of one category, in any layout, and check them by their names and headers.
@@ -81,9 +83,11 @@ def find_dataset(
         category: which one; may be left out where there is only one.
         rgb, depth: whether every part must have this member. One that is not needed must be there for all parts or none.
         light: which of the six images of an Eyecandies part is its RGB.
-        depth_format: how depth files are to be read where neither the layout nor ``dataset.yaml`` says.
+        depth_format: how depth files are to be read where ``dataset.yaml`` does not say; where it is None, those of MVTec
+            3D-AD hold metres.
         hold_out: share of the good parts that becomes validation parts where the data has none (`split_good`).
         needs: the split that must not be empty.
+        headers: whether to look into every file; otherwise one that cannot be used shows when it is read.
         progress: called with the number of parts checked and the number of all parts.
 
     Raises:
@@ -95,7 +99,9 @@ def find_dataset(
     _check_labels(parts, search)
     if any(part.depth and part.depth_format is None for part in parts):
         search.report("no unit", f"{folder}: expected a declared unit for depth, found none; {HOW_TO_DECLARE}")
-    _check_members(folder, parts, search, progress)
+    _check_complete(folder, parts, search)
+    if headers:
+        _check_files(parts, search, progress)
     if not search.problems and not any(part.split == needs for part in parts):
         found = f"only {len(parts)} of other splits" if parts else "none"
         search.report("empty split", f"{folder}: expected {needs} parts, found {found}")
@@ -117,7 +123,8 @@ def find_folder(
 
     In a plain folder lie files ``NAME_rgb.png`` and ``NAME_depth.png``, or folders ``rgb`` and ``depth``. Arguments and
     errors as for `find_dataset`, but float depth without a unit is taken as metres. Without `check` no part is looked at
-    closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others.
+    closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others. Ground truth
+    is left out then, and what else is wrong with the folder is a warning.
     """
     folder = Path(folder)
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
@@ -129,11 +136,16 @@ def find_folder(
         folder, layout = _choose(folder, None)
         parts = layout.parts(folder, search)
     if check:
-        _check_members(folder, parts, search, progress)
-    if not search.problems and not parts:
+        _check_complete(folder, parts, search)
+        _check_files(parts, search, progress)
+    if not parts and (not check or not search.problems):
         search.report("no parts", f"{folder}: expected parts ({NAMING}), found none")
-    search.raise_if_any()
-    return parts
+    if check or not parts or DECLARATION in search.problems:
+        search.raise_if_any()
+        return parts
+    for line in search.lines():
+        warn(line)
+    return [replace(part, masks=()) for part in parts]
 
 
 def find_categories(root: Path | str) -> list[str]:
@@ -232,8 +244,7 @@ def _check_labels(parts: Sequence[Part], search: Search) -> None:
             search.report("kinds called unknown", f"{scan}: expected a kind of defect, found the reserved name {UNKNOWN!r}")
 
 
-def _check_members(folder: Path, parts: Sequence[Part], search: Search, progress: Progress | None) -> None:
-    _check_complete(folder, parts, search)
+def _check_files(parts: Sequence[Part], search: Search, progress: Progress | None) -> None:
     for done, part in enumerate(parts, start=1):
         _check_headers(part, search)
         if progress:

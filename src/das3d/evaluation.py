@@ -59,11 +59,16 @@ def evaluate(
     settings = detector.settings
     data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
     reading = reading_of(detector, light, depth_format)
-    dataset = find_dataset(data, category, needs="test", **reading)
+    hold_out = settings.training.hold_out  # where nobody has split the data, as training would
+    dataset = find_dataset(data, category, needs="test", hold_out=hold_out, headers=False, **reading)
     expect_outside(out, dataset.root)
-    tested = [*dataset.test, *_unseen(dataset, detector)]
-    (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
-    results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)))
+    tested, told = _tested(dataset, detector)
+    inspected: list[Inspected] = []
+    for one in inspect_parts(detector, tested, out / "maps", doubtful=True):
+        if not inspected:  # figures of before do not belong to the maps that are written now
+            (out / "metrics.json").unlink(missing_ok=True)
+        inspected.append(one)
+    results, failed = _judged(inspected)
     write_scores(out / "scores.csv", results, verdicts=False)
     write_regions(out / "regions.json", results, detector)
     with progress("metrics") as step:
@@ -81,7 +86,7 @@ def evaluate(
     sizes = sorted({result.size for result in results if result.size})
     metrics |= {
         "map_size": [list(size) for size in sizes],  # height x width; maps are compared at the parts' own resolution
-        "data": str(dataset.root),
+        "data": str(dataset.root.resolve()),
         "layout": dataset.layout,
         "category": dataset.category,
         "light": reading["light"],
@@ -97,7 +102,12 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    metrics["notes"] += [*failed, *_trained_on(tested, detector), *_drift(results, detector)]
+    seen = _trained_on([result.part for result in results], detector)
+    doubtful = [result.part.id for result in results if result.doubt]
+    if doubtful:
+        what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0]}"
+        told.append(f"{what}: too little of them was measured; they count here by their scores")
+    metrics["notes"] += [*failed, *told, *seen, *_drift(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
 
@@ -115,17 +125,32 @@ def _judged(results: list[Inspected]) -> tuple[list[Inspected], list[str]]:
     return judged, [f"{len(failed)} of {counted(len(results), 'part')} could not be judged, such as {failed[0].part.id}"]
 
 
-def _unseen(dataset: Dataset, detector: Detector) -> list[Part]:
-    # Of a folder that nobody has split, das3d keeps good parts for training. A model that was not trained on it has not
-    # seen them, so they are test parts as good as the others.
-    known = {mark for seen in ("train", "held_out") for mark in detector.fingerprints.get(seen, ())}
-    if dataset.layout != "folder" or not known or splits_in(dataset.root):
-        return []
-    unseen = [part for part in dataset.parts if part.split != "test" and not marks_of(part) & known]
-    if unseen:
-        what = counted(len(unseen), "good part")
+def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]]:
+    # The test parts, and notes on them. In a folder that nobody has split das3d chooses them by what is there, which may
+    # have been less when the model was trained: good parts that training has not seen are tested, whatever is chosen now.
+    train, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
+    if dataset.layout != "folder" or not train or splits_in(dataset.root):
+        return list(dataset.test), []
+    good = [(part, _marks(part)) for part in dataset.parts if not part.defective]
+    fresh = [part for part, marks in good if not marks & (train | held_out)]
+    known = [part for part, marks in good if marks & held_out and not marks & train]
+    chosen = fresh or known
+    more = sum(part.split != "test" for part in chosen)
+    if fresh and more:
+        what = counted(more, "good part")
         say(f"tested too: {what} that training on this folder would keep and this model has never seen")
-    return unseen
+    notes = []
+    if not fresh and known:
+        notes.append(f"the {len(known)} good parts are those that the threshold rests on: their false alarms say nothing")
+    return [part for part in dataset.parts if (part.defective and part.split == "test") or part in chosen], notes
+
+
+def _marks(part: Part) -> set[str]:
+    # None of a part that cannot be read, which shows when it is inspected.
+    try:
+        return marks_of(part)
+    except (DataError, OSError):
+        return set()
 
 
 def _share(results: Sequence[Any], *, defective: bool) -> float | None:
@@ -144,7 +169,7 @@ def _good_probabilities(results: Sequence[Inspected]) -> list[float] | None:
 
 def _trained_on(parts: Sequence[Part], detector: Detector) -> list[str]:
     known = set(detector.fingerprints.get("train", ()))
-    seen = [part.id for part in parts if not part.defective and marks_of(part) & known] if known else []
+    seen = [part.id for part in parts if not part.defective and _marks(part) & known] if known else []
     if not seen:
         return []
     return [f"{len(seen)} good test parts are among those trained on, such as {seen[0]}: figures promise too much"]

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
 from das3d.errors import DataError, one_line
@@ -43,15 +43,19 @@ class Search:
     def report(self, kind: str, line: str) -> None:
         self.problems.setdefault(kind, []).append(line)
 
-    def raise_if_any(self, most: int = 10) -> None:
-        """Raise all problems together, the first `most` of each kind."""
+    def raise_if_any(self) -> None:
+        """Raise all problems together."""
+        if self.problems:
+            raise DataError(self.lines())
+
+    def lines(self, most: int = 10) -> list[str]:
+        """All problems, the first `most` of each kind."""
         lines: list[str] = []
         for kind, found in self.problems.items():
             lines += found[:most]
             if len(found) > most:
                 lines.append(f"... and {len(found) - most} more: {kind}")
-        if lines:
-            raise DataError(lines)
+        return lines
 
 
 @dataclass(frozen=True)
@@ -173,9 +177,7 @@ def unlabelled(folder: Path, search: Search) -> list[Part]:
 
     It may be one folder of a data set, as ``mydata/good`` or ``mydata/test/dent``, so ``dataset.yaml`` may lie above it.
     """
-    around = folder.resolve().parents[:2]
-    places = [folder, *(place for place in around if declares(place))]
-    form = next(filter(None, (_declared_format(place, search) for place in places)), search.depth_format)
+    form = _declared_format(folder, search) or search.depth_format
     return [
         Part(id=stem, split="test", defect=UNKNOWN, rgb=files.get("rgb"), depth=files.get("depth"), depth_format=form)
         for stem, files in _members(folder, search).items()
@@ -184,12 +186,12 @@ def unlabelled(folder: Path, search: Search) -> list[Part]:
 
 
 def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Part]:
-    form = _declared_format(folder, search) or search.depth_format or default
+    default = _declared_format(folder, search) or search.depth_format or default
     folders = {child.name: child for child in folders_in(folder)}
     splits = splits_in(folder)
     if not splits:
         whole = _split_of(folder)
-        parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
+        parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, default)]
         return parts if whole else _split_by_name(parts, search)
     if GOOD in folders:
         search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
@@ -199,7 +201,7 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     for name in splits:
         for file in files_in(folders[name]):
             search.report("files of no kind", f"{file}: expected {folders[name] / GOOD} or a kind of defect, found a file")
-        parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, form)]
+        parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, default)]
     return _with_held_out(parts, search)
 
 
@@ -215,11 +217,12 @@ def _split_of(folder: Path) -> Split | None:
     return SPLITS[folder.name] if folder.name in SPLITS and splits_in(folder.parent) != [folder.name] else None
 
 
-def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) -> list[Part]:
+def _kind(folder: Path, split: Split, search: Search, default: DepthFormat | None) -> list[Part]:
     if folder.name.lower() in ROLES:
         expected = f"good parts in {folder.parent / GOOD / folder.name}"
         search.report("members of no kind", f"{folder}: expected {expected}, found a folder for members of no kind")
         return []
+    form = _declared_format(folder, search) or default
     defective = folder.name != GOOD
     members = _members(folder, search)
     marked = any("mask" in files for files in members.values())
@@ -283,14 +286,35 @@ def _as_written(folder: Path, search: Search) -> Iterator[tuple[str, str, Path]]
             search.report("unknown files", f"{file}: expected {NAMING}, found a name that tells no member")
 
 
-def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
+def declaration_for(folder: Path) -> Path | None:
+    """The ``dataset.yaml`` that says how depth of the parts in a folder is read: there or above, as for mydata/test/dent in
+    mydata. Wherever a user points, at the data set, a split, a kind or a file, it is the same.
+    """
+    above = [] if splits_in(folder) else folder.resolve().parents[:2]
+    return next((place / DECLARATION for place in (folder, *above) if declares(place)), None)
+
+
+def declares(folder: Path) -> bool:
+    """Whether ``dataset.yaml`` in this folder says how depth is read; other programs have files of that name, too."""
     path = folder / DECLARATION
-    if not path.is_file():
-        return None
+    return path.is_file() and bool(set(KEYS) & {str(key) for key in read_yaml(path)})
+
+
+def part_name(file: PurePath) -> str:
+    """What a part is called by one of its files: 0001 by 0001_rgb.png."""
+    stem, _, word = file.stem.rpartition("_")
+    return stem if stem and word.lower() in ROLES else file.stem
+
+
+def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
+    # Of the parts in a folder. A file there that says nothing of depth is looked at all the same: its keys may be misspelt.
     try:
-        return _format_from(path)
+        own = folder / DECLARATION
+        path = own if own.is_file() else declaration_for(folder)
+        return None if path is None else _format_from(path)
     except DataError as error:
-        search.report(DECLARATION, str(error))
+        if str(error) not in search.problems.get(DECLARATION, ()):  # every kind of a data set finds the same one
+            search.report(DECLARATION, str(error))
         return METRES  # so that the lack of a unit is not reported as well
 
 
@@ -327,16 +351,9 @@ def format_around(depth: Path) -> DepthFormat | None:
         info = depth.with_name(f"{match[1]}_info_depth.yaml")
         if info.is_file():
             return _eyecandies_format(info)
-    for folder in list(depth.resolve().parents)[:4]:  # as in mydata/train/good/depth
-        if declares(folder):
-            return _format_from(folder / DECLARATION)
-    return None
-
-
-def declares(folder: Path) -> bool:
-    """Whether ``dataset.yaml`` in this folder says how depth is read; other programs have files of that name, too."""
-    path = folder / DECLARATION
-    return path.is_file() and bool(set(KEYS) & {str(key) for key in read_yaml(path)})
+    folder = depth.resolve().parent
+    path = declaration_for(folder.parent if folder.name.lower() in ROLES else folder)
+    return None if path is None else _format_from(path)
 
 
 def _split_by_name(parts: list[Part], search: Search) -> list[Part]:

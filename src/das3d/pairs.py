@@ -137,7 +137,8 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
 
     Attributes:
         names: ids of the good parts.
-        statistics: how they were prepared; ``depth * (far - near) + near`` is metres from the plane.
+        statistics: how they were prepared; ``depth * (far - near) + near`` is metres from the plane or surface that was
+            fitted to each part, or from the camera with ``preparation.level=false``.
     """
 
     def __init__(

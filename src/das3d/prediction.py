@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from das3d.console import warn
-from das3d.datasets import expect_outside, find_folder
+from das3d.datasets import expect_outside, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, depth_size
-from das3d.layouts import format_around
+from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part
 from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
 
@@ -36,7 +36,7 @@ def predict_part(
     for file in (rgb, depth):
         if file is not None and not file.is_file():
             raise DataError(f"{file}: expected a file, found none")
-    name = (rgb or depth or Path("part")).stem
+    name = part_name(rgb or depth or Path("part"))
     for file in (rgb, depth):
         if file is not None and file.resolve().parent == out.resolve():  # outputs could take the place of scans there
             raise DataError(f"{out}: expected a folder where no file of the part lies (--out), found {file}")
@@ -63,21 +63,25 @@ def predict_folder(
     inspect: Callable[[Sequence[Part], Path], Iterable[Inspected]] | None = None,
     focal_length: float | None = None,
 ) -> list[Inspected]:
-    """Score every part of a folder in any layout; parts that fail are listed with their error in ``scores.csv``.
+    """Score every part of a folder in any layout; where it holds several categories, of the one trained on.
+
+    Parts that fail are listed with their error in ``scores.csv``.
 
     When interrupted, the files hold the parts that were done.
 
     `inspect` does the work where this process shall not: `das3d.streaming.inspect_on` with its first arguments given.
     """
+    folder = folder_of(folder, detector.training.get("category"))
     expect_outside(out, folder)
     parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
     results: list[Inspected] = []
     try:
         for result in inspect(parts, out) if inspect else inspect_parts(detector, parts, out):
             results.append(result)
-    finally:  # whoever is interrupted after hours keeps what was done
-        write_scores(out / "scores.csv", results, verdicts=True)
-        write_regions(out / "regions.json", results, detector)
+    finally:  # whoever is interrupted after hours keeps what was done, and before the first part what was there
+        if results:
+            write_scores(out / "scores.csv", results, verdicts=True)
+            write_regions(out / "regions.json", results, detector)
     return results
 
 

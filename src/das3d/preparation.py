@@ -431,6 +431,12 @@ def measure(
     # A lone failure must not change how the whole set is prepared.
     background = next(kind for kind in BACKGROUNDS if sum(kind in one.parts for one in seen) >= MOST * len(seen))
     used = [one for one in seen if background in one.parts]
+    plane = (0.0, 0.0, 0.0)
+    if background == "plane":
+        plane = _median_plane([one.fit.plane for one in used if one.fit is not None])
+        # What lies on another plane, such as a wall that fills the border, was not seen as it will be prepared.
+        alike = [one for one in used if one.fit is not None and _same_plane(one.fit.plane, plane)]
+        used = alike if len(alike) >= MOST * len(used) else used
     ranges = [one.parts[background] for one in used]
     fits = [one.fit for one in used if one.fit is not None] if background == "plane" else []
     # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
@@ -450,7 +456,7 @@ def measure(
         has_rgb=has_rgb,
         has_depth=has_depth,
         background=background,
-        plane=_median_plane([fit.plane for fit in fits]) if fits else (0.0, 0.0, 0.0),
+        plane=plane,
         distance=float(np.median([one.distance for one in used])) if fits else 0.0,
         noise=float(np.median([fit.noise for fit in fits])) if fits else 0.0,
         window=window,
@@ -536,8 +542,7 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     assert scan.depth is not None and scan.valid is not None
     foreground = find_foreground(scan.depth, scan.valid, plane, distance)
     surface = foreground & scan.valid
-    pieces = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)[2]
-    if pieces[1:, cv2.CC_STAT_AREA].max(initial=0) < SMALLEST_PIECE:  # nothing, or specks of noise
+    if not stands_out(surface):
         return None
     relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
     near, far = _range_of(relative, surface)
@@ -546,6 +551,12 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
         _side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
         _grey_levels(scan, foreground), reaches_end(surface, scan.valid),
     )  # fmt: skip
+
+
+def stands_out(surface: Mask) -> bool:
+    """Whether there is a part on the plane, measured on `surface` (H, W), rather than nothing or specks of noise."""
+    pieces = cv2.connectedComponentsWithStats(surface.astype(np.uint8), connectivity=8)[2]
+    return bool(pieces[1:, cv2.CC_STAT_AREA].max(initial=0) >= SMALLEST_PIECE)
 
 
 def reaches_end(surface: Mask, valid: Mask) -> bool:
@@ -763,7 +774,7 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     if statistics.background != "plane":
-        _expect_distance(scan.name, "the scene", statistics.scene, float(np.median(scan.depth[scan.valid])))
+        _expect_distance(scan.name, "the scene", statistics.scene, float(np.median(scan.depth[scan.valid])), 3)
         level = plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else np.float32(0)
         if statistics.background != "cleared":
             return everything, scan.depth - level
@@ -775,7 +786,7 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     fit = background_like(scan.depth, scan.valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
-    _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found)
+    _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found, 2)
     runs_out, area = statistics.runs_out, statistics.area
     foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=runs_out, area=area)
     if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
@@ -811,9 +822,14 @@ def _same_plane(one: Plane, other: Plane) -> bool:
     return all(abs((a * u + b * v + c) - (d * u + e * v + f)) <= STEP * (a * u + b * v + c) for u, v in corners)
 
 
-def _expect_distance(name: str, what: str, expected: float, found: float) -> None:
-    if expected and (unit := another_unit(found / expected)):
-        raise DataError(f"{name}: expected {what} {expected:.3g} m away, as in training, found {found:.3g} m: {unit}")
+def _expect_distance(name: str, what: str, expected: float, found: float, most: float) -> None:
+    if not expected:
+        return
+    words = another_unit(found / expected)
+    if not words and not 1 / most < found / expected < most:
+        words = "another scale of the numbers, or another place of the camera?"
+    if words:
+        raise DataError(f"{name}: expected {what} {expected:.3g} m away, as in training, found {found:.3g} m: {words}")
 
 
 def _window_around(foreground: Mask, frame: tuple[int, int], statistics: Statistics) -> Window:

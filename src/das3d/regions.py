@@ -198,6 +198,11 @@ def _patches(part: Mask) -> Iterator[Mask]:
                 yield patch & part
 
 
+def pixel_threshold(norms: RegionNorms, threshold: Threshold) -> float:
+    """The map value above which a pixel belongs to a region: what the part's score exceeds, every region of it does."""
+    return min(norms.pixel_threshold, threshold.value)
+
+
 def find_regions(
     run: Run,
     scans: Sequence[PreparedScan],
@@ -216,7 +221,7 @@ def find_regions(
         norms, threshold: of the model.
         statistics, settings: of the model.
     """
-    pixel = min(norms.pixel_threshold, threshold.value)
+    pixel = pixel_threshold(norms, threshold)
     pieces = [
         components(output.map[index], pixel, threshold.value, settings.window)
         if threshold.is_defective(float(output.score[index]))

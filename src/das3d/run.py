@@ -9,12 +9,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 
 import das3d
@@ -81,68 +83,69 @@ def train(
     check_trackers(track)
     out = Path(out)
     _check_out(out, resume)
-    settings = _settings_for(out, settings, resume)
-    target = choose_device(device)
-    processes, nodes = _processes(processes)
-    _check_shares(settings, target, processes * nodes)
-    dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
-    if not holds_run(out):
-        expect_outside(out, dataset.root)
-    prepared = prepare_dataset(dataset, settings)
-    facts = {
-        "data": str(dataset.root),
-        "layout": dataset.layout,
-        "category": dataset.category,
-        "light": light if dataset.layout == "eyecandies" else None,
-        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
-        "parts": len(prepared.train),
-        "held_out": len(prepared.held_out),
-    }
-    _check_same_data(out, facts, resume)
-    if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
-        say(f"{out}: finished already")
-        return load(out, device)
-    keep_freed_memory()
-    fabric = Fabric(
-        accelerator=target.type,
-        devices=[target.index] if target.index is not None and target.type != "cpu" else processes,
-        num_nodes=nodes,
-        precision=_precision_of(out, resume) or precision_for(target, settings),
-    )
-    if not is_worker():
-        write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
-        _write_facts(out, facts | {"precision": str(fabric._precision.precision)})
-    fabric.launch()
-    if fabric.is_global_zero:
-        say(_summary(dataset, prepared, fabric))
-    with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
-        if tracking.trackers:
-            say(tracking.describe())
-        parts, statistics = GoodParts.from_scans(prepared.train), prepared.statistics
-        del prepared  # the parts are a copy
-        state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
-    detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
-    detector.training = facts | {
-        "iterations": state.iteration,
-        "batch": settings.training.batch,
-        "minutes": round(state.seconds / 60, 2),
-        "precision": str(fabric._precision.precision),
-        "device": f"{target.type} x {fabric.world_size}",
-        "machine": machine(target),
-        "torch": torch.__version__,
-        "das3d": das3d.__version__,
-    }
-    if fabric.is_global_zero:
-        trained_on, held_out = train_and_held_out(dataset)
-        detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
-        detector = calibrated(detector, held_out, settings.score.max_false_alarm)
-        detector.save(out / MODEL_FILE)
-        _write_facts(out, detector.training)
-        record(out, settings, _told(detector), state.iteration)
-        say(training.describe(state) + f" -> {out / MODEL_FILE}")
-        for line in detector.threshold.explain() if detector.threshold else ():
-            say(line)
-    return detector
+    with _alone_in(out):
+        settings = _settings_for(out, settings, resume)
+        target = choose_device(device)
+        processes, nodes = _processes(processes)
+        _check_shares(settings, target, processes * nodes)
+        dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
+        if not holds_run(out):
+            expect_outside(out, dataset.root)
+        prepared = prepare_dataset(dataset, settings)
+        facts = {
+            "data": str(dataset.root.resolve()),  # whoever looks for it later may stand elsewhere
+            "layout": dataset.layout,
+            "category": dataset.category,
+            "light": light if dataset.layout == "eyecandies" else None,
+            "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
+            "parts": len(prepared.train),
+            "held_out": len(prepared.held_out),
+        }
+        _check_same_data(out, facts, resume)
+        if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
+            say(f"{out}: finished already")
+            return load(out, device)
+        keep_freed_memory()
+        fabric = Fabric(
+            accelerator=target.type,
+            devices=[target.index] if target.index is not None and target.type != "cpu" else processes,
+            num_nodes=nodes,
+            precision=_precision_of(out, resume) or precision_for(target, settings),
+        )
+        if not is_worker():
+            write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
+            _write_facts(out, facts | {"precision": str(fabric._precision.precision)})
+        fabric.launch()
+        if fabric.is_global_zero:
+            say(_summary(dataset, prepared, fabric))
+        with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
+            if tracking.trackers:
+                say(tracking.describe())
+            parts, statistics = GoodParts.from_scans(prepared.train), prepared.statistics
+            del prepared  # the parts are a copy
+            state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
+        detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
+        detector.training = facts | {
+            "iterations": state.iteration,
+            "batch": settings.training.batch,
+            "minutes": round(state.seconds / 60, 2),
+            "precision": str(fabric._precision.precision),
+            "device": f"{target.type} x {fabric.world_size}",
+            "machine": machine(target),
+            "torch": torch.__version__,
+            "das3d": das3d.__version__,
+        }
+        if fabric.is_global_zero:
+            trained_on, held_out = train_and_held_out(dataset)
+            detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
+            detector = calibrated(detector, held_out, settings.score.max_false_alarm)
+            detector.save(out / MODEL_FILE)
+            _write_facts(out, detector.training)
+            record(out, settings, _told(detector), state.iteration)
+            say(training.describe(state) + f" -> {out / MODEL_FILE}")
+            for line in detector.threshold.explain() if detector.threshold else ():
+                say(line)
+        return detector
 
 
 def _told(detector: Detector) -> dict[str, Any]:
@@ -221,6 +224,24 @@ def _check_out(out: Path, resume: bool) -> None:
         raise ModelError(f"{out}: expected a folder for the run, found a file")
     if holds_run(out) and not resume:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    # Two trainings that write into one folder would leave files of both; a training that died holds nothing any more.
+    if is_worker():  # whose first process holds the folder
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ModelError(f"{out}: another training writes there; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _processes(asked: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
+from das3d.regions import pixel_threshold
 from das3d.scan import Scan
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Inspected:
         part: what was inspected.
         prediction: None where the part could not be read or prepared.
         error: why not, else "".
+        doubt: why its verdict means nothing, where such parts were wanted too, else "".
         map_file, overlay_file: what was written.
         size: height and width of the map.
     """
@@ -56,6 +58,7 @@ class Inspected:
     part: Part
     prediction: Prediction | None
     error: str = ""
+    doubt: str = ""
     map_file: Path | None = None
     overlay_file: Path | None = None
     size: tuple[int, int] | None = None
@@ -84,15 +87,17 @@ def inspect_parts(
     high = picture_scale(detector)
     called = names or output_names(parts)
 
-    def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str) -> Inspected:
-        if scan is None or prediction is None:
-            return Inspected(part, None, error)
+    def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
         map_file, overlay_file = output_files(folder, called[part.id])
+        if scan is None or prediction is None:
+            for file in (map_file, overlay_file):  # of a run before: they would look like this one's
+                file.unlink(missing_ok=True)
+            return Inspected(part, None, error)
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
         slim = replace(prediction, map=np.zeros((0, 0), np.float32))
-        return Inspected(part, slim, "", map_file, overlay_file, scan.size)
+        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size)
 
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()
@@ -103,7 +108,8 @@ def inspect_parts(
             for part, scan, prepared, error in batch:
                 done += 1
                 step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
-                writing.append(pool.submit(write, part, scan, None if prepared is None else next(predictions), error))
+                found, doubt = (None, "") if prepared is None else (next(predictions), prepared.doubt)
+                writing.append(pool.submit(write, part, scan, found, error, doubt))
                 if len(writing) > BEHIND:
                     yield writing.popleft().result()
         while writing:
@@ -230,7 +236,9 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
 
 def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) -> None:
     """``regions.json``: the regions of every defective part, the largest first, in the terms of `Region`."""
-    pixel = None if detector.norms is None else detector.norms.pixel_threshold
+    pixel = None
+    if detector.norms is not None and detector.threshold is not None:
+        pixel = pixel_threshold(detector.norms, detector.threshold)
     parts = [
         {
             "id": result.part.id,
@@ -250,7 +258,7 @@ Read = tuple[Part, Scan | None, PreparedScan | None, str]
 def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> Iterator[Read]:
     def read(part: Part) -> Read:
         try:
-            scan = part.read()
+            scan = part.read(depth=detector.statistics.has_depth)
             prepared = prepare(scan, detector.statistics, detector.settings.preparation)
             return part, scan, prepared if doubtful else prepared.judgeable, ""
         except DataError as error:

@@ -104,9 +104,11 @@ def surface_of(
     step = -(-max(depth.shape) // largest)
     if step > 1:
         depth = _middle(_blocks(depth, step, np.nan))
-        rgb = (
-            None if rgb is None else np.asarray(cv2.resize(rgb, depth.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        )
+        if rgb is not None:
+            # The same blocks, the last of which may reach over the edge.
+            more = (step * depth.shape[0] - rgb.shape[0], step * depth.shape[1] - rgb.shape[1])
+            whole = cv2.copyMakeBorder(rgb, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+            rgb = np.asarray(cv2.resize(whole, depth.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         heat = None if heat is None else _blocks(heat, step, 0).max(axis=2)  # the smallest finding stays visible
     return Surface(depth, None if pitch is None else pitch * step, rgb, heat)
 

@@ -120,7 +120,9 @@ def make_tables(plan: Plan, outcomes: Sequence[Outcome]) -> list[Table]:
                     if outcome.metrics and (run.variant, run.modality) == (name, modality):
                         value = outcome.metrics[metric]
                         values[run.category] |= {} if value is None else {run.seed: value}
-                found = variants[name].published.get(metric) if name in variants else None
+                # What is published of variants is of both modalities.
+                told = name in variants and modality == "rgb+depth"
+                found = variants[name].published.get(metric) if told else None
                 rows.append(
                     _our_row(f"das3d, {name or presets.get(name, plan.variants[0].settings.preset)}", values, found)
                 )

@@ -33,6 +33,7 @@ from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_r
 from das3d.prepared import measure_parts, prepare_part, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
+from das3d.threshold import parts_for
 
 DARK = 25  # grey levels; below that, steps between them show
 READERS = 4  # scans looked at at once; each is in memory meanwhile
@@ -297,7 +298,7 @@ def _on_numbers(check: DataCheck) -> list[str]:
         lines.append(
             f"held out for the threshold: {len(held_out)}, which supports a false-alarm rate of {rate:.0%} at best, "
             f"not score.max_false_alarm = {check.settings.score.max_false_alarm:.0%}; "
-            f"{round(1 / check.settings.score.max_false_alarm) - 1} would."
+            f"{parts_for(check.settings.score.max_false_alarm)} would."
         )
     return lines
 

@@ -26,6 +26,7 @@ from das3d.preparation import (
     fit_surface,
     plane_depth,
     reaches_end,
+    stands_out,
 )
 from das3d.scan import Mask, Scan
 from das3d.settings import PreparationSettings
@@ -118,7 +119,8 @@ def _beyond_reading(part: Part) -> float | None:
         return None
     for factor in (1e-3, 1e-6):
         form = part.depth_format
-        scaled = replace(part, depth_format=replace(form, scale=form.scale * factor)) if form else part
+        less = replace(form, scale=form.scale * factor, offset=form.offset * factor) if form else None
+        scaled = replace(part, depth_format=less)
         try:
             scan = scaled.read(rgb=False)
         except DataError:
@@ -140,7 +142,7 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     plane = fit.plane if fit is not None else fit_surface(scan.depth, scan.valid)
     relief = scan.depth - plane_depth(plane, scan.size)
     surface = foreground & scan.valid
-    if not surface.any():  # a plane and nothing on it
+    if fit is not None and not stands_out(surface):  # a plane and nothing on it but specks of noise
         return replace(facts, **_of_frame(scan), plane_support=fit.support if fit else None, area=0.0), foreground
     nearest, farthest = np.quantile(relief[surface], (0.01, 0.99))
     length_px, width_px, length, width = _sides(scan, foreground, surface)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from das3d.console import percent
 from das3d.datacheck.facts import Facts
+from das3d.preparation import MOST
 from das3d.scan import another_unit
 
 FALSE_SUSPECTS = 0.5  # parts of a sound set that may be called suspects, on average over all checks
@@ -100,8 +101,10 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
     usual = max(set(sizes), key=sizes.count) if sizes else None
     distances = [one.distance for one in facts if one.distance]
     middle = float(np.median(distances)) if distances else 0.0
-    planes = [one.plane_support is not None for one in facts if one.distance]
-    with_plane = bool(planes) and float(np.mean(planes)) >= 0.8  # as in training
+    planes = [one for one in facts if one.distance and one.plane_support is not None]
+    measured = sum(bool(one.distance) for one in facts)
+    # Flat parts that fill the frame look like planes with nothing on them, all of them.
+    with_plane = len(planes) >= MOST * max(measured, 1) and sum(one.area != 0 for one in planes) > 0.5 * len(planes)
 
     def reasons(one: Facts) -> list[Reason]:
         found = []
