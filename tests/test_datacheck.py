@@ -61,7 +61,7 @@ def test_a_part_that_cannot_be_prepared_is_pointed_at_and_the_others_are_looked_
     fit = fit_background(points[..., 2], points[..., 2] > 0)
     assert fit is not None
     points[..., 2] = plane_depth(fit.plane, SIZE)
-    middle = tuple(slice(side // 2 - 3, side // 2 + 3) for side in SIZE)
+    middle = tuple(slice(side // 2 - 6, side // 2 + 6) for side in SIZE)
     points[(*middle, 2)] -= 0.02  # a crumb on the empty table
     held_out.write("001", points=points)
     found = check(parts)

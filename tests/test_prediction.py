@@ -219,7 +219,7 @@ def test_ground_truth_holds_no_prediction_up(
     shutil.copy(category / "test" / "dent" / "gt" / "000.png", stray)
     (category / "test" / "stain" / "gt" / "000.png").write_bytes(b"")
     results = predict_folder(detector, category, tmp_path / "out")
-    assert len(results) == 16 and not any(result.error for result in results)
+    assert len(results) == 14 and not any(result.error for result in results)
     assert f"warning: {stray}: expected a part of this name, found none" in capsys.readouterr().err
 
 
@@ -395,6 +395,27 @@ def test_depth_is_read_alike_wherever_a_user_points(tmp_path: Path) -> None:
         assert {part.depth_format for part in parts} == {declared}, place
     assert format_around(tmp_path / "mine" / "test" / "dent" / "depth" / "a.tiff") == declared
     assert find_dataset(tmp_path / "mine" / "test", needs="test").depth_format == declared
+
+    (tmp_path / "mine" / "dataset.yaml").rename(tmp_path / "dataset.yaml")  # which is not of this data set
+    for place in ("", "test", "test/dent"):
+        parts = find_folder(tmp_path / "mine" / place, depth_format=of_the_model)
+        assert {part.depth_format for part in parts} == {of_the_model}, place
+    assert format_around(tmp_path / "mine" / "test" / "dent" / "depth" / "a.tiff") is None
+
+
+def test_what_another_program_calls_dataset_yaml_is_none_of_ours(tmp_path: Path) -> None:
+    own_kind(tmp_path / "mine" / "good", "abc")
+    (tmp_path / "dataset.yaml").write_text("- a list\n- of another program\n")
+    assert {part.depth_format for part in find_folder(tmp_path / "mine" / "good")} == {None}
+
+
+def test_a_scan_that_cannot_be_told_is_never_lost_without_a_word(
+    detector: Detector, tiny_data: Path, tmp_path: Path
+) -> None:
+    unlabelled(tiny_data, tmp_path / "parts")
+    (tmp_path / "parts" / "b-rgb.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"b-rgb\.png: expected .* found a name that tells no member"):
+        predict_folder(detector, tmp_path / "parts", tmp_path / "out")
 
 
 def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ import json
 import os
 from dataclasses import asdict
 from functools import cache
-from importlib import resources
-from importlib.metadata import version
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +25,7 @@ from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "parts.py", "preparation.py", "scan.py")
-READERS = ("numpy", "scipy", "opencv-python-headless", "pillow", "tifffile", "imagecodecs", "plyfile")
+READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes
@@ -50,8 +49,16 @@ def key_of(files: list[Path], *what: Any) -> str:
 @cache
 def _code() -> str:
     sources = resources.files("das3d")
-    versions = [f"{name} {version(name)}".encode() for name in READERS]
+    versions = [f"{name} {_version(name)}".encode() for name in READERS]
     return hashlib.sha256(b"\0".join([*versions, *((sources / name).read_bytes() for name in CODE)])).hexdigest()
+
+
+def _version(package: str) -> str:
+    # By its import name, whichever distribution brings it.
+    try:
+        return str(import_module(package).__version__)
+    except ImportError:  # imagecodecs is needed for some files only
+        return ""
 
 
 def load_json(key: str) -> Any | None:

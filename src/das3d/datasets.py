@@ -17,7 +17,7 @@ from das3d._listing import files_in, folders_in
 from das3d.console import warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import DECLARATION, DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
+from das3d.layouts import ABOUT_TRUTH, DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -118,13 +118,14 @@ def find_folder(
     depth_format: DepthFormat | None = None,
     progress: Progress | None = None,
     check: bool = True,
+    truth: bool = True,
 ) -> list[Part]:
     """Find parts to predict: all splits of a data set, or a plain folder of parts that nobody has judged.
 
     In a plain folder lie files ``NAME_rgb.png`` and ``NAME_depth.png``, or folders ``rgb`` and ``depth``. Arguments and
     errors as for `find_dataset`, but float depth without a unit is taken as metres. Without `check` no part is looked at
-    closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others. Ground truth
-    is left out then, and what else is wrong with the folder is a warning.
+    closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others. Without
+    `truth` the parts have no ground truth, and what is wrong with it is a warning.
     """
     folder = Path(folder)
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
@@ -135,17 +136,17 @@ def find_folder(
     else:
         folder, layout = _choose(folder, None)
         parts = layout.parts(folder, search)
+    if not truth:
+        parts = [replace(part, masks=()) for part in parts]
+        for line in search.without(ABOUT_TRUTH):
+            warn(line)
     if check:
         _check_complete(folder, parts, search)
         _check_files(parts, search, progress)
-    if not parts and (not check or not search.problems):
+    if not search.problems and not parts:
         search.report("no parts", f"{folder}: expected parts ({NAMING}), found none")
-    if check or not parts or DECLARATION in search.problems:
-        search.raise_if_any()
-        return parts
-    for line in search.lines():
-        warn(line)
-    return [replace(part, masks=()) for part in parts]
+    search.raise_if_any()
+    return parts
 
 
 def find_categories(root: Path | str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,12 +64,8 @@ def evaluate(
     dataset = find_dataset(data, category, needs="test", hold_out=hold_out, headers=False, **reading)
     expect_outside(out, dataset.root)
     tested, told = _tested(dataset, detector)
-    inspected: list[Inspected] = []
-    for one in inspect_parts(detector, tested, out / "maps", doubtful=True):
-        if not inspected:  # figures of before do not belong to the maps that are written now
-            (out / "metrics.json").unlink(missing_ok=True)
-        inspected.append(one)
-    results, failed = _judged(inspected)
+    (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
+    results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)))
     write_scores(out / "scores.csv", results, verdicts=False)
     write_regions(out / "regions.json", results, detector)
     with progress("metrics") as step:
@@ -86,7 +83,7 @@ def evaluate(
     sizes = sorted({result.size for result in results if result.size})
     metrics |= {
         "map_size": [list(size) for size in sizes],  # height x width; maps are compared at the parts' own resolution
-        "data": str(dataset.root.resolve()),
+        "data": os.path.abspath(dataset.root),
         "layout": dataset.layout,
         "category": dataset.category,
         "light": reading["light"],
@@ -132,9 +129,12 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     if dataset.layout != "folder" or not train or splits_in(dataset.root):
         return list(dataset.test), []
     good = [(part, _marks(part)) for part in dataset.parts if not part.defective]
-    fresh = [part for part, marks in good if not marks & (train | held_out)]
+    fresh = [part for part, marks in good if marks and not marks & (train | held_out)]
     known = [part for part, marks in good if marks & held_out and not marks & train]
     chosen = fresh or known
+    if not chosen:  # figures that promise too much, as the notes say, are better than none
+        return list(dataset.test), []
+    chosen += [part for part, marks in good if not marks and part.split == "test"]  # which inspection will name
     more = sum(part.split != "test" for part in chosen)
     if fresh and more:
         what = counted(more, "good part")

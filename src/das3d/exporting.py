@@ -125,10 +125,9 @@ def export(
         _refuse_what_differs(file, precision, engines)
         about["export"]["check"] = {"parts": len(scans), "of": source, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
-        file.unlink(
-            missing_ok=True
-        )  # before its .bin changes: an old .xml beside new weights would load, and judge wrongly
-        for written in reversed(_files(model)):  # the file that is opened comes last
+        if len(_files(model)) > 1:  # an old .xml beside new weights would load, and judge wrongly
+            file.unlink(missing_ok=True)
+        for written in _files(model):
             write_atomically(file.with_suffix(written.suffix), written.read_bytes())
     return Export(file, len(scans), source, trained.ms, engines)
 

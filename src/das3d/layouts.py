@@ -7,9 +7,10 @@ are checked afterwards, for every layout alike, in `datasets`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
@@ -17,6 +18,8 @@ from das3d._listing import files_in, folders_in, is_stray, natural_order, read_y
 from das3d.errors import DataError, one_line
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, split_good
+
+ABOUT_TRUTH = ("ground truth of no part", "defects without ground truth")  # kinds of problems
 
 DEFAULT_LIGHT = 4  # of an Eyecandies part: lit from all sides
 
@@ -47,6 +50,10 @@ class Search:
         """Raise all problems together."""
         if self.problems:
             raise DataError(self.lines())
+
+    def without(self, kinds: Sequence[str]) -> list[str]:
+        """Forget the problems of these kinds, and return them."""
+        return [line for kind in kinds for line in self.problems.pop(kind, [])]
 
     def lines(self, most: int = 10) -> list[str]:
         """All problems, the first `most` of each kind."""
@@ -186,12 +193,12 @@ def unlabelled(folder: Path, search: Search) -> list[Part]:
 
 
 def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Part]:
-    default = _declared_format(folder, search) or search.depth_format or default
+    form = _declared_format(folder, search) or search.depth_format or default
     folders = {child.name: child for child in folders_in(folder)}
     splits = splits_in(folder)
     if not splits:
         whole = _split_of(folder)
-        parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, default)]
+        parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
         return parts if whole else _split_by_name(parts, search)
     if GOOD in folders:
         search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
@@ -201,7 +208,7 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     for name in splits:
         for file in files_in(folders[name]):
             search.report("files of no kind", f"{file}: expected {folders[name] / GOOD} or a kind of defect, found a file")
-        parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, default)]
+        parts += [part for kind in folders_in(folders[name]) for part in _kind(kind, SPLITS[name], search, form)]
     return _with_held_out(parts, search)
 
 
@@ -217,12 +224,11 @@ def _split_of(folder: Path) -> Split | None:
     return SPLITS[folder.name] if folder.name in SPLITS and splits_in(folder.parent) != [folder.name] else None
 
 
-def _kind(folder: Path, split: Split, search: Search, default: DepthFormat | None) -> list[Part]:
+def _kind(folder: Path, split: Split, search: Search, form: DepthFormat | None) -> list[Part]:
     if folder.name.lower() in ROLES:
         expected = f"good parts in {folder.parent / GOOD / folder.name}"
         search.report("members of no kind", f"{folder}: expected {expected}, found a folder for members of no kind")
         return []
-    form = _declared_format(folder, search) or default
     defective = folder.name != GOOD
     members = _members(folder, search)
     marked = any("mask" in files for files in members.values())
@@ -290,8 +296,17 @@ def declaration_for(folder: Path) -> Path | None:
     """The ``dataset.yaml`` that says how depth of the parts in a folder is read: there or above, as for mydata/test/dent in
     mydata. Wherever a user points, at the data set, a split, a kind or a file, it is the same.
     """
-    above = [] if splits_in(folder) else folder.resolve().parents[:2]
-    return next((place / DECLARATION for place in (folder, *above) if declares(place)), None)
+    if declares(folder):
+        return folder / DECLARATION
+    places = [folder.resolve(), *folder.resolve().parents[:2]]
+    split = [i for i, place in enumerate(places) if splits_in(place)]
+    whole = [i for i, place in enumerate(places) if (place / GOOD).is_dir()]  # not split, or a split itself
+    ends = split or whole or [len(places) - 1]
+    for place in places[1 : ends[0] + 1]:
+        with contextlib.suppress(DataError):  # of another program
+            if declares(place):
+                return place / DECLARATION
+    return None
 
 
 def declares(folder: Path) -> bool:
@@ -303,7 +318,8 @@ def declares(folder: Path) -> bool:
 def part_name(file: PurePath) -> str:
     """What a part is called by one of its files: 0001 by 0001_rgb.png."""
     stem, _, word = file.stem.rpartition("_")
-    return stem if stem and word.lower() in ROLES else file.stem
+    told = file.parent.name.lower() in ROLES  # by the folder
+    return stem if stem and word.lower() in ROLES and not told else file.stem
 
 
 def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
@@ -313,8 +329,7 @@ def _declared_format(folder: Path, search: Search) -> DepthFormat | None:
         path = own if own.is_file() else declaration_for(folder)
         return None if path is None else _format_from(path)
     except DataError as error:
-        if str(error) not in search.problems.get(DECLARATION, ()):  # every kind of a data set finds the same one
-            search.report(DECLARATION, str(error))
+        search.report(DECLARATION, str(error))
         return METRES  # so that the lack of a unit is not reported as well
 
 

@@ -73,7 +73,9 @@ def predict_folder(
     """
     folder = folder_of(folder, detector.training.get("category"))
     expect_outside(out, folder)
-    parts = with_focal_length(find_folder(folder, check=False, **reading_of(detector, light, depth_format)), focal_length)
+    parts = with_focal_length(
+        find_folder(folder, check=False, truth=False, **reading_of(detector, light, depth_format)), focal_length
+    )
     results: list[Inspected] = []
     try:
         for result in inspect(parts, out) if inspect else inspect_parts(detector, parts, out):

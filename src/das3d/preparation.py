@@ -436,7 +436,8 @@ def measure(
         plane = _median_plane([one.fit.plane for one in used if one.fit is not None])
         # What lies on another plane, such as a wall that fills the border, was not seen as it will be prepared.
         alike = [one for one in used if one.fit is not None and _same_plane(one.fit.plane, plane)]
-        used = alike if len(alike) >= MOST * len(used) else used
+        # Depth from the camera has a range of its own on each, all of which must fit.
+        used = alike if settings.level and len(alike) >= MOST * len(used) else used
     ranges = [one.parts[background] for one in used]
     fits = [one.fit for one in used if one.fit is not None] if background == "plane" else []
     # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
@@ -680,8 +681,8 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     """One scan as the networks see it, by what was measured on the training scans.
 
     Raises:
-        DataError: the scan lacks a member that the training scans had, has another frame size or one too large, is so far
-            away that its unit must be another, or shows no measured depth or no part.
+        DataError: the scan lacks a member that the training scans had, has another frame size or one too large, is so near
+            or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
@@ -786,7 +787,8 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     fit = background_like(scan.depth, scan.valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
     found = _at_centre(plane) if fit else float(np.median(scan.depth[scan.valid]))
-    _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found, 2)
+    most = 2 if fit else math.inf  # where the part hides the table it is as high as it happens to be
+    _expect_distance(scan.name, "the background", _at_centre(statistics.plane), found, most)
     runs_out, area = statistics.runs_out, statistics.area
     foreground = find_foreground(scan.depth, scan.valid, plane, statistics.distance, runs_out=runs_out, area=area)
     if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:

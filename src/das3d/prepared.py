@@ -145,7 +145,7 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
     key = cache.key_of(files_of(part), part.id, reading(part), statistics.to_dict(), settings.model_dump())
     scan = cache.load_scan(key)
     if scan is None:
-        scan = prepare(part.read(rgb=statistics.has_rgb), statistics, settings)
+        scan = prepare(part.read(rgb=statistics.has_rgb, depth=statistics.has_depth), statistics, settings)
         cache.save_scan(key, scan)
     return scan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import platform
@@ -22,7 +23,7 @@ from lightning.fabric import Fabric
 import das3d
 from das3d import training
 from das3d.batches import GoodParts
-from das3d.cache import write_atomically
+from das3d.cache import cache_folder, write_atomically
 from das3d.calibration import calibrated
 from das3d.console import is_worker, say
 from das3d.datasets import expect_outside
@@ -83,28 +84,28 @@ def train(
     check_trackers(track)
     out = Path(out)
     _check_out(out, resume)
-    with _alone_in(out):
-        settings = _settings_for(out, settings, resume)
-        target = choose_device(device)
-        processes, nodes = _processes(processes)
-        _check_shares(settings, target, processes * nodes)
-        dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
-        if not holds_run(out):
-            expect_outside(out, dataset.root)
-        prepared = prepare_dataset(dataset, settings)
-        facts = {
-            "data": str(dataset.root.resolve()),  # whoever looks for it later may stand elsewhere
-            "layout": dataset.layout,
-            "category": dataset.category,
-            "light": light if dataset.layout == "eyecandies" else None,
-            "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
-            "parts": len(prepared.train),
-            "held_out": len(prepared.held_out),
-        }
-        _check_same_data(out, facts, resume)
-        if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
-            say(f"{out}: finished already")
-            return load(out, device)
+    settings = _settings_for(out, settings, resume)
+    target = choose_device(device)
+    processes, nodes = _processes(processes)
+    _check_shares(settings, target, processes * nodes)
+    dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
+    if not holds_run(out):
+        expect_outside(out, dataset.root)
+    prepared = prepare_dataset(dataset, settings)
+    facts = {
+        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "light": light if dataset.layout == "eyecandies" else None,
+        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
+        "parts": len(prepared.train),
+        "held_out": len(prepared.held_out),
+    }
+    _check_same_data(out, facts, resume)
+    if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
+        say(f"{out}: finished already")
+        return load(out, device)
+    with _alone_in(out, resume):
         keep_freed_memory()
         fabric = Fabric(
             accelerator=target.type,
@@ -227,21 +228,24 @@ def _check_out(out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    # Two trainings that write into one folder would leave files of both; a training that died holds nothing any more.
-    if is_worker():  # whose first process holds the folder
+def _alone_in(out: Path, resume: bool) -> Iterator[None]:
+    # Two trainings that write into one folder would leave files of both. The lock lies with the cache, so that the folder
+    # holds the run alone; one of a process that died is free.
+    if is_worker():  # whose first process holds it
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ModelError(f"{out}: another training writes there; wait for it, or choose another --out") from None
-    try:
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        try:
+            locks = cache_folder() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(locks / name, timeout=0))
+        except Timeout:
+            raise ModelError(f"{out}: another training writes there; wait for it, or choose another --out") from None
+        except (OSError, NotImplementedError):
+            pass  # there is no locking here
+        _check_out(out, resume)  # which another may have written since
         yield
-    finally:
-        lock.release()
 
 
 def _processes(asked: int) -> tuple[int, int]:

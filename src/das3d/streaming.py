@@ -88,11 +88,9 @@ def inspect_parts(
     called = names or output_names(parts)
 
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
-        map_file, overlay_file = output_files(folder, called[part.id])
         if scan is None or prediction is None:
-            for file in (map_file, overlay_file):  # of a run before: they would look like this one's
-                file.unlink(missing_ok=True)
-            return Inspected(part, None, error)
+            return _failed(part, error, folder, called[part.id])
+        map_file, overlay_file = output_files(folder, called[part.id])
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
@@ -130,12 +128,18 @@ def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], 
     done = told = 0
     with progress("inspecting", len(parts)) as step:
         for index, inspected, error in cluster.map(partial(_inspect_chunk, model, folder), items):
-            results[index] = inspected or [Inspected(part, None, error) for part in chunks[index]]
+            results[index] = inspected or [_failed(part, error, folder, names[part.id]) for part in chunks[index]]
             done += len(results[index])
             step(done)
             while told in results:  # in the order of the parts, whichever chunk is ready first
                 yield from results.pop(told)
                 told += 1
+
+
+def _failed(part: Part, error: str, folder: Path, name: str) -> Inspected:
+    for file in output_files(folder, name):  # of a run before: they would look like this one's
+        file.unlink(missing_ok=True)
+    return Inspected(part, None, error)
 
 
 def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Part], dict[str, str]]) -> list[Inspected]:

@@ -121,7 +121,8 @@ def evaluated_parts(detector: Detector, evaluation: Evaluation, data: Path | Non
     metrics = evaluation.metrics
     depth_format = DepthFormat(**metrics["depth_format"]) if metrics.get("depth_format") else None
     reading = reading_of(detector, metrics.get("light"), depth_format)
-    dataset = find_dataset(folder_of(root, metrics["category"]), needs="test", **reading)
+    folder, hold_out = folder_of(root, metrics["category"]), detector.settings.training.hold_out
+    dataset = find_dataset(folder, needs="test", hold_out=hold_out, headers=False, **reading)  # as it was evaluated
     parts = {part.id: part for part in dataset.parts}
     lost = [row.id for row in evaluation.rows if row.id not in parts]
     if lost:

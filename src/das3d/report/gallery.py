@@ -39,7 +39,7 @@ def make_cards(detector: Detector, evaluation: Evaluation, parts: Mapping[str, P
     rows = evaluation.rows[:most]
     with progress("drawing", len(rows)) as step:
         for row in rows:
-            scan = parts[row.id].read()
+            scan = parts[row.id].read(depth=detector.statistics.has_depth)
             yield make_card(detector, row, scan, read_map(files[row.id]), high)
             step()
 
