@@ -44,6 +44,7 @@ from das3d.regions import (
     height_of,
     mean_filtered,
     measure_norms,
+    pixel_threshold,
 )
 from das3d.scan import Camera
 from das3d.settings import make_settings
@@ -359,7 +360,7 @@ def test_predict_reports_regions_of_every_defective_part_and_of_no_other(
     with (tmp_path / "out" / "scores.csv").open(newline="") as file:
         defective = {row["id"] for row in csv.DictReader(file) if row["verdict"] == "defective"}
     assert defective and {part["id"] for part in about["parts"]} == defective
-    assert trained.norms is not None and about["pixel_threshold"] == trained.norms.pixel_threshold
+    assert trained.norms is not None and about["pixel_threshold"] == pixel_threshold(trained.norms, split)
     for part in about["parts"]:
         for region in part["regions"]:
             assert region["area_mm2"] > 0, "points tell the camera"
