@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,8 @@ def machine() -> list[str]:
     """What the figures were measured on, a line each."""
     import torch
 
+    from das3d.cache import version_of
+
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     flags: set[str] = set()
@@ -142,10 +143,3 @@ def machine() -> list[str]:
     if hasattr(os, "getloadavg"):
         lines.append(f"load when begun: {os.getloadavg()[0]:.1f}")
     return lines
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:  # not installed
-        return None

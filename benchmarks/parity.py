@@ -21,10 +21,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from das3d.agreement import Computed, agreement, compute, find_parts, prepare_some
+from das3d.cache import version_of
 from das3d.detector import Detector, load
 from das3d.engines import BATCH, installed
 from das3d.errors import ModelError
-from das3d.exporting import SUFFIX, export, version_of
+from das3d.exporting import SUFFIX, export
 from das3d.preparation import PreparedScan
 from das3d.run import machine
 

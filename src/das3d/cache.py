@@ -8,12 +8,14 @@ The pages (RGB, depth, flags) open in any viewer; a checksum stands behind them,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module, resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,15 +51,17 @@ def key_of(files: list[Path], *what: Any) -> str:
 @cache
 def _code() -> str:
     sources = resources.files("das3d")
-    versions = [f"{name} {_version(name)}".encode() for name in READERS]
+    versions = [f"{name} {version_of(name)}".encode() for name in READERS]
     return hashlib.sha256(b"\0".join([*versions, *((sources / name).read_bytes() for name in CODE)])).hexdigest()
 
 
-def _version(package: str) -> str:
-    # By its import name, whichever distribution brings it.
+def version_of(package: str) -> str:
+    """Version of a package by its import name, whichever distribution brings it; "" where it is not installed."""
     try:
-        return str(import_module(package).__version__)
-    except ImportError:  # imagecodecs is needed for some files only
+        return version(package)
+    except PackageNotFoundError:  # as of cv2, or of onnxruntime where onnxruntime-gpu brings it
+        with contextlib.suppress(ImportError):
+            return str(import_module(package).__version__)
         return ""
 
 

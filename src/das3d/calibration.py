@@ -110,31 +110,35 @@ def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float
 
     Those that no verdict would be given on are left out, or one of them could set the threshold.
     """
-    parts = [part for part in parts if not _doubtful(part, detector, tell=True)]
     good: list[float] = []
+    judged: list[Part] = []
     norms = RegionNorms((0,) * BINS)
     synthetic: dict[str, list[float]] = {}
     settings = detector.settings
-    fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in parts]}
-    if not parts:
-        return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     with progress("calibrating", 2 * len(parts)) as step:
         for part in parts:
             scan = prepare_part(part, detector.statistics, settings.preparation)
-            output = detector.run([scan])
-            good += output.score.tolist()
-            norms += measure_norms([scan], output, detector.statistics)
+            if scan.doubt:
+                warn(f"{part.id}: left out of the threshold: {scan.doubt}")
+            else:
+                judged.append(part)
+                output = detector.run([scan])
+                good += output.score.tolist()
+                norms += measure_norms([scan], output, detector.statistics)
             step()
-        for index, part in enumerate(parts):
-            if index % max(len(parts) // SYNTHETIC, 1) == 0:
+        for index, part in enumerate(judged):
+            if index % max(len(judged) // SYNTHETIC, 1) == 0:
                 scan = prepare_part(part, detector.statistics, settings.preparation)
-                copies = min(max(math.ceil(SYNTHETIC / len(parts)), 1), MOST_COPIES)
+                copies = min(max(math.ceil(SYNTHETIC / len(judged)), 1), MOST_COPIES)
                 for kind, defects in harmed(scan, settings, index, copies).items():
                     synthetic.setdefault(kind, []).extend(_scores(detector, defects))
                 if settings.uses_rgb and settings.uses_depth:
                     colour, shape = (_one_modality(detector, scan, index, only, norms) for only in ("colour", "shape"))
                     norms = replace(norms, colour=norms.colour + colour, shape=norms.shape + shape)
             step()
+    fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in judged]}
+    if not judged:
+        return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     threshold = threshold_from(good, max_false_alarm, synthetic)
     return replace(detector, threshold=threshold, fingerprints=fingerprints, norms=norms)
 
@@ -173,13 +177,6 @@ def harmed(
             if np.count_nonzero(mask) >= SMALLEST
         ]
     return found
-
-
-def _doubtful(part: Part, detector: Detector, *, tell: bool = False) -> bool:
-    doubt = prepare_part(part, detector.statistics, detector.settings.preparation).doubt
-    if doubt and tell:
-        warn(f"{part.id}: left out of the threshold: {doubt}")
-    return bool(doubt)
 
 
 def _one_modality(
@@ -227,7 +224,7 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         if content in seen:
             return "twice here: a copy says nothing new"
         seen.add(content)
-        if _doubtful(part, detector):
+        if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
             return "of which too little was measured to judge it"
         return ""
 

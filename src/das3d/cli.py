@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -66,7 +65,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@contextmanager
+@contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield

@@ -135,14 +135,14 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     if not chosen:  # figures that promise too much, as the notes say, are better than none
         return list(dataset.test), []
     chosen += [part for part, marks in good if not marks and part.split == "test"]  # which inspection will name
-    more = sum(part.split != "test" for part in chosen)
+    ids, more = {part.id for part in chosen}, sum(part.split != "test" for part in chosen)
     if fresh and more:
         what = counted(more, "good part")
         say(f"tested too: {what} that training on this folder would keep and this model has never seen")
     notes = []
     if not fresh and known:
         notes.append(f"the {len(known)} good parts are those that the threshold rests on: their false alarms say nothing")
-    return [part for part in dataset.parts if (part.defective and part.split == "test") or part in chosen], notes
+    return [part for part in dataset.parts if (part.defective and part.split == "test") or part.id in ids], notes
 
 
 def _marks(part: Part) -> set[str]:

@@ -13,8 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
-from das3d.cache import write_atomically
+from das3d.cache import version_of, write_atomically
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, in_batches, installed
@@ -257,14 +255,6 @@ def _facts(detector: Detector, precision: Precision, licence: str) -> dict[str, 
         "outputs": _outputs(detector),
         "versions": {name: version_of(name) for name in packages},
     }
-
-
-def version_of(package: str) -> str:
-    """Version of a package by its import name, also where another distribution brings it, as onnxruntime-gpu does."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return str(import_module(package).__version__)
 
 
 def _outputs(detector: Detector) -> dict[str, str]:

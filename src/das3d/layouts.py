@@ -281,11 +281,11 @@ def _as_written(folder: Path, search: Search) -> Iterator[tuple[str, str, Path]]
     # Where one member is all that is needed, a name need not tell which it is.
     alone = None if search.rgb == search.depth else "rgb" if search.rgb else "depth"
     for file in files_in(folder):
-        stem, _, word = file.stem.rpartition("_")
+        role, stem = _told_by_name(file)
         if by_folder:
             search.report("files beside folders", f"{file}: expected it in {by_folder[0]} or another, found it beside them")
-        elif stem and word.lower() in ROLES:
-            yield ROLES[word.lower()], stem, file
+        elif role:
+            yield role, stem, file
         elif alone:
             yield alone, file.stem, file
         else:
@@ -317,9 +317,15 @@ def declares(folder: Path) -> bool:
 
 def part_name(file: PurePath) -> str:
     """What a part is called by one of its files: 0001 by 0001_rgb.png."""
+    told_by_folder = file.parent.name.lower() in ROLES
+    return file.stem if told_by_folder else _told_by_name(file)[1]
+
+
+def _told_by_name(file: PurePath) -> tuple[str | None, str]:
+    # Role and part by the last word of a file's name; no role where it is none.
     stem, _, word = file.stem.rpartition("_")
-    told = file.parent.name.lower() in ROLES  # by the folder
-    return stem if stem and word.lower() in ROLES and not told else file.stem
+    role = ROLES.get(word.lower()) if stem else None
+    return role, stem if role else file.stem
 
 
 def _declared_format(folder: Path, search: Search) -> DepthFormat | None:

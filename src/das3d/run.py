@@ -11,7 +11,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -227,7 +226,7 @@ def _check_out(out: Path, resume: bool) -> None:
         raise ModelError(f"{out}: already holds a run; continue it with --resume or choose another --out")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone_in(out: Path, resume: bool) -> Iterator[None]:
     # Two trainings that write into one folder would leave files of both. The lock lies with the cache, so that the folder
     # holds the run alone; one of a process that died is free.

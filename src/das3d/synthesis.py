@@ -132,7 +132,8 @@ class Site:
     def within(self, box: Box) -> Site:
         """The same in a box of the image; a centre that is known is not looked for again."""
         inside = replace(self, box=box)
-        vars(inside).update({name: value for name, value in vars(self).items() if name == "centre"})
+        if "centre" in vars(self):
+            vars(inside)["centre"] = self.centre
         return inside
 
     @cached_property
@@ -140,7 +141,7 @@ class Site:
         """(B,), (B,) of single shapes, as `centres` finds them."""
         return centres(self.foreground, self.recipe, self.families)
 
-    @property
+    @cached_property
     def part(self) -> Tensor:
         """(B, 1, height, width) float32, 1 where the part is in the box."""
         return as_float(self.box.cut(self.foreground))

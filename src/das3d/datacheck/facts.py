@@ -143,7 +143,7 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     relief = scan.depth - plane_depth(plane, scan.size)
     surface = foreground & scan.valid
     if fit is not None and not stands_out(surface):  # a plane and nothing on it but specks of noise
-        return replace(facts, **_of_frame(scan), plane_support=fit.support if fit else None, area=0.0), foreground
+        return replace(facts, **_of_frame(scan), plane_support=fit.support, area=0.0), foreground
     nearest, farthest = np.quantile(relief[surface], (0.01, 0.99))
     length_px, width_px, length, width = _sides(scan, foreground, surface)
     seen = align(scan.rgb, relief, scan.valid, foreground) if scan.rgb is not None else None
