@@ -27,6 +27,7 @@ GROUPS = (
 )  # fmt: skip
 HEADINGS = ("stage", "against", "goal", "figure", "met", "ours", "reference", "peak memory")
 SHOWN = ("stage", "goal", "figure", "met")
+FAILED = "failed, see above"
 START, END = "<!-- table -->", "<!-- end of table -->"  # what `--write` replaces; the rest of the file is written by hand
 
 
@@ -55,6 +56,8 @@ def main() -> None:
             )
     minutes = (time.monotonic() - begun) / 60
     console.print(table_of(rows))
+    if any(row.figure == FAILED for row in rows):
+        sys.exit("some rows failed, see above" + (f"; {options.write} is left as it was" if options.write else ""))
     if options.write:
         write(options.write, rows, [*described, f"measured in {minutes:.0f} min"])
         console.print(f"written to {options.write}")
@@ -65,7 +68,7 @@ def measure(group: str) -> list[Row]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr, file=sys.stderr)
-        return [Row(group, "", "", "failed, see above", False)]
+        return [Row(group, "", "", FAILED, False)]
     return [Row(**values) for values in json.loads(done.stdout.splitlines()[-1])]
 
 

@@ -83,6 +83,13 @@ def test_failing_category_is_reported_and_the_others_go_on(two_categories: Path,
     usual = make_settings().synthesis.drop
     expected = "benchmark.json: expected the recipe that this benchmark began with, found synthesis.drop 0.1 instead of"
     assert f"{expected} {usual}; use a new --out" in changed.stderr
+
+    # Nor has that of a version which knew nothing of a setting.
+    recipe = json.loads((tmp_path / "benchmark.json").read_text())
+    del recipe["recipe"]["variants"][""]["network"]["coarse_first"]
+    (tmp_path / "benchmark.json").write_text(json.dumps(recipe))
+    newer = run(two_categories, tmp_path, "--seeds", "2")
+    assert newer.exit_code == 1 and "found network.coarse_first True instead of nothing; use a new --out" in newer.stderr
     assert len(rows_of(tmp_path / "runs.csv")) == 4
 
 

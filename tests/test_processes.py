@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,36 @@ def test_batch_that_cannot_be_shared_equally_is_refused(tiny_data: Path, tmp_pat
     assert result.exit_code == 1
     assert "training.batch: expected a multiple of 3, the processes that share it, found 8" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with the one that started it")
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    worker = (
+        "import os, pathlib, time; from das3d.run import end_with_parent; end_with_parent(); "
+        f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    first = (
+        "import os, subprocess, sys, time; "
+        f"subprocess.Popen([sys.executable, '-c', {worker!r}], env=os.environ | {{'LOCAL_RANK': '1'}}); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", first]) as process:
+        wait_for(lambda: pid.is_file() and pid.read_text() != "")
+        process.kill()
+    wait_for(lambda: not running(int(pid.read_text())))
+
+
+def running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.preparation import Statistics
-from das3d.run import _alone_in, machine, precision_for, train
+from das3d.run import _alone_in, _precision_of, machine, precision_for, train
 from das3d.settings import make_settings, settings_from_dict
 from das3d.synthesis import FAMILIES
 from das3d.training import COLUMNS
@@ -202,6 +202,20 @@ def test_resume_by_other_settings_names_them_and_keeps_the_file(copied: Path, ti
     assert contents(copied) == before
 
 
+def test_a_run_of_a_version_that_knew_less_is_not_gone_on_with(copied: Path, tiny_data: Path) -> None:
+    finished = load(copied)
+    text = (copied / "settings.toml").read_text()
+    old = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("coarse_first"))
+    assert old != text
+    (copied / "settings.toml").write_text(old)
+    assert train(tiny_data, copied, resume=True).threshold == finished.threshold  # there is nothing left to train
+    (copied / "model.safetensors").unlink()
+    before = contents(copied)
+    with pytest.raises(ModelError, match=r"settings\.toml: expected all settings .* found none of network\.coarse_first: "):
+        train(tiny_data, copied, resume=True)
+    assert contents(copied) == before
+
+
 def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
     category = copy_category(tiny_data, tmp_path / "moved")
     train(category, copied, device="cpu", resume=True)  # moved is not changed
@@ -223,6 +237,16 @@ def test_resume_keeps_the_precision_of_the_run(tiny_data: Path, tmp_path: Path) 
     (tmp_path / "training.json").write_text(json.dumps(facts | {"precision": other}))
     (tmp_path / "model.safetensors").unlink()
     assert train(tiny_data, tmp_path, device="cpu", resume=True).training["precision"] == other
+
+
+def test_a_precision_that_is_set_is_the_one_whatever_was_tried_before(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for a worker that reads the facts of an attempt before, which the first process has yet to replace.
+    (tmp_path / "training.json").write_text(json.dumps({"precision": "bf16-mixed"}))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _precision_of(tmp_path, make_settings(changes=["training.precision=float32"]), resume=False) is None
+    assert _precision_of(tmp_path, make_settings(), resume=False) == "bf16-mixed"
 
 
 def test_resume_without_a_run_begins_one(tiny_data: Path, tmp_path: Path) -> None:

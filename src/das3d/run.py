@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
-from das3d.settings import Settings, flatten, make_settings, settings_to_toml
+from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
 SETTINGS_FILE = "settings.toml"
@@ -80,6 +81,7 @@ def train(
         Das3dError: training diverged.
         MissingPackageError: the package of a tracker is not installed.
     """
+    end_with_parent()
     check_trackers(track)
     out = Path(out)
     _check_out(out, resume)
@@ -110,7 +112,7 @@ def train(
             accelerator=target.type,
             devices=[target.index] if target.index is not None and target.type != "cpu" else processes,
             num_nodes=nodes,
-            precision=_precision_of(out, resume) or precision_for(target, settings),
+            precision=_precision_of(out, settings, resume) or precision_for(target, settings),
         )
         if not is_worker():
             write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
@@ -200,6 +202,17 @@ def keep_freed_memory() -> None:
             mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def end_with_parent() -> None:
+    """Let a worker end when the process that started it dies.
+
+    One that waits for the others would otherwise do so for half an hour. Workers of torchrun are not ours to end, and only
+    Linux can be told so.
+    """
+    if sys.platform == "linux" and is_worker() and "LOCAL_WORLD_SIZE" not in os.environ:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; who waits in C++ hears nothing gentler
+
+
 def machine(device: torch.device) -> str:
     """What computed, for reports."""
     if device.type == "cuda":
@@ -275,6 +288,13 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
     if not (resume and file.is_file()):
         return settings or make_settings()
     known = make_settings(file=file)
+    if not (out / MODEL_FILE).is_file():  # a training that goes on; a finished run is returned as it is
+        lacking = sorted(flatten(known.model_dump()).keys() - flatten(read_toml(file)).keys())
+        if lacking:
+            raise ModelError(
+                f"{file}: expected all settings of this version, found none of {', '.join(lacking)}: the run was begun with "
+                "an earlier one; go on with that, or use a new folder"
+            )
     if settings is not None and settings != known:
         found = differences(flatten(known.model_dump()), flatten(settings.model_dump()))
         raise ModelError(f"{file}: expected the settings that the run began with, found {found}; use a new folder")
@@ -287,13 +307,18 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     before = {name: before[name] for name in facts if name in before and name != "data"}
     if before.get("depth_format"):
         before["depth_format"] = asdict(DepthFormat(**before["depth_format"]))  # of a version that knew fewer of its fields
-    if found := differences(before, facts):
+    if found := differences(before, {name: facts[name] for name in before}):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What has changed between flat values, in words."""
-    return ", ".join(f"{name} {now[name]!r} instead of {before[name]!r}" for name in before if now[name] != before[name])
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What has changed between flat values, in words; a value that only one of them has is a change."""
+
+    def word(values: Mapping[str, Any], name: str) -> str:
+        return repr(values[name]) if name in values else "nothing"
+
+    names = (name for name in {**before, **now} if word(before, name) != word(now, name))
+    return ", ".join(f"{name} {word(now, name)} instead of {word(before, name)}" for name in names)
 
 
 def _write_facts(out: Path, facts: dict[str, Any]) -> None:
@@ -306,9 +331,10 @@ def _facts_of(out: Path) -> dict[str, Any]:
     return {}
 
 
-def _precision_of(out: Path, resume: bool) -> Any:
+def _precision_of(out: Path, settings: Settings, resume: bool) -> Any:
     # "auto" is measured once: a resumed run, and all processes of a run, go on with what the first one found.
-    return _facts_of(out).get("precision") if resume or is_worker() else None
+    measured = settings.training.precision == "auto" and (resume or is_worker())
+    return _facts_of(out).get("precision") if measured else None
 
 
 def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:

@@ -333,7 +333,7 @@ def make_settings(
         SettingsError: a name is unknown or a value cannot work (every such value is named), or the file is of another
             preset than the one that is asked for.
     """
-    given: dict[str, Any] = {} if file is None else _read_toml(file)
+    given: dict[str, Any] = {} if file is None else read_toml(file)
     if preset is not None and (named := given.get("preset", preset)) != preset:
         raise SettingsError(f"{file}: expected settings of the preset {preset!r}, which is asked for, found {named!r}")
     if modality is not None:
@@ -396,7 +396,8 @@ def settings_to_toml(settings: Settings) -> str:
     return tomlkit.dumps(document)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values in a settings file, which need not be all. Raises SettingsError."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
