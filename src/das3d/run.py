@@ -292,8 +292,8 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
         lacking = sorted(flatten(known.model_dump()).keys() - flatten(read_toml(file)).keys())
         if lacking:
             raise ModelError(
-                f"{file}: expected all settings of this version, found none of {', '.join(lacking)}: the run was begun with "
-                "an earlier one; go on with that, or use a new folder"
+                f"{file}: expected all settings of this version, found none of {', '.join(lacking)}: the run was begun "
+                "with an earlier one; go on with that, or use a new folder"
             )
     if settings is not None and settings != known:
         found = differences(flatten(known.model_dump()), flatten(settings.model_dump()))
