@@ -675,6 +675,9 @@ def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
 
 
 def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
+    from das3d.console import warn
+    from das3d.threshold import counted
+
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
@@ -689,6 +692,8 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
     if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
+    if known := sum(result.trained_on for result in shown):
+        warn(f"the model saw {known} of {counted(len(shown), 'part')} in training: such scores are too low to say anything")
     print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
     if failed:
         lines = [result.error for result in failed[:10]]
