@@ -147,9 +147,10 @@ def inspect(
     check = check_data(
         data, category, preset=preset, file=settings, modality=modality, light=lit, depth_format=depth_format
     )
-    write_check(check, out)
+    written = write_check(check, out)
     print_check(check)
-    print(f"parts.png, oddest.png, check.json and settings.toml in {out}")
+    kept = "" if written.name == "settings.toml" else "; settings.toml, which differs, is kept"
+    print(f"parts.png, oddest.png, check.json and {written.name} in {out}{kept}")
 
 
 @app.command()
