@@ -17,7 +17,7 @@ from tiny import das3d
 from das3d.datacheck import DataCheck, check_data
 from das3d.datacheck.datasheet import settings_text, write_check
 from das3d.demo import CATEGORY, make_demo
-from das3d.errors import DataError
+from das3d.errors import DataError, SettingsError
 from das3d.preparation import fit_background, plane_depth
 from das3d.settings import make_settings
 
@@ -212,6 +212,11 @@ def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path
     areas = [one.area for one in found.facts]
     assert all(one.runs_out for one in found.facts) and found.statistics is not None and found.statistics.runs_out
     assert areas == pytest.approx([areas[1]] * 12, rel=0.1)
+
+
+def test_paths_may_be_plain_words() -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: no such settings file"):
+        check_data("none", file="none.toml")
 
 
 def test_nothing_to_look_at_is_one_clear_line(tmp_path: Path) -> None:
