@@ -167,7 +167,9 @@ def synth(
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.magnitude_high=0.3; repeatable.")
     ] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Other pairs.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random numbers: another one gives other pairs.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="recipes.json of before: make its pairs again.")] = None,
     index: Annotated[int | None, typer.Option(min=0, help="Only this pair of --recipe.")] = None,
     light: Light = None,
@@ -447,7 +449,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or safetensors file.")],
     to: Annotated[Target, typer.Option(help="One ONNX file, or an OpenVINO IR (.xml and .bin).")] = "onnx",
     precision: Annotated[
-        Precision, typer.Option(help="fp16: half the size; int8: a quarter and faster, calibrated on good parts.")
+        Precision, typer.Option(help="fp16: half the size; int8: 40 % of the size and faster, calibrated on good parts.")
     ] = "fp32",
     out: Annotated[Path | None, typer.Option(help="File to write; beside the trained model by default.")] = None,
     data: Annotated[
