@@ -15,8 +15,9 @@ from spoils import Parts
 from tiny import das3d
 
 from das3d.datacheck import DataCheck, check_data
+from das3d.datacheck.datasheet import settings_text, write_check
 from das3d.demo import CATEGORY, make_demo
-from das3d.errors import DataError
+from das3d.errors import DataError, SettingsError
 from das3d.preparation import fit_background, plane_depth
 from das3d.settings import make_settings
 
@@ -158,11 +159,25 @@ def test_command_writes_sheets_settings_and_json(parts: Parts, tmp_path: Path) -
     settings = make_settings(file=out / "settings.toml")
     assert settings.modality == "rgb+depth" and settings.preparation.size <= 192
     assert "# note: " in (out / "settings.toml").read_text()
+    assert result.stdout.endswith(f"check.json and settings.toml in {out}\n")
+    (out / "settings.toml").write_text("# mine")
+    again = das3d("inspect", parts.folder.parent.parent, "--out", out)
+    assert again.stdout.endswith(f"settings_suggested.toml in {out}; settings.toml, which differs, is kept\n")
+    assert (out / "settings.toml").read_text() == "# mine"
+
+
+def test_settings_that_were_edited_are_kept(sound_check: DataCheck, tmp_path: Path) -> None:
+    mine, suggested = tmp_path / "settings.toml", tmp_path / "settings_suggested.toml"
+    assert write_check(sound_check, tmp_path) == write_check(sound_check, tmp_path) == mine and not suggested.exists()
+    as_written = mine.read_text()
+    mine.write_text(as_written + "# mine\n")
+    assert write_check(sound_check, tmp_path) == suggested
+    assert mine.read_text() == as_written + "# mine\n" and suggested.read_text() == as_written
+    mine.unlink()
+    assert write_check(sound_check, tmp_path) == mine and not suggested.exists()
 
 
 def test_settings_shrink_to_the_window_and_never_magnify(sound_check: DataCheck, tmp_path: Path) -> None:
-    from das3d.datacheck.datasheet import settings_text
-
     assert sound_check.statistics is not None and sound_check.statistics.window < 96
     (tmp_path / "settings.toml").write_text(settings_text(sound_check))
     assert make_settings(file=tmp_path / "settings.toml").preparation.size == 96
@@ -197,6 +212,11 @@ def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path
     areas = [one.area for one in found.facts]
     assert all(one.runs_out for one in found.facts) and found.statistics is not None and found.statistics.runs_out
     assert areas == pytest.approx([areas[1]] * 12, rel=0.1)
+
+
+def test_paths_may_be_plain_words() -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: no such settings file"):
+        check_data("none", file="none.toml")
 
 
 def test_nothing_to_look_at_is_one_clear_line(tmp_path: Path) -> None:

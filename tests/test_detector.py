@@ -91,7 +91,7 @@ def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path
     for name in ("settings", "statistics", "threshold", "training", "fingerprints"):
         assert getattr(again, name) == getattr(both, name), name
     assert isinstance(again.statistics.plane, tuple) and isinstance(again.statistics.frame, tuple)
-    again.save(tmp_path / "b.safetensors")
+    again.save(str(tmp_path / "b.safetensors"))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 

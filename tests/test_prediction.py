@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -144,9 +145,10 @@ def test_what_is_written_replaces_no_file_of_the_part(
 
 def test_folder_of_many_parts_in_any_layout(detector: Detector, tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
     result = das3d("predict", tiny_run(), "--data", tiny_data, "--out", tmp_path, "--device", "cpu")
-    assert (result.exit_code, result.stderr) == (0, "")
     rows = scores_of(tmp_path)
     assert len(rows) == 4 + 2 + 2 + len(KINDS) > BATCH
+    known = f"4 of {len(rows)} parts in training: such scores are too low to say anything"
+    assert (result.exit_code, result.stderr) == (0, f"warning: the model saw {known}\n")
     assert [row["defect"] for row in rows if row["id"].startswith("test/")] == sorted([*KINDS, "good", "good"])
     for row in rows:
         rgb = Path(row["path"])
@@ -441,6 +443,33 @@ def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
 
 
 # ------------------------------------------------------------------------------------ outputs
+
+
+def test_results_of_other_parts_are_not_replaced_without_a_word(
+    tiny_run: Runs, dent: tuple[Path, Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    def predict(*words: object) -> str:
+        result = das3d("predict", tiny_run(), *words, "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    rgb, depth = dent
+    chip = files_of(tiny_data / CATEGORY / "test" / "chip")  # is called 000 as well
+    held = f"{tmp_path / 'out' / 'scores.csv'} holds 1 other part; the file is replaced, another --out keeps it"
+    assert predict("--rgb", rgb, "--depth", depth) == ""
+    assert predict("--rgb", os.path.relpath(rgb), "--depth", depth) == "", "the same part"
+    assert predict("--rgb", chip[0], "--depth", chip[1]) == f"warning: {held}\n"
+    assert predict("--data", rgb.parents[1]) == f"warning: {held}\n"
+    assert predict("--data", rgb.parents[1]) == ""
+
+
+@pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])
+def test_parts_that_were_trained_on_are_told(tiny_run: Runs, tiny_data: Path, tmp_path: Path, modality: str) -> None:
+    single = load(tiny_run(modality), "cpu")
+    found = {result.part.id: result.trained_on for result in predict_folder(single, tiny_data, tmp_path / "many")}
+    assert found == {name: name.startswith("train/") for name in found} and sum(found.values()) == 4
+    for kind, known in (("train", True), ("test", False)):
+        assert predict_part(single, *files_of(tiny_data / CATEGORY / kind / "good"), tmp_path / kind).trained_on is known
 
 
 def test_stale_results_are_replaced(detector: Detector, dent: tuple[Path, Path], tmp_path: Path) -> None:

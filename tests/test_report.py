@@ -234,6 +234,14 @@ def test_threshold_that_has_changed_since_is_told(copied: Path) -> None:
     assert "and was 0.123 here; run das3d evaluate again" in text
 
 
+def test_without_a_threshold_no_part_is_counted(copied: Path) -> None:
+    metrics = metrics_of(copied) | {"threshold": None, "detected": None, "false_alarms": None}
+    (copied / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    assert das3d("report", copied).exit_code == 0
+    text = (copied / "report.html").read_text()
+    assert text.count("the model has no threshold") == 2 and "lie above" not in text.split("The threshold and what")[0]
+
+
 def test_names_cannot_put_anything_into_the_page(copied: Path) -> None:
     metrics = metrics_of(copied)
     metrics["notes"] = ["<script>alert(1)</script>"]

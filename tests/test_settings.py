@@ -142,7 +142,7 @@ def test_a_written_file_reads_back_the_same(tmp_path: Path, preset: Any) -> None
     settings = make_settings(preset, modality="depth", seed=3, changes=["training.batch=5", "synthesis.drop=0.25"])
     file = tmp_path / "settings.toml"
     file.write_text(settings_to_toml(settings), encoding="utf-8")
-    assert make_settings(file=file) == make_settings(preset, file=file) == settings
+    assert make_settings(file=str(file)) == make_settings(preset, file=file) == settings
 
 
 def test_a_written_file_holds_every_setting_with_its_meaning() -> None:

@@ -80,5 +80,6 @@ def test_an_exported_model_predicts_and_evaluates(
     assert found["threshold"] == expected["threshold"] and found["training"] == expected["training"]
 
     done = das3d("predict", model, "--data", tiny_data, "--out", tmp_path / "p", "--engine", "onnxruntime")
-    assert (done.returncode, done.stderr) == (0, "")
+    known = "warning: the model saw 4 of 14 parts in training: such scores are too low to say anything\n"
+    assert (done.returncode, done.stderr) == (0, known)
     assert (tmp_path / "p" / "scores.csv").read_text().count("\n") > 10

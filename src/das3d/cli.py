@@ -147,9 +147,10 @@ def inspect(
     check = check_data(
         data, category, preset=preset, file=settings, modality=modality, light=lit, depth_format=depth_format
     )
-    write_check(check, out)
+    written = write_check(check, out)
     print_check(check)
-    print(f"parts.png, oddest.png, check.json and settings.toml in {out}")
+    kept = "" if written.name == "settings.toml" else "; settings.toml, which differs, is kept"
+    print(f"parts.png, oddest.png, check.json and {written.name} in {out}{kept}")
 
 
 @app.command()
@@ -166,7 +167,9 @@ def synth(
         list[str] | None, typer.Option("--set", help="One setting, such as synthesis.magnitude_high=0.3; repeatable.")
     ] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Other pairs.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random numbers: another one gives other pairs.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="recipes.json of before: make its pairs again.")] = None,
     index: Annotated[int | None, typer.Option(min=0, help="Only this pair of --recipe.")] = None,
     light: Light = None,
@@ -446,7 +449,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or safetensors file.")],
     to: Annotated[Target, typer.Option(help="One ONNX file, or an OpenVINO IR (.xml and .bin).")] = "onnx",
     precision: Annotated[
-        Precision, typer.Option(help="fp16: half the size; int8: a quarter and faster, calibrated on good parts.")
+        Precision, typer.Option(help="fp16: half the size; int8: 40 % of the size and faster, calibrated on good parts.")
     ] = "fp32",
     out: Annotated[Path | None, typer.Option(help="File to write; beside the trained model by default.")] = None,
     data: Annotated[
@@ -675,6 +678,9 @@ def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
 
 
 def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
+    from das3d.console import warn
+    from das3d.threshold import counted
+
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
@@ -689,6 +695,8 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
     if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
+    if known := sum(result.trained_on for result in shown):
+        warn(f"the model saw {known} of {counted(len(shown), 'part')} in training: such scores are too low to say anything")
     print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
     if failed:
         lines = [result.error for result in failed[:10]]

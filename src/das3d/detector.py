@@ -142,12 +142,12 @@ class Detector:
     def verdict(self, score: float) -> bool | None:
         return None if self.threshold is None else self.threshold.is_defective(score)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write weights, settings, statistics, threshold and version into one safetensors file."""
         from safetensors.torch import save
 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        write_atomically(path, save(weights, metadata={"das3d": json.dumps(self.about())}))
+        write_atomically(Path(path), save(weights, metadata={"das3d": json.dumps(self.about())}))
 
     def about(self) -> dict[str, Any]:
         """All but the weights, as plain values; every model file carries it."""

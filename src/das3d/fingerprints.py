@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from das3d.files import read_depth, read_rgb
 from das3d.parts import Part
+from das3d.scan import Scan
 
 
 def fingerprint_of(part: Part) -> str:
     """A hash of the part's colours, or of its depth where it has none; the same in every format without loss."""
-    if part.rgb is not None:
-        return _hash(read_rgb(part.rgb).tobytes())
-    assert part.depth is not None
-    return _hash(np.ascontiguousarray(read_depth(part.depth, part.depth_format)[0]).tobytes())
+    return fingerprint_in(replace(part, masks=()).read(depth=part.rgb is None))
+
+
+def fingerprint_in(scan: Scan) -> str:
+    """The same of a part that has been read already, with all its members."""
+    return _hash(np.ascontiguousarray(scan.depth if scan.rgb is None else scan.rgb).tobytes())
 
 
 def marks_of(part: Part) -> set[str]:

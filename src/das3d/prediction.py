@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part
 from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
+from das3d.threshold import counted
 
 
 def predict_part(
@@ -45,6 +48,7 @@ def predict_part(
         warn(f"{depth}: the data around it declares how depth is read, which is what counts")
     form = around or reading_of(detector, None, depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
+    _warn_of_others(out / "scores.csv", [part])
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
     if result.error:
         raise DataError(result.error)
@@ -76,6 +80,7 @@ def predict_folder(
     parts = with_focal_length(
         find_folder(folder, check=False, truth=False, **reading_of(detector, light, depth_format)), focal_length
     )
+    _warn_of_others(out / "scores.csv", parts)
     results: list[Inspected] = []
     try:
         for result in inspect(parts, out) if inspect else inspect_parts(detector, parts, out):
@@ -85,6 +90,16 @@ def predict_folder(
             write_scores(out / "scores.csv", results, verdicts=True)
             write_regions(out / "regions.json", results, detector)
     return results
+
+
+def _warn_of_others(scores: Path, parts: Sequence[Part]) -> None:
+    # Told by their paths: where members are folders, parts of any folder may be called 000.
+    if not scores.is_file():
+        return
+    with scores.open(newline="", encoding="utf-8", errors="replace") as file:
+        there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path")}
+    if others := there - {os.path.abspath(str(part.rgb or part.depth)) for part in parts}:
+        warn(f"{scores} holds {counted(len(others), 'other part')}; the file is replaced, another --out keeps it")
 
 
 def with_focal_length(parts: list[Part], focal_length: float | None) -> list[Part]:

@@ -317,7 +317,7 @@ def make_settings(
     *,
     modality: Modality | None = None,
     seed: int | None = None,
-    file: Path | None = None,
+    file: Path | str | None = None,
     changes: Iterable[str] = (),
 ) -> Settings:
     """Settings from a preset, then a settings file, then single changes, each over the one before.
@@ -333,7 +333,7 @@ def make_settings(
         SettingsError: a name is unknown or a value cannot work (every such value is named), or the file is of another
             preset than the one that is asked for.
     """
-    given: dict[str, Any] = {} if file is None else read_toml(file)
+    given: dict[str, Any] = {} if file is None else read_toml(Path(file))
     if preset is not None and (named := given.get("preset", preset)) != preset:
         raise SettingsError(f"{file}: expected settings of the preset {preset!r}, which is asked for, found {named!r}")
     if modality is not None:

@@ -27,6 +27,7 @@ from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
 from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat
+from das3d.fingerprints import fingerprint_in
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
@@ -53,6 +54,7 @@ class Inspected:
         doubt: why its verdict means nothing, where such parts were wanted too, else "".
         map_file, overlay_file: what was written.
         size: height and width of the map.
+        trained_on: whether the model was trained on it.
     """
 
     part: Part
@@ -62,6 +64,7 @@ class Inspected:
     map_file: Path | None = None
     overlay_file: Path | None = None
     size: tuple[int, int] | None = None
+    trained_on: bool = False
 
     @property
     def verdict(self) -> str:
@@ -86,6 +89,7 @@ def inspect_parts(
     """
     high = picture_scale(detector)
     called = names or output_names(parts)
+    trained = frozenset(detector.fingerprints.get("train", ()))
 
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
         if scan is None or prediction is None:
@@ -95,7 +99,7 @@ def inspect_parts(
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
         slim = replace(prediction, map=np.zeros((0, 0), np.float32))
-        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size)
+        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, fingerprint_in(scan) in trained)
 
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()

@@ -82,7 +82,7 @@ def check_data(
     category: str | None = None,
     *,
     preset: Preset | None = None,
-    file: Path | None = None,
+    file: Path | str | None = None,
     modality: Modality | None = None,
     light: int = DEFAULT_LIGHT,
     depth_format: DepthFormat | None = None,

@@ -158,15 +158,23 @@ def print_check(check: DataCheck) -> None:
 # ------------------------------------------------------------------------------------------- files
 
 
-def write_check(check: DataCheck, folder: Path) -> None:
-    """``check.json``, ``settings.toml``, ``parts.png`` and ``oddest.png``."""
+def write_check(check: DataCheck, folder: Path) -> Path:
+    """``check.json``, ``settings.toml``, ``parts.png`` and ``oddest.png``; returns the file of settings.
+
+    Other settings that lie there stay, as people edit them; beside them comes ``settings_suggested.toml``.
+    """
     write_atomically(folder / "check.json", json.dumps(as_json(check), indent=2, default=str).encode())
-    write_atomically(folder / "settings.toml", settings_text(check).encode())
+    settings, file, suggested = settings_text(check).encode(), folder / "settings.toml", folder / "settings_suggested.toml"
+    suggested.unlink(missing_ok=True)  # that of a check before
+    if file.is_file() and file.read_bytes() != settings:
+        file = suggested
+    write_atomically(file, settings)
     save_picture(folder / "parts.png", parts_sheet(check))
     if check.suspects or oddest(check):
         save_picture(folder / "oddest.png", oddest_sheet(check))
     else:
         (folder / "oddest.png").unlink(missing_ok=True)  # that of a check before
+    return file
 
 
 def as_json(check: DataCheck) -> dict[str, Any]:
