@@ -33,6 +33,7 @@ from PIL import Image
 from tiny import SIZE, das3d
 
 from das3d.demo import CATEGORY
+from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
@@ -287,6 +288,14 @@ def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Sta
     assert all(one.result() for one in busy)
     assert client.get("/inspections").json()["total"] == 0
     assert not list((service.inspections.folder / "incoming").glob("*/*"))
+
+
+def test_no_map_of_a_whole_frame_stays_in_memory(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Predictions live until the next batch is computed, and all that wait for a writer have one.
+    monkeypatch.setattr(Prediction, "map", property(lambda _: pytest.fail("it would be kept with the prediction")))
+    assert start().post("/inspections", files=files_of(part)).status_code == 201
 
 
 def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:

@@ -98,7 +98,7 @@ def inspect_parts(
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
-        slim = replace(prediction, map=np.zeros((0, 0), np.float32))
+        slim = replace(prediction, image=np.zeros((0, 0), np.float32))
         return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, fingerprint_in(scan) in trained)
 
     begun, done = time.monotonic(), 0

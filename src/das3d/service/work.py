@@ -197,7 +197,8 @@ class Service:
 
     def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:
         try:
-            save_map(folder / row.map, prediction.map)
+            # Not `prediction.map`, which would stay in memory as long as anybody holds the prediction.
+            save_map(folder / row.map, prediction.window.put_back(prediction.image))
             if not self.keep_scans:
                 for name in filter(None, (row.rgb, row.depth)):
                     (folder / name).unlink()
