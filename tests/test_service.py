@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -350,6 +352,34 @@ def test_a_database_that_hangs_is_not_ready(start: Start, monkeypatch: pytest.Mo
         go.set()
 
 
+@pytest.mark.parametrize("place", ["new_folder", "form", "upload", "map"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    client = start()
+    inspections = service_of(client).inspections
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(inspections.folder / "incoming" / "map.tiff"))
+
+    targets = {"upload": "das3d.service.uploads._copy", "map": "das3d.service.work.save_map"}
+    files = files_of(part)
+    with monkeypatch.context() as patch:
+        if place == "new_folder":
+            patch.setattr(inspections, "new_folder", full)
+        elif place == "form":  # which takes more than 1 MB to the folder for temporary files
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+            files["rgb"] = (part[0].name, bytes(2 << 20))
+        else:
+            patch.setattr(targets[place], full)
+        named = tmp_path / "gone" if place == "form" else inspections.folder
+        found = "No such file" if place == "form" else "No space left on device"
+        refused(client.post("/inspections", files=files), 507, f"{named}: expected a folder that can be written", found)
+    assert client.get("/inspections").json()["total"] == 0
+    assert not list(inspections.folder.glob("*/*/*"))
+    assert client.post("/inspections", files=files_of(part)).status_code == 201
+
+
 def test_a_service_on_the_loopback_answers_to_no_other_name(start: Start) -> None:
     client = start(hosts=("127.0.0.1", "::1", "localhost"))
     for host in ("localhost", "localhost:8000", "127.0.0.1:9", "[::1]:8000", "LOCALHOST"):
@@ -531,6 +561,10 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     inspections = service_of(client).inspections
+    with monkeypatch.context() as patch:
+        patch.setattr(inspections, "free", lambda: (1 << 30) - 1)
+        refused(client.get("/readyz"), 503, f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB")
+    assert inspections.free() > 0 and client.get("/readyz").status_code == 200
     with inspections._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE inspections RENAME TO away")
         connection.exec_driver_sql("ALTER TABLE das3d_schema RENAME TO also_away")

@@ -28,6 +28,7 @@ from das3d.streaming import picture_scale, reading_of, save_map
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
+LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,12 @@ class Service:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
+                free = await self._in(self._probe, self.inspections.free)
         except TimeoutError:
             raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
+        if free < LEAST_FREE:
+            expected = f"expected {LEAST_FREE >> 30} GiB of free space, found {free >> 20} MiB"
+            raise HTTPException(503, f"{self.inspections.folder}: {expected}")
 
     def choose(self, name: str | None) -> ServedModel:
         """The model of this name; without a name the only one."""
