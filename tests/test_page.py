@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
 from das3d.service import make_app, open_models
-from das3d.service.inspections import Inspections
+from das3d.service.inspections import Inspection, Inspections
 
 pytestmark = needs_chromium
 KEY = "an open secret"
@@ -104,6 +105,19 @@ def pixels_after(page: Page, canvas: str, before: str) -> str:
 def move(page: Page, threshold: float) -> None:
     script = "(input, to) => { input.value = to; input.dispatchEvent(new Event('input')) }"
     page.eval_on_selector("#threshold", script, threshold)
+
+
+def record(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Inspections that come in at once, without their files."""
+    values = {
+        "at": datetime.now(UTC), "model": "bolt", "model_hash": "ab" * 32, "engine": "none", "version": "0",
+        "score": 0.1, "threshold": 0.5, "verdict": "good", "regions": [], "height": 4, "width": 5, "seconds": 0.1,
+        "map": "gone.tiff",
+    }  # fmt: skip
+    kept = Inspections(folder)
+    with kept._session.begin() as session:
+        session.add_all(Inspection(**values | row) for row in rows)
+    kept.close()
 
 
 def test_a_part_is_dropped_seen_turned_and_judged_anew(browser: Browser, serve: Serve, parts: list[Files]) -> None:
@@ -209,6 +223,31 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
             list(cases),
         )
         assert dict(zip(cases, told, strict=True)) == cases
+
+
+def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        (model,) = page.request.get(f"{address}/models").json()
+        by_it = {"model": model["name"], "model_hash": model["hash"], "threshold": 0.4, "verdict": "good"}
+        record(
+            tmp_path,
+            [
+                by_it | {"part": "earlier", "model_hash": "ab" * 32, "false_alarm_probability": 1 / 11},
+                by_it | {"part": "at the threshold", "score": 0.4 + 0.9 * model["tolerance"]},
+            ],
+        )
+        expect(page.locator("#list .chip")).to_have_text(["good", "good"])
+        page.get_by_role("button", name="at the threshold").click()
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("#facts dl")).to_contain_text(model["about"])
+        move(page, 0.4)
+        expect(page.locator("#limit")).to_have_text("0.400")
+        expect(page.locator("#verdict")).to_have_text("good")
+        move(page, 0.4 - 0.2 * model["tolerance"])
+        expect(page.locator("#verdict")).to_have_text("defective")
+        page.get_by_role("button", name="earlier").click()
+        expect(page.locator("#facts dl")).to_contain_text("by an earlier model of this name")
+        expect(page.locator("#facts dl")).to_contain_text("9.1 % (share of good parts that score this high)")
 
 
 def test_a_phone_shows_everything_below_each_other(browser: Browser, serve: Serve, parts: list[Files]) -> None:

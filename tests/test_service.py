@@ -41,6 +41,8 @@ from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, InspectionAnswer
 from das3d.service.inspections import Inspections
+from das3d.streaming import full_red
+from das3d.threshold import SAME
 
 KEY = "0123456789 a key"
 Start = Callable[..., TestClient]
@@ -140,6 +142,27 @@ def test_the_view_of_depth_alone_has_true_proportions_where_the_lens_is_known(
         told = client.post("/inspections", files=files_of((part[0], depth))).json()
         pitches.append(client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"])
     assert pitches[0] is None and pitches[1] > 0
+
+
+def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
+    start: Start, model: ServedModel, part: tuple[Path, Path], tmp_path: Path
+) -> None:
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.ascontiguousarray(tifffile.imread(part[1])[..., 2]))
+    client = start([replace(model, depth_format=DepthFormat(1.0, focal_length=100.0))])
+    service = service_of(client)
+    told = client.post("/inspections", files=files_of((part[0], depth))).json()
+    overlay = client.get(told["overlay"]).content
+    assert service.statistics(service.find(told["id"])) is model.detector.statistics
+    assert model.detector.threshold is not None
+    lower = replace(model.detector.threshold, value=told["threshold"] / 4)
+    service.models[model.name] = replace(
+        service.models[model.name], hash="another", detector=replace(model.detector, threshold=lower)
+    )
+    assert client.get(told["overlay"]).content == overlay, "red is what was red"
+    view = client.get(f"/inspections/{told['id']}/view").json()
+    assert view["scale"] == full_red(told["threshold"]) != client.get("/models").json()[0]["scale"]
+    assert view["surface"]["pitch"] is None and service.statistics(service.find(told["id"])) is None
 
 
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
@@ -581,6 +604,12 @@ def test_the_description_has_real_examples(start: Start) -> None:
     assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
     assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
     json.dumps(described, allow_nan=False)
+
+
+def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> None:
+    (told,) = start().get("/models").json()
+    assert told["threshold"] is not None and told["tolerance"] == SAME
+    assert not model.detector.verdict(told["threshold"] + told["tolerance"] / 2)
 
 
 def test_a_graceful_stop_finishes_what_was_taken_in(

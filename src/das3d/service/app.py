@@ -29,6 +29,7 @@ from das3d.service.gate import Gate, Limits
 from das3d.service.inspections import Inspections, Verdict
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
+from das3d.streaming import full_red
 from das3d.surfaces import import_map, read_asset
 
 log = logging.getLogger("das3d.service")
@@ -161,7 +162,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
         def picture() -> bytes:
             inspection = service.find(id)
-            return overlay_png(service.inspections, inspection, service.scale(inspection))
+            return overlay_png(service.inspections, inspection, full_red(inspection.threshold))
 
         return Response(await service.look(picture), media_type="image/png")
 
@@ -170,7 +171,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         def data() -> dict[str, Any]:
             inspection = service.find(id)
             seen = view(service.inspections, inspection, service.statistics(inspection), service.focal_length(inspection))
-            return seen | {"scale": service.scale(inspection)}
+            return seen | {"scale": full_red(inspection.threshold)}
 
         return await service.look(data)
 
