@@ -225,6 +225,24 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
         assert dict(zip(cases, told, strict=True)) == cases
 
 
+def test_parts_that_came_in_while_nobody_looked_are_in_the_list(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        rows, older = page.locator("#list li"), page.locator("#more")
+        record(tmp_path, [{"part": str(number)} for number in range(60)])
+        expect(rows).to_have_count(50)
+        older.click()
+        expect(rows).to_have_count(60)
+        record(tmp_path, [{"part": "60"}])
+        expect(rows).to_have_count(61)
+        record(tmp_path, [{"part": str(number)} for number in range(61, 181)])
+        expect(rows).to_have_count(50)
+        while older.is_visible():
+            count = rows.count()
+            older.click()
+            expect(rows).not_to_have_count(count)
+        assert page.locator("#list b").all_text_contents() == [str(number) for number in reversed(range(181))]
+
+
 def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Browser, serve: Serve, tmp_path: Path) -> None:
     with serve() as address, opened(browser, address) as page:
         (model,) = page.request.get(f"{address}/models").json()

@@ -167,13 +167,13 @@ function query(more = {}) {
   return `/inspections?${new URLSearchParams(Object.entries(wanted).filter(([, value]) => value))}`;
 }
 
-/** The newest page; what is further down in the list stays where it reaches. */
+/** The newest page; what is further down in the list stays, unless more came in than a page holds. */
 async function refresh() {
   const page = await get(query());
   const known = new Map(state.items.map((item) => [item.id, item]));
   const newest = page.items.map((item) => known.get(item.id) || item);
-  const last = newest.at(-1)?.id ?? 0;
-  const rest = page.next === null ? [] : state.items.filter((item) => item.id < last);
+  const last = newest.at(-1)?.id;
+  const rest = page.next !== null && known.has(last) ? state.items.filter((item) => item.id < last) : [];
   const fresh = newest.filter((item) => !known.has(item.id));
   state.items = [...newest, ...rest];
   if (!rest.length) state.next = page.next;
