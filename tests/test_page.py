@@ -202,6 +202,11 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
         "x.jpg y.jpg z.npy": "x:rgb y:rgb z:depth",
         "deep.png plain.png": "plain:rgb,depth",
         "a_rgb.png a_rgb.jpg": "a:rgb | a: two files for rgb, a_rgb.png and a_rgb.jpg",
+        "bolt/Images/1.png bolt/cloud/1.ply bolt/Images/2.png bolt/points/2.ply": "bolt/1:rgb,depth bolt/2:rgb,depth",
+        "rgb/a_points.png xyz/a_points.ply rgb/b.png": "a_points:rgb,depth b:rgb",
+        "a_image.png a_points.ply b_colour.jpg b_cloud.pcd a_gt.png": "a:rgb,depth b:rgb,depth",
+        "a-rgb.png b_z.npy c_xyz.npy": "a-rgb:rgb b_z:depth c:depth",
+        "e\u0301_rgb.png \xe9_depth.npy 1.png": "1:rgb \xe9:rgb,depth",
         "notes.txt": " | no RGB or depth files in what was dropped",
     }
     with serve() as address, opened(browser, address) as page:

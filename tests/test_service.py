@@ -28,6 +28,7 @@ import pytest
 import tifffile
 import uvicorn
 from builders import write_member
+from fastapi import UploadFile
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, InspectionAnswer
 from das3d.service.inspections import Inspections
+from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
 from das3d.threshold import SAME
 
@@ -184,6 +186,16 @@ def test_depth_in_counts_takes_its_unit_from_the_request(start: Start, part: tup
     assert told["score"] == pytest.approx(exact["score"], abs=0.02)
     assert client.get(f"/inspections/{told['id']}/view").json()["surface"], "read again by the same unit"
     refused(client.post("/inspections", files=files, data={"depth_unit": "feet"}), 422, "depth_unit", "feet")
+
+
+def test_a_part_is_called_as_training_would_call_it(start: Start, part: tuple[Path, Path], tmp_path: Path) -> None:
+    client, (rgb, depth) = start(), files_of(part).values()
+    names = {"7_colour.png": "7", "7_IMAGE.png": "7", "7-rgb.png": "7-rgb", "rgb.png": "rgb", "7_z.png": "7_z"}
+    for name, called in names.items():
+        files = {"rgb": (name, rgb[1]), "depth": depth}
+        assert client.post("/inspections", files=files).json()["part"] == called, name
+    upload = UploadFile(io.BytesIO(), filename="8_cloud.ply")
+    assert save_upload(tmp_path, None, None, upload).part == "8"
 
 
 def test_models_by_name(start: Start, model: ServedModel, part: tuple[Path, Path]) -> None:

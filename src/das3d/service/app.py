@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -24,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 import das3d
 from das3d.errors import one_line
+from das3d.layouts import ROLES
 from das3d.service.answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
 from das3d.service.gate import Gate, Limits
 from das3d.service.inspections import Inspections, Verdict
@@ -200,7 +202,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 def _add_page(app: FastAPI) -> None:
     assets = Path(das3d.__file__).parent / "assets"
     imports = import_map("/assets")
-    page = read_asset("page/index.html").decode().replace("IMPORT_MAP", imports)
+    page = read_asset("page/index.html").decode().replace("IMPORT_MAP", imports).replace("ROLES", json.dumps(ROLES))
     allowed = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'self' 'sha256-{allowed}'; style-src 'self'; connect-src 'self'; "
