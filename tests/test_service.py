@@ -28,6 +28,7 @@ import pytest
 import tifffile
 import uvicorn
 from builders import write_member
+from conftest import PROJECT
 from fastapi import UploadFile
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
@@ -35,13 +36,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, das3d
 
+from das3d._listing import read_yaml
 from das3d.demo import CATEGORY
 from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, InspectionAnswer
-from das3d.service.inspections import Inspections
+from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
 from das3d.threshold import SAME
@@ -622,6 +624,11 @@ def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> 
     (told,) = start().get("/models").json()
     assert told["threshold"] is not None and told["tolerance"] == SAME
     assert not model.detector.verdict(told["threshold"] + told["tolerance"] / 2)
+
+
+def test_containers_are_given_the_time_that_a_stop_may_take() -> None:
+    services = read_yaml(PROJECT / "compose.yaml")["services"]
+    assert int(services["das3d"]["stop_grace_period"].removesuffix("s")) > 2 * Limits().seconds + DATABASE_SECONDS
 
 
 def test_a_graceful_stop_finishes_what_was_taken_in(
