@@ -1,7 +1,8 @@
 # The inspection service on a CPU, without PyTorch: models come as `das3d export` writes them.
 #
 #   docker build -t das3d .
-#   docker run -p 8000:8000 -v ./models:/models:ro -v das3d:/inspections -e DAS3D_API_KEY das3d /models/gland.onnx
+#   docker run --stop-timeout 100 -p 8000:8000 -v ./models:/models:ro -v das3d:/inspections -e DAS3D_API_KEY \
+#     das3d /models/gland.onnx
 
 FROM python:3.11-slim AS build
 WORKDIR /source
@@ -23,7 +24,7 @@ USER 10001
 WORKDIR /home/das3d
 VOLUME /inspections
 EXPOSE 8000
-# The service finishes what it took in: give it longer than --max-seconds before it is killed.
+# The service finishes what it took in: give it 2 x --max-seconds + 35 s, 95 s by default, before it is killed.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]

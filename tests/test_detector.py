@@ -24,7 +24,7 @@ from das3d.engines import batch_of
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
 from das3d.network import DAS3DNet
-from das3d.preparation import measure, prepare
+from das3d.preparation import Window, measure, prepare
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
 
@@ -371,6 +371,16 @@ def test_the_map_is_that_of_the_network_put_back(both: Detector) -> None:
     outside = np.ones(scan.size, dtype=bool)
     outside[window.top : window.top + window.side, window.left : window.left + window.side] = False
     assert outside.any() and (prediction.map[outside] == 0).all()
+
+
+def test_a_map_takes_the_memory_of_its_frame_only_once_it_is_asked_for(
+    both: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(see(seed=6).scan(), both.statistics, both.settings.preparation)
+    with monkeypatch.context() as patch:
+        patch.setattr(Window, "put_back", lambda *_: pytest.fail("nobody has asked for the map"))
+        (prediction,) = both.predict_prepared([prepared], regions=False)
+    assert prediction.map.shape == prepared.window.frame and prediction.map is prediction.map
 
 
 def test_flips_average_the_maps_of_mirrored_parts() -> None:

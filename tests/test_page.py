@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
 from das3d.service import make_app, open_models
-from das3d.service.inspections import Inspections
+from das3d.service.inspections import Inspection, Inspections
 
 pytestmark = needs_chromium
 KEY = "an open secret"
@@ -106,6 +107,19 @@ def move(page: Page, threshold: float) -> None:
     page.eval_on_selector("#threshold", script, threshold)
 
 
+def record(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Inspections that come in at once, without their files."""
+    values = {
+        "at": datetime.now(UTC), "model": "bolt", "model_hash": "ab" * 32, "engine": "none", "version": "0",
+        "score": 0.1, "threshold": 0.5, "verdict": "good", "regions": [], "height": 4, "width": 5, "seconds": 0.1,
+        "map": "gone.tiff",
+    }  # fmt: skip
+    kept = Inspections(folder)
+    with kept._session.begin() as session:
+        session.add_all(Inspection(**values | row) for row in rows)
+    kept.close()
+
+
 def test_a_part_is_dropped_seen_turned_and_judged_anew(browser: Browser, serve: Serve, parts: list[Files]) -> None:
     with serve() as address, opened(browser, address) as page:
         expect(page.locator("#nothing")).to_contain_text("Nothing inspected yet")
@@ -188,6 +202,11 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
         "x.jpg y.jpg z.npy": "x:rgb y:rgb z:depth",
         "deep.png plain.png": "plain:rgb,depth",
         "a_rgb.png a_rgb.jpg": "a:rgb | a: two files for rgb, a_rgb.png and a_rgb.jpg",
+        "bolt/Images/1.png bolt/cloud/1.ply bolt/Images/2.png bolt/points/2.ply": "bolt/1:rgb,depth bolt/2:rgb,depth",
+        "rgb/a_points.png xyz/a_points.ply rgb/b.png": "a_points:rgb,depth b:rgb",
+        "a_image.png a_points.ply b_colour.jpg b_cloud.pcd a_gt.png": "a:rgb,depth b:rgb,depth",
+        "a-rgb.png b_z.npy c_xyz.npy": "a-rgb:rgb b_z:depth c:depth",
+        "e\u0301_rgb.png \xe9_depth.npy 1.png": "1:rgb \xe9:rgb,depth",
         "notes.txt": " | no RGB or depth files in what was dropped",
     }
     with serve() as address, opened(browser, address) as page:
@@ -209,6 +228,49 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
             list(cases),
         )
         assert dict(zip(cases, told, strict=True)) == cases
+
+
+def test_parts_that_came_in_while_nobody_looked_are_in_the_list(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        rows, older = page.locator("#list li"), page.locator("#more")
+        record(tmp_path, [{"part": str(number)} for number in range(60)])
+        expect(rows).to_have_count(50)
+        older.click()
+        expect(rows).to_have_count(60)
+        record(tmp_path, [{"part": "60"}])
+        expect(rows).to_have_count(61)
+        record(tmp_path, [{"part": str(number)} for number in range(61, 181)])
+        expect(rows).to_have_count(50)
+        while older.is_visible():
+            count = rows.count()
+            older.click()
+            expect(rows).not_to_have_count(count)
+        assert page.locator("#list b").all_text_contents() == [str(number) for number in reversed(range(181))]
+
+
+def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        (model,) = page.request.get(f"{address}/models").json()
+        by_it = {"model": model["name"], "model_hash": model["hash"], "threshold": 0.4, "verdict": "good"}
+        record(
+            tmp_path,
+            [
+                by_it | {"part": "earlier", "model_hash": "ab" * 32, "false_alarm_probability": 1 / 11},
+                by_it | {"part": "at the threshold", "score": 0.4 + 0.9 * model["tolerance"]},
+            ],
+        )
+        expect(page.locator("#list .chip")).to_have_text(["good", "good"])
+        page.get_by_role("button", name="at the threshold").click()
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("#facts dl")).to_contain_text(model["about"])
+        move(page, 0.4)
+        expect(page.locator("#limit")).to_have_text("0.400")
+        expect(page.locator("#verdict")).to_have_text("good")
+        move(page, 0.4 - 0.2 * model["tolerance"])
+        expect(page.locator("#verdict")).to_have_text("defective")
+        page.get_by_role("button", name="earlier").click()
+        expect(page.locator("#facts dl")).to_contain_text("by an earlier model of this name")
+        expect(page.locator("#facts dl")).to_contain_text("9.1 % (share of good parts that score this high)")
 
 
 def test_a_phone_shows_everything_below_each_other(browser: Browser, serve: Serve, parts: list[Files]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,18 +28,25 @@ import pytest
 import tifffile
 import uvicorn
 from builders import write_member
+from conftest import PROJECT
+from fastapi import UploadFile
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, das3d
 
+from das3d._listing import read_yaml
 from das3d.demo import CATEGORY
+from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, InspectionAnswer
-from das3d.service.inspections import Inspections
+from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.uploads import save_upload
+from das3d.streaming import full_red
+from das3d.threshold import SAME
 
 KEY = "0123456789 a key"
 Start = Callable[..., TestClient]
@@ -139,6 +148,27 @@ def test_the_view_of_depth_alone_has_true_proportions_where_the_lens_is_known(
     assert pitches[0] is None and pitches[1] > 0
 
 
+def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
+    start: Start, model: ServedModel, part: tuple[Path, Path], tmp_path: Path
+) -> None:
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.ascontiguousarray(tifffile.imread(part[1])[..., 2]))
+    client = start([replace(model, depth_format=DepthFormat(1.0, focal_length=100.0))])
+    service = service_of(client)
+    told = client.post("/inspections", files=files_of((part[0], depth))).json()
+    overlay = client.get(told["overlay"]).content
+    assert service.statistics(service.find(told["id"])) is model.detector.statistics
+    assert model.detector.threshold is not None
+    lower = replace(model.detector.threshold, value=told["threshold"] / 4)
+    service.models[model.name] = replace(
+        service.models[model.name], hash="another", detector=replace(model.detector, threshold=lower)
+    )
+    assert client.get(told["overlay"]).content == overlay, "red is what was red"
+    view = client.get(f"/inspections/{told['id']}/view").json()
+    assert view["scale"] == full_red(told["threshold"]) != client.get("/models").json()[0]["scale"]
+    assert view["surface"]["pitch"] is None and service.statistics(service.find(told["id"])) is None
+
+
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
     client = start(keep_scans=False)
     told = client.post("/inspections", files=files_of(part)).json()
@@ -158,6 +188,16 @@ def test_depth_in_counts_takes_its_unit_from_the_request(start: Start, part: tup
     assert told["score"] == pytest.approx(exact["score"], abs=0.02)
     assert client.get(f"/inspections/{told['id']}/view").json()["surface"], "read again by the same unit"
     refused(client.post("/inspections", files=files, data={"depth_unit": "feet"}), 422, "depth_unit", "feet")
+
+
+def test_a_part_is_called_as_training_would_call_it(start: Start, part: tuple[Path, Path], tmp_path: Path) -> None:
+    client, (rgb, depth) = start(), files_of(part).values()
+    names = {"7_colour.png": "7", "7_IMAGE.png": "7", "7-rgb.png": "7-rgb", "rgb.png": "rgb", "7_z.png": "7_z"}
+    for name, called in names.items():
+        files = {"rgb": (name, rgb[1]), "depth": depth}
+        assert client.post("/inspections", files=files).json()["part"] == called, name
+    upload = UploadFile(io.BytesIO(), filename="8_cloud.ply")
+    assert save_upload(tmp_path, None, None, upload).part == "8"
 
 
 def test_models_by_name(start: Start, model: ServedModel, part: tuple[Path, Path]) -> None:
@@ -289,6 +329,14 @@ def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Sta
     assert not list((service.inspections.folder / "incoming").glob("*/*"))
 
 
+def test_no_map_of_a_whole_frame_stays_in_memory(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Predictions live until the next batch is computed, and all that wait for a writer have one.
+    monkeypatch.setattr(Prediction, "map", property(lambda _: pytest.fail("it would be kept with the prediction")))
+    assert start().post("/inspections", files=files_of(part)).status_code == 201
+
+
 def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:
     client = start()
     told = client.post("/inspections", files=files_of(part)).json()
@@ -339,6 +387,34 @@ def test_a_database_that_hangs_is_not_ready(start: Start, monkeypatch: pytest.Mo
         assert client.get("/healthz").status_code == 200
     finally:
         go.set()
+
+
+@pytest.mark.parametrize("place", ["new_folder", "form", "upload", "map"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    client = start()
+    inspections = service_of(client).inspections
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(inspections.folder / "incoming" / "map.tiff"))
+
+    targets = {"upload": "das3d.service.uploads._copy", "map": "das3d.service.work.save_map"}
+    files = files_of(part)
+    with monkeypatch.context() as patch:
+        if place == "new_folder":
+            patch.setattr(inspections, "new_folder", full)
+        elif place == "form":  # which takes more than 1 MB to the folder for temporary files
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+            files["rgb"] = (part[0].name, bytes(2 << 20))
+        else:
+            patch.setattr(targets[place], full)
+        named = tmp_path / "gone" if place == "form" else inspections.folder
+        found = "No such file" if place == "form" else "No space left on device"
+        refused(client.post("/inspections", files=files), 507, f"{named}: expected a folder that can be written", found)
+    assert client.get("/inspections").json()["total"] == 0
+    assert not list(inspections.folder.glob("*/*/*"))
+    assert client.post("/inspections", files=files_of(part)).status_code == 201
 
 
 def test_a_service_on_the_loopback_answers_to_no_other_name(start: Start) -> None:
@@ -522,6 +598,10 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
     inspections = service_of(client).inspections
+    with monkeypatch.context() as patch:
+        patch.setattr(inspections, "free", lambda: (1 << 30) - 1)
+        refused(client.get("/readyz"), 503, f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB")
+    assert inspections.free() > 0 and client.get("/readyz").status_code == 200
     with inspections._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE inspections RENAME TO away")
         connection.exec_driver_sql("ALTER TABLE das3d_schema RENAME TO also_away")
@@ -538,6 +618,17 @@ def test_the_description_has_real_examples(start: Start) -> None:
     assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
     assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
     json.dumps(described, allow_nan=False)
+
+
+def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> None:
+    (told,) = start().get("/models").json()
+    assert told["threshold"] is not None and told["tolerance"] == SAME
+    assert not model.detector.verdict(told["threshold"] + told["tolerance"] / 2)
+
+
+def test_containers_are_given_the_time_that_a_stop_may_take() -> None:
+    services = read_yaml(PROJECT / "compose.yaml")["services"]
+    assert int(services["das3d"]["stop_grace_period"].removesuffix("s")) > 2 * Limits().seconds + DATABASE_SECONDS
 
 
 def test_a_graceful_stop_finishes_what_was_taken_in(

@@ -425,7 +425,9 @@ def serve(
     batch: Annotated[int, typer.Option(min=1, help="Parts computed together.")] = 8,
     max_upload: Annotated[float, typer.Option(min=0.001, help="MiB of one request.")] = 64,
     max_pixels: Annotated[float, typer.Option(min=0.001, max=80, help="Million pixels of one scan.")] = 16,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="For an upload, and for an inspection after it.")] = 30,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Most seconds that an upload may take, and then again the inspection.")
+    ] = 30,
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from das3d.cache import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, in_batches, open_exported
 from das3d.errors import ModelError, SettingsError, explained
 from das3d.files import DepthFormat
-from das3d.preparation import PreparedScan, Statistics, prepare
+from das3d.preparation import PreparedScan, Statistics, Window, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
 from das3d.settings import Settings, settings_from_dict
@@ -36,7 +37,8 @@ class Prediction:
     Attributes:
         name: of the scan.
         score: anomaly score of the part, 0 to 1; higher is more likely defective.
-        map: (H, W) float32 anomaly map on the pixel grid of the scan, 0 to 1.
+        image: (S, S) float32 anomaly map as the networks gave it, 0 to 1.
+        window: the square of the frame that it shows.
         defective: the verdict; None where the model carries no threshold.
         false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
             where the model keeps no held-out scores.
@@ -45,10 +47,19 @@ class Prediction:
 
     name: str
     score: float
-    map: NDArray[np.float32]
+    image: NDArray[np.float32]
+    window: Window
     defective: bool | None
     false_alarm_probability: float | None = None
     regions: tuple[Region, ...] = ()
+
+    @cached_property
+    def map(self) -> NDArray[np.float32]:
+        """(H, W) float32 anomaly map on the pixel grid of the scan, 0 to 1.
+
+        It is made when first asked for: what waits to be written stays small, however large the frame.
+        """
+        return self.window.put_back(self.image)
 
 
 @dataclass
@@ -131,7 +142,7 @@ class Detector:
         if regions and self.threshold is not None and self.norms is not None:
             found = find_regions(self.run, scans, output, self.norms, self.threshold, self.statistics, self.settings.score)
         return [
-            Prediction(scan.name, score, scan.window.put_back(image), self.verdict(score), chance(score), places)
+            Prediction(scan.name, score, image, scan.window, self.verdict(score), chance(score), places)
             for scan, score, image, places in zip(scans, output.score.tolist(), output.map, found, strict=True)
         ]
 

@@ -98,7 +98,7 @@ def inspect_parts(
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
-        slim = replace(prediction, map=np.zeros((0, 0), np.float32))
+        slim = replace(prediction, image=np.zeros((0, 0), np.float32))
         return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, fingerprint_in(scan) in trained)
 
     begun, done = time.monotonic(), 0
@@ -170,8 +170,13 @@ def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat 
 
 
 def picture_scale(detector: Detector) -> float:
+    """The map value that overlays of this detector paint in full red."""
+    return full_red(None if detector.threshold is None else detector.threshold.value)
+
+
+def full_red(threshold: float | None) -> float:
     """The map value that overlays paint in full red: twice the threshold, which spans what separates good from bad."""
-    return 1.0 if detector.threshold is None else float(np.clip(2 * detector.threshold.value, 0.02, 1.0))
+    return 1.0 if threshold is None else float(np.clip(2 * threshold, 0.02, 1.0))
 
 
 def output_names(parts: Sequence[Part]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from das3d.service.inspections import Inspection
+from das3d.threshold import SAME
 
 # What a demo part got (its missing rib), so that the description shows what the service says.
 REGION = {
@@ -61,10 +62,12 @@ class InspectionAnswer(BaseModel):
     model_hash: str = Field(description="SHA-256 of the model file.")
     engine: str = Field(description="What computed the verdict.")
     score: float = Field(description="0 to 1; higher is more likely defective.")
-    threshold: float | None = Field(description="Parts that score above it are defective; null where the model has none.")
+    threshold: float | None = Field(
+        description=f"Parts that score above it by more than {SAME:g} are defective; null where the model has none."
+    )
     verdict: Literal["good", "defective"] | None = Field(description="Null where the model has no threshold.")
     false_alarm_probability: float | None = Field(
-        description="The probability that a good part scores as high; null where the model cannot tell."
+        description=f"The probability that a good part scores as high, within {SAME:g}; null where the model cannot tell."
     )
     regions: list[dict[str, Any]] = Field(
         description="The places that the verdict rests on, the largest first; in pixels of the scan."
@@ -107,6 +110,7 @@ class ModelAnswer(BaseModel):
                     "depth_unit": "1",
                     "frame": [256, 256],
                     "threshold": 0.3471,
+                    "tolerance": SAME,
                     "scale": 0.6942,
                     "about": "threshold 0.3471 from 10 held-out good parts: 9.1% false alarms expected",
                 }
@@ -121,6 +125,7 @@ class ModelAnswer(BaseModel):
     depth_unit: str | None = Field(description="How depth is read where a request does not say: metres per count.")
     frame: tuple[int, int] | None = Field(description="Height and width that parts must have; null: any.")
     threshold: float | None
+    tolerance: float = Field(description="Parts are defective that score above a threshold by more than this.")
     scale: float = Field(description="The value of a map that is painted in full red.")
     about: str = Field(description="What is known of the threshold.")
 

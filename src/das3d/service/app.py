@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,19 +15,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Query, Request, UploadFile
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import das3d
 from das3d.errors import one_line
+from das3d.layouts import ROLES
 from das3d.service.answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
 from das3d.service.gate import Gate, Limits
 from das3d.service.inspections import Inspections, Verdict
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
+from das3d.streaming import full_red
 from das3d.surfaces import import_map, read_asset
 
 log = logging.getLogger("das3d.service")
@@ -82,6 +88,7 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     422: {"model": Problem, "description": "A file or field is not what it should be."},
     429: {"model": Problem, "description": "The service is full; Retry-After says when to come again."},
     503: {"model": Problem, "description": "The service is stopping, its database is away, or it took too long."},
+    507: {"model": Problem, "description": "The disk is full or cannot be written; nothing was recorded."},
 }
 
 
@@ -107,7 +114,10 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         ] = None,
     ) -> InspectionAnswer:
         """Inspect one part. The verdict is recorded before this answers."""
-        return answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
+        try:
+            return answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
+        except OSError as error:
+            raise unwritable(service.inspections.folder, error) from None
 
     @app.get("/inspections", responses=WRONG, tags=["inspections"])
     def list_inspections(
@@ -154,7 +164,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
         def picture() -> bytes:
             inspection = service.find(id)
-            return overlay_png(service.inspections, inspection, service.scale(inspection))
+            return overlay_png(service.inspections, inspection, full_red(inspection.threshold))
 
         return Response(await service.look(picture), media_type="image/png")
 
@@ -163,7 +173,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         def data() -> dict[str, Any]:
             inspection = service.find(id)
             seen = view(service.inspections, inspection, service.statistics(inspection), service.focal_length(inspection))
-            return seen | {"scale": service.scale(inspection)}
+            return seen | {"scale": full_red(inspection.threshold)}
 
         return await service.look(data)
 
@@ -176,7 +186,10 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> dict[str, str]:
-        """Whether it can inspect: models are loaded and the database answers. Send it no parts where this is not 200."""
+        """Whether it can inspect: models are loaded, the database answers, and the disk has room.
+
+        Send it no parts where this is not 200.
+        """
         await service.check()
         return {"status": "ready"}
 
@@ -189,7 +202,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
 def _add_page(app: FastAPI) -> None:
     assets = Path(das3d.__file__).parent / "assets"
     imports = import_map("/assets")
-    page = read_asset("page/index.html").decode().replace("IMPORT_MAP", imports)
+    page = read_asset("page/index.html").decode().replace("IMPORT_MAP", imports).replace("ROLES", json.dumps(ROLES))
     allowed = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'self' 'sha256-{allowed}'; style-src 'self'; connect-src 'self'; "
@@ -216,10 +229,23 @@ def _add_problems(app: FastAPI) -> None:
         # Nothing that a request may bring about; the server logs the traceback.
         return JSONResponse({"detail": "the service failed; its log says why"}, 500)
 
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, OSError):  # on taking in a form, which the framework then blames
+            error = unwritable(Path(tempfile.gettempdir()), error.__cause__)
+        return await http_exception_handler(request, error)
+
     @app.exception_handler(SQLAlchemyError)
     async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("database: %s", one_line(getattr(error, "orig", None) or error, 500))
         return JSONResponse({"detail": "the database does not answer; try again"}, 503, {"Retry-After": "5"})
+
+
+def unwritable(folder: Path, error: OSError) -> HTTPException:
+    """What is answered where a part cannot be written into a folder, most often for want of room."""
+    detail = f"{folder}: expected a folder that can be written, found: {error.strerror or type(error).__name__}"
+    log.error("%s", detail)
+    return HTTPException(507, detail)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

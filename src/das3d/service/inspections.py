@@ -267,6 +267,10 @@ class Inspections:
         with self._session() as session:
             session.scalar(select(Schema.version))
 
+    def free(self) -> int:
+        """Bytes that are free on the disk of the folder."""
+        return shutil.disk_usage(self.folder).free
+
     def close(self) -> None:
         """Let the database go, and sweep away what was never finished."""
         self._engine.dispose()

@@ -6,7 +6,6 @@ judged before anything is decoded.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Set
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from das3d.files import (
     depth_size,
     rgb_size,
 )
+from das3d.layouts import part_name
 from das3d.parts import UNKNOWN, Part
 from das3d.scan import Scan
 
@@ -69,7 +69,7 @@ def save_upload(folder: Path, part: str | None, rgb: UploadFile | None, depth: U
     if not saved:
         raise HTTPException(422, "expected a file in the field rgb, depth or both, found none")
     first = next(iter(names.values()))
-    called = one_line(part or "", 150) or re.sub(r"[_-](rgb|xyz|depth)$", "", PurePosixPath(first).stem)
+    called = one_line(part or "", 150) or part_name(PurePosixPath(first))
     return Upload(called, saved.get("rgb"), saved.get("depth"), names)
 
 

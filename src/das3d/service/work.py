@@ -25,9 +25,11 @@ from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Verdict
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
+from das3d.threshold import SAME
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
+LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ServedModel:
             depth_unit=None if self.depth_format is None else f"{self.depth_format.scale:g}",
             frame=statistics.frame,
             threshold=None if threshold is None else threshold.value,
+            tolerance=SAME,
             scale=picture_scale(self.detector),
             about="no threshold" if threshold is None else threshold.describe(),
         )
@@ -149,8 +152,12 @@ class Service:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
+                free = await self._in(self._probe, self.inspections.free)
         except TimeoutError:
             raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
+        if free < LEAST_FREE:
+            expected = f"expected {LEAST_FREE >> 30} GiB of free space, found {free >> 20} MiB"
+            raise HTTPException(503, f"{self.inspections.folder}: {expected}")
 
     def choose(self, name: str | None) -> ServedModel:
         """The model of this name; without a name the only one."""
@@ -170,19 +177,19 @@ class Service:
             raise HTTPException(404, f"expected an inspection, found none with id {id}")
         return inspection
 
-    def scale(self, inspection: Inspection) -> float:
-        """The map's value that is painted in full red."""
+    def model_of(self, inspection: Inspection) -> ServedModel | None:
+        """The model that judged it; None where it is no more served, whatever has its name now."""
         served = self.models.get(inspection.model)
-        return 1.0 if served is None else picture_scale(served.detector)
+        return None if served is None or served.hash != inspection.model_hash else served
 
     def statistics(self, inspection: Inspection) -> Statistics | None:
         """Those of the model; None where it is no more served."""
-        served = self.models.get(inspection.model)
+        served = self.model_of(inspection)
         return None if served is None else served.detector.statistics
 
     def focal_length(self, inspection: Inspection) -> float | None:
         """Of the camera, pixels, where depth files are known to be of one lens; None where the model is no more served."""
-        served = self.models.get(inspection.model)
+        served = self.model_of(inspection)
         return None if served is None or served.depth_format is None else served.depth_format.focal_length
 
     def close(self) -> None:
@@ -197,7 +204,8 @@ class Service:
 
     def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:
         try:
-            save_map(folder / row.map, prediction.map)
+            # Not `prediction.map`, which would stay in memory as long as anybody holds the prediction.
+            save_map(folder / row.map, prediction.window.put_back(prediction.image))
             if not self.keep_scans:
                 for name in filter(None, (row.rgb, row.depth)):
                     (folder / name).unlink()

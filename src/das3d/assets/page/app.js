@@ -22,9 +22,13 @@ let solid = null;
 
 // ------------------------------------------------------------------------------------------- verdicts
 
-const modelOf = (item) => state.models.get(item.model);
 const limitOf = (item) => state.moved.get(item.model) ?? item.threshold;
-const verdictOf = (item) => (limitOf(item) == null ? null : item.score > limitOf(item) ? "defective" : "good");
+/** As recorded, unless the user has moved the threshold. */
+function verdictOf(item) {
+  const moved = state.moved.get(item.model);
+  if (moved == null) return item.verdict;
+  return item.score - (state.models.get(item.model)?.tolerance ?? 0) > moved ? "defective" : "good";
+}
 /** The heat in full red: twice the threshold, as in das3d's overlays. */
 const highOf = (item) => (limitOf(item) == null ? 1 : Math.min(Math.max(2 * limitOf(item), 0.02), 1));
 const digits = (value) => value.toFixed(value < 0.1 ? 4 : 3);
@@ -87,10 +91,11 @@ function describe(item) {
     Size: `${item.width} x ${item.height} pixels`,
     Took: `${item.seconds.toFixed(2)} s`,
     Threshold: item.threshold == null ? "none" : `${digits(item.threshold)} when inspected`,
-    About: modelOf(item)?.about ?? "this model is no longer served",
+    About: aboutOf(item),
   };
   if (item.false_alarm_probability != null) {
-    facts["A good part as high"] = `${(100 * item.false_alarm_probability).toFixed(1)} % of them`;
+    const share = (100 * item.false_alarm_probability).toFixed(1);
+    facts["False-alarm probability"] = `${share} % (share of good parts that score this high)`;
   }
   for (const [name, text] of Object.entries(facts)) {
     dl.append(
@@ -99,6 +104,13 @@ function describe(item) {
     );
   }
   judge();
+}
+
+/** What is known of the model that judged a part. */
+function aboutOf(item) {
+  const served = state.models.get(item.model);
+  if (!served) return "this model is no longer served";
+  return served.hash === item.model_hash ? served.about : "by an earlier model of this name";
 }
 
 /** Size, height and evidence of a region. */
@@ -155,13 +167,13 @@ function query(more = {}) {
   return `/inspections?${new URLSearchParams(Object.entries(wanted).filter(([, value]) => value))}`;
 }
 
-/** The newest page; what is further down in the list stays where it reaches. */
+/** The newest page; what is further down in the list stays, unless more came in than a page holds. */
 async function refresh() {
   const page = await get(query());
   const known = new Map(state.items.map((item) => [item.id, item]));
   const newest = page.items.map((item) => known.get(item.id) || item);
-  const last = newest.at(-1)?.id ?? 0;
-  const rest = page.next === null ? [] : state.items.filter((item) => item.id < last);
+  const last = newest.at(-1)?.id;
+  const rest = page.next !== null && known.has(last) ? state.items.filter((item) => item.id < last) : [];
   const fresh = newest.filter((item) => !known.has(item.id));
   state.items = [...newest, ...rest];
   if (!rest.length) state.next = page.next;

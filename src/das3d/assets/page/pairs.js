@@ -1,22 +1,23 @@
 /** Which files belong together: a part is an RGB file, a depth file, or both, paired strictly by name. */
 
-const MEMBERS = { rgb: "rgb", color: "rgb", image: "rgb", xyz: "depth", depth: "depth", z: "depth" };
-const LEFT_OUT = /^(gt|mask|masks|ground_truth)$/i;
+/** Word in a name -> member, as training reads it (das3d/layouts.py). */
+const ROLES = new Map(Object.entries(JSON.parse(document.getElementById("roles").textContent)));
 const DEPTH_ONLY = /\.(npy|npz|ply|pcd)$/i, RGB_ONLY = /\.(jpe?g|bmp)$/i, EITHER = /\.(png|tiff?)$/i;
 
 /**
  * Parts in a list of { path, file }, in the order of their names.
  *
- * As in a data set of das3d, the member stands in the name (a_rgb.png, a_depth.png) or is a folder (rgb/a.png, depth/a.tiff).
- * Two files alone are a pair whatever they are called. Returns { parts: [{ part, rgb, depth }], problems: [text] }.
+ * As in a data set of das3d, the folder is the member's (rgb/a.png, depth/a.tiff), or it stands in the name (a_rgb.png,
+ * a_depth.png). Two files alone are a pair whatever they are called. Returns { parts: [{ part, rgb, depth }],
+ * problems: [text] }.
  */
 export async function pairs(entries) {
   const parts = new Map(), problems = [];
   const known = [];
   for (const { path, file } of entries) {
     if (!DEPTH_ONLY.test(path) && !RGB_ONLY.test(path) && !EITHER.test(path)) continue;
-    const named = nameOf(path);
-    if (named) known.push({ ...named, file, member: named.member || (await memberOf(file)) });
+    const { part, role } = nameOf(path);
+    if (role !== "mask") known.push({ part, file, member: role || (await memberOf(file)) });
   }
   const alone = known.length === 2 && known[0].member !== known[1].member;
   for (const { part, member, file } of known) {
@@ -30,18 +31,15 @@ export async function pairs(entries) {
   return { parts: sorted, problems };
 }
 
-/** Part and member by name; null for masks. */
+/** Part and role by folder, else by the last word of the name; no role where neither tells. */
 function nameOf(path) {
-  const steps = path.split("/").filter(Boolean);
+  const steps = path.normalize().split("/").filter(Boolean); // systems write letters with accents either way
   const stem = steps.pop().replace(/\.[^.]+$/, "");
-  if (steps.some((step) => LEFT_OUT.test(step)) || /[_-]mask$/i.test(stem)) return null;
-  const folder = steps.findLastIndex((step) => step.toLowerCase() in MEMBERS);
-  const ending = /^(.*)[_-]([a-z]+)$/i.exec(stem);
-  if (ending && ending[2].toLowerCase() in MEMBERS) {
-    return { part: [...steps, ending[1]].join("/"), member: MEMBERS[ending[2].toLowerCase()] };
-  }
-  const member = folder < 0 ? null : MEMBERS[steps[folder].toLowerCase()];
-  return { part: [...steps.filter((_, index) => index !== folder), stem].join("/"), member };
+  const byFolder = ROLES.get(steps.at(-1)?.toLowerCase());
+  if (byFolder) return { part: [...steps.slice(0, -1), stem].join("/"), role: byFolder };
+  const [, name, word] = /^(.+)_([^_]*)$/.exec(stem) || [];
+  const role = ROLES.get(word?.toLowerCase());
+  return { part: [...steps, role ? name : stem].join("/"), role };
 }
 
 /** What a file holds where its name does not say. */
