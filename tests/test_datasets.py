@@ -397,6 +397,15 @@ def test_categories(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_of_data_that_nobody_has_split_is_no_category(tmp_path: Path) -> None:
+    for name in ("gear", "cap"):
+        for kind in ("good", "dent"):
+            write_member(tmp_path / name / kind / "rgb/000.png", sample().rgb)
+            write_member(tmp_path / name / kind / "xyz/000.tiff", sample().points)
+    assert find_categories(tmp_path) == ["cap", "gear"]
+    assert find_dataset(tmp_path, "gear", depth_format=METRES).layout == "folder"
+
+
 def test_the_only_category_need_not_be_named(tmp_path: Path) -> None:
     mvtec3d(tmp_path / "bolt")
     assert find_dataset(tmp_path) == find_dataset(tmp_path / "bolt")

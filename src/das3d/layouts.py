@@ -401,8 +401,8 @@ TIFF = "*.[tT][iI][fF]*"
 # Tried in this order. A new layout is a function as above and a line here.
 LAYOUTS = (
     Layout("eyecandies", ("*/data/*_metadata.yaml",), eyecandies),
-    Layout("3d-adam", (f"*/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d),
-    Layout("mvtec3d", (f"*/*/xyz/{TIFF}",), mvtec3d),
+    *(Layout("3d-adam", (f"{split}/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d) for split in SPLITS),
+    *(Layout("mvtec3d", (f"{split}/*/xyz/{TIFF}",), mvtec3d) for split in SPLITS),
     Layout("folder", ("good",), own_folder),
     Layout("folder", ("train/good",), own_folder),
     Layout("folder", ("test/*/",), own_folder),
