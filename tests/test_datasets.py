@@ -167,6 +167,17 @@ def test_one_split_of_a_data_set_stays_that_split(tmp_path: Path) -> None:
     assert {part.id for part in found.parts} == {part.id for part in find_dataset(tmp_path / "gear").test}
 
 
+def test_training_parts_alone_are_held_out_as_in_their_data_set(tmp_path: Path) -> None:
+    own_kind(declare(tmp_path / "gear") / "train/good", [f"p{index}" for index in range(20)])
+    own_kind(tmp_path / "gear/test/good", ["a"])
+    whole, alone = find_dataset(tmp_path / "gear"), find_dataset(tmp_path / "gear/train")
+    assert alone.validation and (ids(list(alone.train)), ids(list(alone.validation))) == (
+        ids(list(whole.train)), ids(list(whole.validation)),
+    )  # fmt: skip
+    own_kind(tmp_path / "gear/val/good", ["b"])
+    assert not find_dataset(tmp_path / "gear/train").validation, "those of gear are elsewhere"
+
+
 def test_good_parts_alone_are_split_without_test_parts(tmp_path: Path) -> None:
     own_kind(tmp_path / "good", "abcdef")
     dataset = find_dataset(declare(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from das3d.cache import cache_folder
 from das3d.datasets import Dataset, find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
-from das3d.files import DepthFormat
+from das3d.files import METRES, DepthFormat
 from das3d.parts import Part, Split
 from das3d.preparation import measure, prepare
 from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
@@ -248,3 +249,13 @@ def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.
     tifffile.imwrite(xyz, tifffile.imread(xyz)[::2, ::2], photometric="minisblack")
     prepare_dataset(find_dataset(root), with_settings())
     assert "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003" in capsys.readouterr().err
+
+
+def test_training_parts_without_the_validation_parts_beside_them_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_demo(tmp_path, train=3, validation=1, good=0, defective=0, size=(64, 80)) / CATEGORY
+    for folder, told in ((root, False), (root / "train", True)):
+        prepared = prepare_dataset(find_dataset(folder, depth_format=METRES), with_settings())
+        text = f"{folder}: holds no validation parts, so the model will have no threshold; .* where {root} is given"
+        assert bool(re.search(text, capsys.readouterr().err)) == told != bool(prepared.held_out)

@@ -199,7 +199,11 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     if not splits:
         whole = _split_of(folder)
         parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
-        return parts if whole else _split_by_name(parts, search)
+        if whole is None:
+            return _split_by_name(parts, search)
+        # The same training parts are held out as where the data set around is given.
+        around = {SPLITS[name] for name in splits_in(folder.resolve().parent)}
+        return parts if "validation" in around else _with_held_out(parts, search)
     if GOOD in folders:
         search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
     if {"val", "validation"} <= set(splits):

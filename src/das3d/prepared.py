@@ -59,6 +59,11 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
             measured are named, then all that cannot be prepared.
     """
     train, held_out = train_and_held_out(dataset)
+    if not held_out and settings.training.hold_out:
+        warn(
+            f"{dataset.root}: holds no validation parts, so the model will have no threshold; those beside it set one "
+            f"where {dataset.root.resolve().parent} is given"
+        )
     statistics = measure_parts(train, settings)
     if statistics.frame is None:
         _warn_of_sizes(train)
