@@ -247,8 +247,11 @@ def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.
     rgb, xyz = root / "train" / "good" / "rgb" / "003.png", root / "train" / "good" / "xyz" / "003.tiff"
     cv2.imwrite(str(rgb), cv2.imread(str(rgb))[::2, ::2])
     tifffile.imwrite(xyz, tifffile.imread(xyz)[::2, ::2], photometric="minisblack")
-    prepare_dataset(find_dataset(root), with_settings())
-    assert "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003" in capsys.readouterr().err
+    told = "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003"
+    for crop, how in ((True, "at the same scale in pixels"), (False, "as if all showed the same field")):
+        prepared = prepare_dataset(find_dataset(root), with_settings(f"preparation.crop={crop}"))
+        assert bool(prepared.statistics.window) == crop
+        assert f"{told}; parts of any size will be taken from now on, {how}\n" in capsys.readouterr().err
 
 
 def test_training_parts_without_the_validation_parts_beside_them_are_told(

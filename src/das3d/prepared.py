@@ -66,7 +66,7 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
         )
     statistics = measure_parts(train, settings)
     if statistics.frame is None:
-        _warn_of_sizes(train)
+        _warn_of_sizes(train, statistics)
     with progress("preparing", len(train) + len(held_out)) as step:
         prepared: list[PreparedScan] = []
         problems: list[str] = []
@@ -81,13 +81,15 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
     return PreparedData(statistics, prepared[: len(train)], prepared[len(train) :])
 
 
-def _warn_of_sizes(parts: list[Part]) -> None:
+def _warn_of_sizes(parts: list[Part], statistics: Statistics) -> None:
     sizes = [_size_of(part) for part in parts]
     usual = max(set(sizes), key=sizes.count)
     others = [part.id for part, size in zip(parts, sizes, strict=True) if size != usual]
+    # Windows are cut out in pixels, whole frames are shrunk to one size.
+    how = "at the same scale in pixels" if statistics.window else "as if all showed the same field"
     warn(
         f"{len(others)} of {len(parts)} training parts have another size than {usual[1]} x {usual[0]} pixels, such as "
-        f"{others[0]}; parts of any size will be taken from now on, as if all showed the same field"
+        f"{others[0]}; parts of any size will be taken from now on, {how}"
     )
 
 
