@@ -262,3 +262,16 @@ def test_training_parts_without_the_validation_parts_beside_them_are_told(
         prepared = prepare_dataset(find_dataset(folder, depth_format=METRES), with_settings())
         text = f"{folder}: holds no validation parts, so the model will have no threshold; .* where {root} is given"
         assert bool(re.search(text, capsys.readouterr().err)) == told != bool(prepared.held_out)
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+def test_12_bit_colours_in_16_bit_files_are_told(data: Dataset, stretch: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = with_settings(f"preparation.stretch={stretch}")
+    prepare_dataset(data, settings)
+    assert not capsys.readouterr().err
+    for part in data.parts:
+        assert part.rgb is not None
+        colours = cv2.imread(str(part.rgb)).astype(np.uint16)
+        cv2.imwrite(str(part.rgb), colours * 16)
+    prepare_dataset(data, settings)
+    assert "of 255 bright: too short an exposure? 12-bit numbers in 16-bit files look so" in capsys.readouterr().err
