@@ -206,6 +206,8 @@ def test_roles_have_several_names(tmp_path: Path, role: str, depth_role: str) ->
         ("depth_scale: 1e-4", DepthFormat(1e-4)),  # which YAML takes for text
         ("depth_scale: 0.0001\ndepth_missing: 65535", DepthFormat(1e-4, missing=65535)),
         ("depth_unit: um\ndepth_missing:", DepthFormat(1e-6)),
+        ("depth_unit: m\ndepth_missing: nan", METRES),
+        ("depth_unit: m\ndepth_missing: -.inf", METRES),
         ("depth_unit: mm\nfocal_length: 615", DepthFormat(1e-3, focal_length=615.0)),
     ],
 )

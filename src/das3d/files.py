@@ -56,6 +56,8 @@ class DepthFormat:
             raise DataError(f"depth scale: expected metres per count above 0, found {self.scale}")
         if not math.isfinite(self.offset):
             raise DataError(f"depth offset: expected metres, found {self.offset}")
+        if self.missing is not None and not math.isfinite(self.missing):
+            object.__setattr__(self, "missing", None)  # NaN would differ from itself, and such depths never count
         if self.focal_length is not None and not (math.isfinite(self.focal_length) and self.focal_length > 0):
             raise DataError(f"focal length: expected pixels above 0, found {self.focal_length}")
 
