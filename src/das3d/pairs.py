@@ -29,7 +29,7 @@ from das3d.preparation import PreparedScan, Statistics
 from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
 from das3d.settings import Settings, SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
-from das3d.textures import load_textures
+from das3d.textures import expect_textures, load_textures
 
 # ------------------------------------------------------------------------------------------- any good pairs
 
@@ -204,6 +204,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             DataError: something is wrong with the data; every problem is named.
         """
         settings = settings or make_settings()
+        expect_textures(settings.synthesis)
         dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
         train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
