@@ -458,7 +458,7 @@ def test_members_of_a_part_stay_on_one_grid(tmp_path: Path) -> None:
         np.testing.assert_array_equal(scan.rgb[..., 0], u + shift)
         np.testing.assert_array_equal(np.rint(scan.depth * 1000), 1 + u + 100 * v + 10 * shift)
         assert scan.rgb[scan.mask].tolist() == [[41 + shift, 7, 41]]
-        assert scan.name == str(part.rgb)
+        assert scan.name == str(part.depth) and part.read(depth=False).name == str(part.rgb), "what is wrong is so by depth"
 
 
 def test_a_part_can_be_read_without_a_member(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def break_by_blinding(rgb: Path, depth: Path) -> str:
 def break_by_size(rgb: Path, depth: Path) -> str:
     Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(rgb)
     tifffile.imwrite(depth, tifffile.imread(depth)[:-4], photometric="minisblack", planarconfig="contig")
-    return f"{rgb}: expected 80 x 64 pixels as in training, found 80 x 60"
+    return f"{depth}: expected 80 x 64 pixels as in training, found 80 x 60"
 
 
 @pytest.mark.parametrize(

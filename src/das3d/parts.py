@@ -73,8 +73,9 @@ class Part:
                     raise DataError(f"{path}: expected no defect on a good part, found {count:,} marked pixels")
         if mask is None and self.defect == GOOD and sizes:
             mask = np.zeros(next(iter(sizes.values())), np.bool_)
-        name = str(self.rgb or self.depth or self.id)
-        return Scan(name=name, rgb=colours, depth=metres, valid=valid, mask=mask, camera=camera)
+        # Nearly all that can be wrong with a scan that was read is wrong with its depth.
+        file = self.rgb if metres is None else self.depth
+        return Scan(name=str(file or self.id), rgb=colours, depth=metres, valid=valid, mask=mask, camera=camera)
 
 
 def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
