@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 from sklearn.metrics import roc_auc_score
 
-from das3d.agreement import Computed, agreement, compute, find_parts, prepare_some
+from das3d.agreement import Computed, agreement, compute, find_parts
 from das3d.cache import version_of
 from das3d.detector import Detector, load
 from das3d.engines import BATCH, installed
 from das3d.errors import ModelError
 from das3d.exporting import SUFFIX, export
 from das3d.preparation import PreparedScan
+from das3d.prepared import prepare_part
 from das3d.run import machine
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     trained = load(options.run, "cpu", "torch")
     parts = [part for part in find_parts(trained, options.data)[0] if part.split == "test"]
     labels = [part.defective for part in parts]
-    scans = prepare_some(trained, parts, len(parts))
+    scans = [prepare_part(part, trained.statistics, trained.settings.preparation) for part in parts]
     reference, ms = timed(trained, scans)
     versions = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "onnxruntime", "openvino") if installed(name))
     print(f"{len(parts)} test parts of {trained.training.get('category')}, {machine(torch.device('cpu'))}; {versions}\n")

@@ -131,6 +131,21 @@ def categories_of_no_folder(root: Path) -> Act:
     return lambda: find_categories(root / "scan")
 
 
+if sys.platform == "linux":  # elsewhere no file can be called so
+
+    @bad(
+        r"data/good/gr\\udc81n_rgb\.png: expected a name in UTF-8, found one in another encoding.*; rename it, .*convmv ",
+        r"data/good/\\udc81l_rgb\.png: expected a name in UTF-8, ",
+    )
+    def names_in_another_encoding(root: Path) -> None:
+        own_kind(declare(root) / "good", ["a", "b", "\udc81l", "gr\udc81n"], suffixes=True)
+
+    @bad(r"data/gr\\udc81n_rgb\.png: expected a name in UTF-8, ")
+    def a_name_in_another_encoding_among_parts_to_predict(root: Path) -> Act:
+        own_kind(root, ["a", "gr\udc81n"], suffixes=True)
+        return lambda: find_folder(root, check=False)
+
+
 @bad(r"data/good: expected parts \(NAME_rgb, NAME_depth and NAME_mask, or folders rgb, .*\), found none$")
 def kind_without_parts(root: Path) -> None:
     declare(root / "good")

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monke
     }
     known = {file.removesuffix(".py") for file in cache.CODE}
     assert used - known == {"errors", "settings"}, "messages change no scan; settings are part of the key by their values"
+    imported = {
+        name
+        for file in cache.CODE
+        for name in re.findall(
+            r"^\s*(?:from (?=\S+ import)|import )(\w+)", (package / file).read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert imported - sys.stdlib_module_names - {"das3d"} <= set(cache.READERS)
 
     file = tmp_path / "a.npy"
     file.write_bytes(b"1")

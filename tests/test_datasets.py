@@ -167,6 +167,17 @@ def test_one_split_of_a_data_set_stays_that_split(tmp_path: Path) -> None:
     assert {part.id for part in found.parts} == {part.id for part in find_dataset(tmp_path / "gear").test}
 
 
+def test_training_parts_alone_are_held_out_as_in_their_data_set(tmp_path: Path) -> None:
+    own_kind(declare(tmp_path / "gear") / "train/good", [f"p{index}" for index in range(20)])
+    own_kind(tmp_path / "gear/test/good", ["a"])
+    whole, alone = find_dataset(tmp_path / "gear"), find_dataset(tmp_path / "gear/train")
+    assert alone.validation and (ids(list(alone.train)), ids(list(alone.validation))) == (
+        ids(list(whole.train)), ids(list(whole.validation)),
+    )  # fmt: skip
+    own_kind(tmp_path / "gear/val/good", ["b"])
+    assert not find_dataset(tmp_path / "gear/train").validation, "those of gear are elsewhere"
+
+
 def test_good_parts_alone_are_split_without_test_parts(tmp_path: Path) -> None:
     own_kind(tmp_path / "good", "abcdef")
     dataset = find_dataset(declare(tmp_path))
@@ -195,6 +206,8 @@ def test_roles_have_several_names(tmp_path: Path, role: str, depth_role: str) ->
         ("depth_scale: 1e-4", DepthFormat(1e-4)),  # which YAML takes for text
         ("depth_scale: 0.0001\ndepth_missing: 65535", DepthFormat(1e-4, missing=65535)),
         ("depth_unit: um\ndepth_missing:", DepthFormat(1e-6)),
+        ("depth_unit: m\ndepth_missing: nan", METRES),
+        ("depth_unit: m\ndepth_missing: -.inf", METRES),
         ("depth_unit: mm\nfocal_length: 615", DepthFormat(1e-3, focal_length=615.0)),
     ],
 )
@@ -397,6 +410,15 @@ def test_categories(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_of_data_that_nobody_has_split_is_no_category(tmp_path: Path) -> None:
+    for name in ("gear", "cap"):
+        for kind in ("good", "dent"):
+            write_member(tmp_path / name / kind / "rgb/000.png", sample().rgb)
+            write_member(tmp_path / name / kind / "xyz/000.tiff", sample().points)
+    assert find_categories(tmp_path) == ["cap", "gear"]
+    assert find_dataset(tmp_path, "gear", depth_format=METRES).layout == "folder"
+
+
 def test_the_only_category_need_not_be_named(tmp_path: Path) -> None:
     mvtec3d(tmp_path / "bolt")
     assert find_dataset(tmp_path) == find_dataset(tmp_path / "bolt")
@@ -436,7 +458,7 @@ def test_members_of_a_part_stay_on_one_grid(tmp_path: Path) -> None:
         np.testing.assert_array_equal(scan.rgb[..., 0], u + shift)
         np.testing.assert_array_equal(np.rint(scan.depth * 1000), 1 + u + 100 * v + 10 * shift)
         assert scan.rgb[scan.mask].tolist() == [[41 + shift, 7, 41]]
-        assert scan.name == str(part.rgb)
+        assert scan.name == str(part.depth) and part.read(depth=False).name == str(part.rgb), "what is wrong is so by depth"
 
 
 def test_a_part_can_be_read_without_a_member(tmp_path: Path) -> None:

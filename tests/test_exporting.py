@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tifffile
 import torch
 from safetensors.torch import load_file
-from tiny import das3d
+from tiny import SIZE, copy_category, das3d
 
 from das3d import exporting
-from das3d.agreement import made_up_parts
+from das3d.agreement import find_parts, made_up_parts, prepare_some
 from das3d.demo import CATEGORY
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine
@@ -195,16 +196,49 @@ def test_int8_needs_good_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("quick")
+def test_parts_with_faults_of_their_own_hold_no_export_up(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, empty = copy_category(tiny_data, tmp_path), np.zeros(SIZE, np.float32)
+    tifffile.imwrite(data / "validation" / "good" / "xyz" / "000.tiff", empty)
+    for member, suffix in (("rgb", "png"), ("xyz", "tiff")):
+        file = data / "test" / "dent" / member / f"000.{suffix}"
+        shutil.copy(file, file.with_stem("007"))  # of which nobody has marked the defect
+    done = export(tiny_run(), data=data, out=tmp_path / "cover.onnx")
+    assert done.parts == 10
+    truth, left_out = capsys.readouterr().err.splitlines()
+    assert "007.png: expected ground truth as for others here, found none" in truth
+    assert left_out.startswith("warning: 1 part left out that cannot be prepared, such as ") and "000.tiff" in left_out
+
+    good = data / "validation" / "good"
+    tifffile.imwrite(good / "xyz" / "001.tiff", empty)
+    with pytest.raises(DataError, match="good: expected parts to check the export by, found none that can be prepared"):
+        export(tiny_run(), data=good, out=tmp_path / "none.onnx")
+
+
+def test_others_take_the_place_of_parts_that_cannot_be_prepared(trained: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    data = copy_category(tiny_data, tmp_path)
+    parts, _ = find_parts(trained, data)
+    assert parts[0].depth is not None
+    tifffile.imwrite(parts[0].depth, np.zeros(SIZE, np.float32))
+    names = {scan.name for scan in prepare_some(trained, parts, 5)}
+    assert len(names) == 5 and not names & {str(parts[0].rgb), str(parts[0].depth)}
+
+
+@pytest.mark.usefixtures("quick")
 def test_made_up_parts_serve_where_the_data_is_gone(tiny_run: Runs, tmp_path: Path) -> None:
     moved = load(tiny_run(), "cpu")
     moved.training = {**moved.training, "data": str(tmp_path / "gone")}
     moved.save(tmp_path / "moved.safetensors")
     result = das3d("export", tmp_path / "moved.safetensors")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert f"checked on 32 parts (made up, as the training data {tmp_path / 'gone'} is not there)" in result.stdout
+    made_up = f"made up, as no parts of the training data {tmp_path / 'gone'} can be used"
+    assert f"checked on 32 parts ({made_up})" in result.stdout
     assert f"written to {tmp_path / 'moved.onnx'} (" in result.stdout
     with pytest.raises(DataError, match=r"gone: expected good parts to calibrate int8 by"):
         export(tmp_path / "moved.safetensors", precision="int8")
+    (tmp_path / "gone").mkdir()
+    assert export(tmp_path / "moved.safetensors").source.startswith("made up, "), "nothing is left there"
 
 
 def test_only_a_trained_model_is_exported_and_only_by_its_suffix(tiny_onnx: Path, tiny_run: Runs, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from tiny import CATEGORY, das3d
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.pairs import SyntheticPairs, describe, harm_pairs
+from das3d.prepared import prepare_dataset
 from das3d.settings import SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Recipe, apply_recipes
 
@@ -124,6 +126,16 @@ def test_another_seed_gives_other_pairs(tiny_data: Path) -> None:
 def test_parts_are_taken_in_turn(tiny_data: Path) -> None:
     pairs = pairs_of(tiny_data)
     assert [pairs.pair(n).part for n in range(5)] == [*pairs.names, pairs.names[0]] and len(pairs.names) == 4
+
+
+def test_names_that_repeat_are_refused(tiny_data: Path) -> None:
+    dataset, settings = find_dataset(tiny_data), make_settings("demo", changes=CHANGES)
+    prepared = prepare_dataset(dataset, settings)
+    names = [part.id for part in dataset.train]
+    for wrong, found in (([*names[:-1], names[0]], "4, 3 of them different"), (names[:-1], "3, 3 of them different")):
+        with pytest.raises(DataError, match=f"names: expected one of its own for each of 4 parts, found {found}"):
+            SyntheticPairs(wrong, prepared.train, prepared.statistics, settings)
+    assert len(SyntheticPairs(names, prepared.train, prepared.statistics, settings)) == 4
 
 
 def test_numbers_beyond_the_length_end_it(tiny_data: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -119,6 +120,17 @@ def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp
     Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(other)
     with pytest.raises(DataError, match="expected all members of a part to have one size"):
         predict_part(detector, other, depth, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file can be called so")
+def test_a_name_that_no_table_can_hold_is_refused_before_any_work(
+    detector: Detector, dent: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rgb, depth = dent
+    named = Path(shutil.copy(rgb, tmp_path / "gr\udc81n.png"))
+    with pytest.raises(DataError, match=r"gr\\udc81n\.png: expected a name in UTF-8"):
+        predict_part(detector, named, depth, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -284,7 +296,7 @@ def break_by_blinding(rgb: Path, depth: Path) -> str:
 def break_by_size(rgb: Path, depth: Path) -> str:
     Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(rgb)
     tifffile.imwrite(depth, tifffile.imread(depth)[:-4], photometric="minisblack", planarconfig="contig")
-    return f"{rgb}: expected 80 x 64 pixels as in training, found 80 x 60"
+    return f"{depth}: expected 80 x 64 pixels as in training, found 80 x 60"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from das3d.cache import cache_folder
 from das3d.datasets import Dataset, find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
-from das3d.files import DepthFormat
+from das3d.files import METRES, DepthFormat
 from das3d.parts import Part, Split
 from das3d.preparation import measure, prepare
 from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
@@ -221,9 +222,8 @@ def test_a_part_that_cannot_be_prepared_is_named(data: Dataset) -> None:
     with pytest.raises(DataError, match=f"{part.depth.name}: expected a measured depth"):
         prepare_dataset(data, with_settings())
     empty = see(seed=1, size=(75, 90), focal=250.0, solids=())
-    assert part.rgb is not None
     np.save(part.depth, np.round(empty.depth * 1e5).astype(np.uint16))
-    with pytest.raises(DataError, match=rf"{part.rgb}: expected a part more than .* mm above the background, found none"):
+    with pytest.raises(DataError, match=rf"{part.depth}: expected a part more than .* mm above the background, found none"):
         prepare_dataset(data, with_settings())
 
 
@@ -246,5 +246,31 @@ def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.
     rgb, xyz = root / "train" / "good" / "rgb" / "003.png", root / "train" / "good" / "xyz" / "003.tiff"
     cv2.imwrite(str(rgb), cv2.imread(str(rgb))[::2, ::2])
     tifffile.imwrite(xyz, tifffile.imread(xyz)[::2, ::2], photometric="minisblack")
-    prepare_dataset(find_dataset(root), with_settings())
-    assert "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003" in capsys.readouterr().err
+    told = "1 of 5 training parts have another size than 80 x 64 pixels, such as train/good/003"
+    for crop, how in ((True, "at the same scale in pixels"), (False, "as if all showed the same field")):
+        prepared = prepare_dataset(find_dataset(root), with_settings(f"preparation.crop={crop}"))
+        assert bool(prepared.statistics.window) == crop
+        assert f"{told}; parts of any size will be taken from now on, {how}\n" in capsys.readouterr().err
+
+
+def test_training_parts_without_the_validation_parts_beside_them_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_demo(tmp_path, train=3, validation=1, good=0, defective=0, size=(64, 80)) / CATEGORY
+    for folder, told in ((root, False), (root / "train", True)):
+        prepared = prepare_dataset(find_dataset(folder, depth_format=METRES), with_settings())
+        text = f"{folder}: holds no validation parts, so the model will have no threshold; .* where {root} is given"
+        assert bool(re.search(text, capsys.readouterr().err)) == told != bool(prepared.held_out)
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+def test_12_bit_colours_in_16_bit_files_are_told(data: Dataset, stretch: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = with_settings(f"preparation.stretch={stretch}")
+    prepare_dataset(data, settings)
+    assert not capsys.readouterr().err
+    for part in data.parts:
+        assert part.rgb is not None
+        colours = cv2.imread(str(part.rgb)).astype(np.uint16)
+        cv2.imwrite(str(part.rgb), colours * 16)
+    prepare_dataset(data, settings)
+    assert "of 255 bright: too short an exposure? 12-bit numbers in 16-bit files look so" in capsys.readouterr().err

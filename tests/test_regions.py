@@ -178,7 +178,7 @@ def _by_place(pieces: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
     return sorted(pieces, key=lambda piece: int(np.flatnonzero(piece[0])[0]))
 
 
-def test_one_good_pixel_in_a_thousand_is_above_the_pixel_threshold() -> None:
+def test_one_good_pixel_in_a_thousand_is_above_the_level() -> None:
     rng, total, above = np.random.default_rng(0), 0, 0
     scans = [prepare_flat(side=64) for _ in range(8)]
     maps = rng.beta(2, 8, (8, 64, 64)).astype(np.float32)
@@ -191,7 +191,7 @@ def test_one_good_pixel_in_a_thousand_is_above_the_pixel_threshold() -> None:
     assert together == whole, "norms add up"
     for scan, image in zip(scans, maps, strict=True):
         total += int(scan.foreground.sum())
-        above += int((image[scan.foreground] > whole.pixel_threshold).sum())
+        above += int((image[scan.foreground] > whole.good_pixel_level).sum())
     assert 0.0005 < above / total <= 0.001
 
 

@@ -9,10 +9,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from das3d.batches import GoodParts
 from das3d.errors import DataError
-from das3d.settings import SynthesisSettings
+from das3d.pairs import SyntheticPairs
+from das3d.parts import Part
+from das3d.run import train
+from das3d.settings import SynthesisSettings, make_settings
 from das3d.textures import MOST, load_textures
 
 SIDE = 16
@@ -113,6 +117,34 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     with pytest.raises(DataError, match=r"torn\.png"):
         from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_photographs_of_a_camera_that_was_held_upright_are_read_as_they_lie(tmp_path: Path, name: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    picture = np.zeros((SIDE, 2 * SIDE, 3), np.uint8)
+    picture[:, :SIDE] = 255  # the left half
+    Image.fromarray(picture).save(tmp_path / name, exif=exif)
+    left, right = from_folder(tmp_path)[0].split(SIDE // 2, dim=2)
+    assert left.mean() > 0.95 and right.mean() < 0.05
+
+
+def test_a_missing_folder_is_told_before_any_part_is_looked_at(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("looked at parts")
+
+    monkeypatch.setattr(Part, "read", fail)
+    monkeypatch.setenv("DAS3D_CACHE", str(tmp_path / "cache"))
+    settings = make_settings("demo", changes=["synthesis.texture=folder", f"synthesis.texture_folder={tmp_path / 'gone'}"])
+    for begin in (
+        lambda: train(tiny_data, tmp_path / "run", settings=settings, device="cpu"),
+        lambda: SyntheticPairs.from_data(tiny_data, settings=settings),
+    ):
+        with pytest.raises(DataError, match="gone: expected a folder of texture pictures, found no such folder"):
+            begin()
 
 
 def test_real_photographs_are_read(real_data: Path) -> None:

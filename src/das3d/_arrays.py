@@ -46,11 +46,11 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Picture]:
+def open_picture(path: Path, *, upright: bool = True) -> Iterator[Picture]:
     """A file that Pillow decodes, not decoded yet.
 
     Raises:
-        DataError: it has too many pixels, or its orientation tag says that it is stored turned.
+        DataError: it has too many pixels, or, with `upright`, its orientation tag says that it is stored turned.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -64,7 +64,8 @@ def open_picture(path: Path) -> Iterator[Picture]:
     except UnidentifiedImageError:
         raise ValueError("not a known image format") from None
     with image:
-        expect_upright(path, image)
+        if upright:
+            expect_upright(path, image)
         yield image
 
 
@@ -118,11 +119,11 @@ def grey_png_array(path: Path) -> NDArray[Any]:
 
 
 @contextmanager
-def open_tiff(path: Path) -> Iterator[TiffPage | TiffPageSeries]:
+def open_tiff(path: Path, *, upright: bool = True) -> Iterator[TiffPage | TiffPageSeries]:
     """The only image of a TIFF file, not decoded yet.
 
     Raises:
-        DataError: there are several, or its orientation tag says that it is stored turned.
+        DataError: there are several, or, with `upright`, its orientation tag says that it is stored turned.
     """
     from tifffile import TiffFile, TiffPage
 
@@ -130,7 +131,7 @@ def open_tiff(path: Path) -> Iterator[TiffPage | TiffPageSeries]:
     with TiffFile(path) as tiff:
         first = tiff.pages[0]
         assert isinstance(first, TiffPage)
-        tag = first.tags.get(ORIENTATION)
+        tag = first.tags.get(ORIENTATION) if upright else None
         _check_orientation(path, 1 if tag is None else int(tag.value))
         if len(tiff.pages) == 1:
             yield first
@@ -160,9 +161,9 @@ def tiff_header(path: Path) -> Declared:
         return tiff_shape(image), image.dtype
 
 
-def tiff_array(path: Path) -> NDArray[Any]:
+def tiff_array(path: Path, *, upright: bool = True) -> NDArray[Any]:
     """(H, W) or (H, W, channels) in the file's own type."""
-    with open_tiff(path) as image:
+    with open_tiff(path, upright=upright) as image:
         pixels = image.asarray()
         return np.moveaxis(pixels, 0, -1) if _is_planar(image) else pixels
 

@@ -11,13 +11,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.console import warn
 from das3d.datasets import find_folder, folder_of
 from das3d.detector import Detector
 from das3d.engines import BATCH, in_batches
+from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window
 from das3d.prepared import prepare_part
 from das3d.streaming import reading_of
+from das3d.threshold import counted
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,36 @@ def find_parts(detector: Detector, data: Path | str | None) -> tuple[list[Part],
 
     Args:
         detector: the trained one; it knows its category and how its parts were read.
-        data: their folder; the training data where None. If that is not there any more, there are no parts.
+        data: their folder; the training data where None. If that is no longer there, there are no parts.
+
+    Raises:
+        DataError: there is something wrong with the folder that was told.
     """
-    known = str(detector.training.get("data", ""))
-    if data is None and not (known and Path(known).is_dir()):
-        return [], known
-    root = folder_of(Path(known if data is None else data), detector.training.get("category"))
-    return find_folder(root, check=False, **reading_of(detector, None, None)), str(root)
+    if data is None:
+        known = str(detector.training.get("data", ""))
+        try:
+            return find_parts(detector, known) if known else ([], "")
+        except DataError:
+            return [], known
+    root = folder_of(Path(data), detector.training.get("category"))
+    return find_folder(root, check=False, truth=False, **reading_of(detector, None, None)), str(root)
 
 
 def prepare_some(detector: Detector, parts: Sequence[Part], most: int) -> list[PreparedScan]:
-    """At most so many of the parts, spread evenly over them, prepared."""
+    """At most so many of the parts, spread evenly over them, prepared; others take the place of those that cannot be."""
     chosen = np.linspace(0, len(parts) - 1, min(most, len(parts))).round().astype(int)
-    return [prepare_part(parts[i], detector.statistics, detector.settings.preparation) for i in chosen]
+    scans: list[PreparedScan] = []
+    problems: list[str] = []
+    for i in [*chosen, *np.setdiff1d(np.arange(len(parts)), chosen)]:
+        if len(scans) == most:
+            break
+        try:
+            scans.append(prepare_part(parts[i], detector.statistics, detector.settings.preparation))
+        except DataError as error:
+            problems += error.problems[:1]
+    if problems:
+        warn(f"{counted(len(problems), 'part')} left out that cannot be prepared, such as {problems[0]}")
+    return scans
 
 
 def made_up_parts(side: int, count: int, seed: int = 0) -> list[PreparedScan]:

@@ -29,7 +29,7 @@ class GoodParts(Bundle):
 
     Attributes:
         rgb: (N, 3, S, S) uint8.
-        depth: (N, 1, S, S) float16 would lose small defects, so float32, normalised.
+        depth: (N, 1, S, S) float32, as float16 would lose small defects; normalised.
         foreground: (N, 1, S, S) bool.
     """
 

@@ -27,7 +27,7 @@ from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "parts.py", "preparation.py", "scan.py")
-READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs")
+READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes

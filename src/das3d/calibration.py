@@ -184,7 +184,7 @@ def _one_modality(
 ) -> Moments:
     # What tells regions of defects in this modality, one of each kind.
     defects = [made for kind in harmed(scan, detector.settings, number, 1, only=only).values() for made in kind]
-    return evidence_in(detector.run, defects, norms.pixel_threshold) if defects else Moments()
+    return evidence_in(detector.run, defects, norms.good_pixel_level) if defects else Moments()
 
 
 def _scores(detector: Detector, scans: Sequence[PreparedScan]) -> list[float]:

@@ -18,7 +18,7 @@ from das3d.console import warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
 from das3d.layouts import ABOUT_TRUTH, DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
-from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, size_problem
+from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, name_problem, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
 
@@ -96,6 +96,7 @@ def find_dataset(
     folder, layout = _choose(Path(root), category)
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format, hold_out=hold_out)
     parts = layout.parts(folder, search)
+    _check_names(parts, search)
     _check_labels(parts, search)
     if any(part.depth and part.depth_format is None for part in parts):
         search.report("no unit", f"{folder}: expected a declared unit for depth, found none; {HOW_TO_DECLARE}")
@@ -136,6 +137,7 @@ def find_folder(
     else:
         folder, layout = _choose(folder, None)
         parts = layout.parts(folder, search)
+    _check_names(parts, search)
     if not truth:
         parts = [replace(part, masks=()) for part in parts]
         for line in search.without(ABOUT_TRUTH):
@@ -233,6 +235,12 @@ def _expect_folder(folder: Path) -> None:
         raise DataError(f"{folder}: expected a folder, found nothing there")
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder, found a file")
+
+
+def _check_names(parts: Sequence[Part], search: Search) -> None:
+    for part in parts:
+        if problem := name_problem(part):
+            search.report("names in another encoding", problem)
 
 
 def _check_labels(parts: Sequence[Part], search: Search) -> None:

@@ -81,12 +81,12 @@ def export(
         precision: "fp32"; "fp16" keeps 16 bits; "int8" computes convolutions in 8 bits, calibrated on good parts.
         out: file to write; where None, ``model.onnx``, ``model_int8.onnx`` or the like beside the trained model.
         data: folder of parts to check and calibrate by; where None, the training data if it is still where it was, else
-            made-up parts, which do not do for int8.
+            made-up parts, which do not do for int8. Parts that cannot be prepared are left out with a warning.
         licence: of the weights, for those who get the file.
 
     Raises:
         ModelError: there is no trained model, or the exported one differs from it; then nothing is written.
-        DataError: there is something wrong with `data`, or no good part in it to calibrate by.
+        DataError: there is something wrong with `data`, or no part in it to check or no good one to calibrate by.
         SettingsError: `out` does not end as files of `to` do.
         MissingPackageError: a package that it takes is not installed.
     """
@@ -96,15 +96,20 @@ def export(
     detector = load(run, "cpu", "torch")
     file = _out_file(run, to, precision, out)
     parts, source = find_parts(detector, data)
-    good = [part for part in parts if part.defect == GOOD and part.split != "test"]
-    if precision == "int8" and not good:
-        raise DataError(f"{source or run}: expected good parts to calibrate int8 by, found none; --data names their folder")
-    if parts:
-        unseen = [part for part in parts if part.split != "train"] or parts
-        scans = prepare_some(detector, unseen, PARTS)
-    else:
+    calibration: list[PreparedScan] = []
+    if precision == "int8":
+        good = [part for part in parts if part.defect == GOOD and part.split != "test"]
+        calibration = prepare_some(detector, good, PARTS)
+        if not calibration:
+            expected = "good parts to calibrate int8 by"
+            raise DataError(f"{source or run}: expected {expected}, found none; --data names their folder")
+    unseen = [part for part in parts if part.split != "train"] or parts
+    scans, checked_on = prepare_some(detector, unseen, PARTS), source
+    if not scans and data is not None:
+        raise DataError(f"{source}: expected parts to check the export by, found none that can be prepared")
+    if not scans:
         scans = made_up_parts(detector.settings.preparation.size, PARTS)
-        source = f"made up, as the training data {source or ''} is not there".replace("  ", " ")
+        checked_on = f"made up, as no parts of the training data {source} can be used".replace("  ", " ")
 
     about = detector.about() | {"export": _facts(detector, precision, licence)}
     with tempfile.TemporaryDirectory(prefix="das3d_export_") as folder:
@@ -113,7 +118,6 @@ def export(
         if precision == "fp16":
             _to_fp16(graph)
         elif precision == "int8":
-            calibration = prepare_some(detector, good, PARTS)
             _to_int8(detector, graph, calibration)
             about["export"]["calibration"] = {"good_parts": len(calibration), "of": source}
         model = Path(folder) / f"model{SUFFIX[to]}"
@@ -121,13 +125,13 @@ def export(
         trained = compute(detector, scans)
         engines = [agreement(load(model, "cpu", engine), scans, trained) for engine in _engines(to)]
         _refuse_what_differs(file, precision, engines)
-        about["export"]["check"] = {"parts": len(scans), "of": source, "engines": [asdict(one) for one in engines]}
+        about["export"]["check"] = {"parts": len(scans), "of": checked_on, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
         if len(_files(model)) > 1:  # an old .xml beside new weights would load, and judge wrongly
             file.unlink(missing_ok=True)
         for written in _files(model):
             write_atomically(file.with_suffix(written.suffix), written.read_bytes())
-    return Export(file, len(scans), source, trained.ms, engines)
+    return Export(file, len(scans), checked_on, trained.ms, engines)
 
 
 def _out_file(run: Path, to: Target, precision: Precision, out: Path | str | None) -> Path:

@@ -56,6 +56,8 @@ class DepthFormat:
             raise DataError(f"depth scale: expected metres per count above 0, found {self.scale}")
         if not math.isfinite(self.offset):
             raise DataError(f"depth offset: expected metres, found {self.offset}")
+        if self.missing is not None and not math.isfinite(self.missing):
+            object.__setattr__(self, "missing", None)  # NaN would differ from itself, and such depths never count
         if self.focal_length is not None and not (math.isfinite(self.focal_length) and self.focal_length > 0):
             raise DataError(f"focal length: expected pixels above 0, found {self.focal_length}")
 
@@ -120,13 +122,14 @@ def mask_size(path: Path) -> Size:
     return _image_header(path, MASK_SUFFIXES, "a ground truth image")
 
 
-def read_rgb(path: Path) -> RGB:
+def read_rgb(path: Path, *, upright: bool = True) -> RGB:
     """An RGB image as (H, W, 3) uint8. Grey becomes three channels, alpha is dropped, 16 bits become 8 by division by 257.
 
     Raises:
-        DataError: the file is missing, damaged, too large, of another kind, or stored turned (its depth would not be).
+        DataError: the file is missing, damaged, too large, of another kind, or, with `upright`, stored turned (its depth
+            would not be).
     """
-    pixels = _read_image(path, RGB_SUFFIXES, "an RGB image")
+    pixels = _read_image(path, RGB_SUFFIXES, "an RGB image", upright=upright)
     if pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257)
     if pixels.ndim == 2:
@@ -144,12 +147,12 @@ def read_mask(path: Path) -> Mask:
     return marked if marked.ndim == 2 else np.asarray(marked.any(axis=2))
 
 
-def _image_header(path: Path, suffixes: Set[str], what: str) -> Size:
+def _image_header(path: Path, suffixes: Set[str], what: str, *, upright: bool = True) -> Size:
     _expect_suffix(path, suffixes, what)
     with _reading(path, what):
         if path.suffix.lower() in TIFF_SUFFIXES:
-            return _sane_size(path, _tiff_picture(path, what))
-        with open_picture(path) as image:
+            return _sane_size(path, _tiff_picture(path, what, upright=upright))
+        with open_picture(path, upright=upright) as image:
             if image.mode not in PICTURE_MODES and image.format != "PNG":
                 found = f"pixels of type {image.mode}"
                 raise DataError(f"{path}: expected {what} with 8 or 16 bits a channel, found {found}")
@@ -159,9 +162,9 @@ def _image_header(path: Path, suffixes: Set[str], what: str) -> Size:
 PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow
 
 
-def _tiff_picture(path: Path, what: str) -> tuple[int, ...]:
+def _tiff_picture(path: Path, what: str, *, upright: bool) -> tuple[int, ...]:
     # Shape of a TIFF image that has one meaning only.
-    with open_tiff(path) as tiff:
+    with open_tiff(path, upright=upright) as tiff:
         shape, dtype, page = tiff_shape(tiff), tiff.dtype, tiff.keyframe
         bits, photometric, jpeg = page.bitspersample, page.photometric, page.compression == 7
     channels = shape[2] if len(shape) == 3 else 1
@@ -176,14 +179,14 @@ def _tiff_picture(path: Path, what: str) -> tuple[int, ...]:
     return shape
 
 
-def _read_image(path: Path, suffixes: Set[str], what: str, *, alpha: bool = True) -> NDArray[Any]:
+def _read_image(path: Path, suffixes: Set[str], what: str, *, alpha: bool = True, upright: bool = True) -> NDArray[Any]:
     # (H, W) or (H, W, 3), uint8 or uint16. What is transparent is shown as it is stored, or refused.
-    _image_header(path, suffixes, what)
+    _image_header(path, suffixes, what, upright=upright)
     with _reading(path, what):
         if path.suffix.lower() in TIFF_SUFFIXES:
-            pixels = _arrays.tiff_array(path)
+            pixels = _arrays.tiff_array(path, upright=upright)
         else:
-            with open_picture(path) as image:
+            with open_picture(path, upright=upright) as image:
                 if image.format == "PNG" and png_type(path)[0] == 16:
                     import imagecodecs  # Pillow would cut colours to 8 bits
 
@@ -191,7 +194,8 @@ def _read_image(path: Path, suffixes: Set[str], what: str, *, alpha: bool = True
                 else:
                     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
                     pixels = np.asarray(image.convert(mode + "A" if image.has_transparency_data else mode))
-                    expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
+                    if upright:
+                        expect_upright(path, image)  # a PNG may tell its orientation behind the pixels
         if pixels.dtype == np.bool_:
             pixels = pixels * np.uint8(255)
         if pixels.ndim == 3 and pixels.shape[2] in (2, 4):

@@ -199,7 +199,11 @@ def _kinds(folder: Path, search: Search, default: DepthFormat | None) -> list[Pa
     if not splits:
         whole = _split_of(folder)
         parts = [part for kind in folders.values() for part in _kind(kind, whole or "test", search, form)]
-        return parts if whole else _split_by_name(parts, search)
+        if whole is None:
+            return _split_by_name(parts, search)
+        # The same training parts are held out as where the data set around is given.
+        around = {SPLITS[name] for name in splits_in(folder.resolve().parent)}
+        return parts if "validation" in around else _with_held_out(parts, search)
     if GOOD in folders:
         search.report("mixed layouts", f"{folders[GOOD]}: expected parts only in {', '.join(splits)}, found these beside")
     if {"val", "validation"} <= set(splits):
@@ -401,8 +405,8 @@ TIFF = "*.[tT][iI][fF]*"
 # Tried in this order. A new layout is a function as above and a line here.
 LAYOUTS = (
     Layout("eyecandies", ("*/data/*_metadata.yaml",), eyecandies),
-    Layout("3d-adam", (f"*/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d),
-    Layout("mvtec3d", (f"*/*/xyz/{TIFF}",), mvtec3d),
+    *(Layout("3d-adam", (f"{split}/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d) for split in SPLITS),
+    *(Layout("mvtec3d", (f"{split}/*/xyz/{TIFF}",), mvtec3d) for split in SPLITS),
     Layout("folder", ("good",), own_folder),
     Layout("folder", ("train/good",), own_folder),
     Layout("folder", ("test/*/",), own_folder),

@@ -29,7 +29,7 @@ from das3d.preparation import PreparedScan, Statistics
 from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
 from das3d.settings import Settings, SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
-from das3d.textures import load_textures
+from das3d.textures import expect_textures, load_textures
 
 # ------------------------------------------------------------------------------------------- any good pairs
 
@@ -154,14 +154,21 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         """Pairs of parts that are prepared already.
 
         Args:
-            names: of the parts.
+            names: of the parts, no two alike.
             scans: prepared by `statistics`.
             statistics: of the good parts.
             settings: of synthesis and modality; None: the preset `fast`.
             seed: of the recipes; None: that of the settings.
             length: number of pairs; None: as many as parts.
+
+        Raises:
+            DataError: names repeat, or are not as many as the scans.
         """
         self.names = list(names)
+        self._places = {name: place for place, name in enumerate(self.names)}
+        if not len(self._places) == len(self.names) == len(scans):
+            found = f"{len(self.names)}, {len(self._places)} of them different"
+            raise DataError(f"names: expected one of its own for each of {len(scans)} parts, found {found}")
         self.statistics = statistics
         self.settings = settings or make_settings()
         self.seed = self.settings.seed if seed is None else seed
@@ -197,6 +204,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             DataError: something is wrong with the data; every problem is named.
         """
         settings = settings or make_settings()
+        expect_textures(settings.synthesis)
         dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
         train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
@@ -239,9 +247,9 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         Raises:
             DataError: there is no such part here.
         """
-        if part not in self.names:
+        if part not in self._places:
             raise DataError(f"{part}: expected one of the {len(self.names)} good parts here, found no such part")
-        good = self._parts[torch.tensor([self.names.index(part)])]
+        good = self._parts[torch.tensor([self._places[part]])]
         rgb = good.rgb.float() / 255
         harmed = apply_recipes(rgb, good.depth, good.foreground, recipes, self.settings.synthesis, self._textures)
         return Pair(number, part, rgb, good.depth, good.foreground, harmed, tuple(recipes))

@@ -73,8 +73,9 @@ class Part:
                     raise DataError(f"{path}: expected no defect on a good part, found {count:,} marked pixels")
         if mask is None and self.defect == GOOD and sizes:
             mask = np.zeros(next(iter(sizes.values())), np.bool_)
-        name = str(self.rgb or self.depth or self.id)
-        return Scan(name=name, rgb=colours, depth=metres, valid=valid, mask=mask, camera=camera)
+        # Nearly all that can be wrong with a scan that was read is wrong with its depth.
+        file = self.rgb if metres is None else self.depth
+        return Scan(name=str(file or self.id), rgb=colours, depth=metres, valid=valid, mask=mask, camera=camera)
 
 
 def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
@@ -84,6 +85,18 @@ def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
     (first, (height, width)), *others = sizes.items()
     found = " and ".join(f"{size[1]} x {size[0]} in {path}" for path, size in others if size != (height, width))
     return f"{first}: expected all members of a part to have one size, found {width} x {height} here and {found}"
+
+
+def name_problem(part: Part) -> str | None:
+    """One line that names a file of the part whose name is no UTF-8, so that no table of results can hold it, else None."""
+    for file in (part.rgb, part.depth):
+        shown = str(file).encode(errors="backslashreplace").decode()
+        if shown != str(file):
+            return (
+                f"{shown}: expected a name in UTF-8, found one in another encoding, as archives from Windows may have; "
+                "rename it, such as by: convmv -r --notest -f cp850 -t utf-8 FOLDER"
+            )
+    return None
 
 
 HOLD_OUT = 0.1  # share of the good parts that is held out where nobody says
@@ -114,4 +127,5 @@ def split_good(names: Sequence[str], *, test: bool, hold_out: float = HOLD_OUT) 
 
 
 def _point(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    # Names that are no UTF-8 are refused later, together with all else that is wrong.
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:6], "big") / 2**48

@@ -14,7 +14,7 @@ from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
-from das3d.parts import UNKNOWN, Part
+from das3d.parts import UNKNOWN, Part, name_problem
 from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
 from das3d.threshold import counted
 
@@ -48,6 +48,8 @@ def predict_part(
         warn(f"{depth}: the data around it declares how depth is read, which is what counts")
     form = around or reading_of(detector, None, depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
+    if problem := name_problem(part):
+        raise DataError(problem)
     _warn_of_others(out / "scores.csv", [part])
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
     if result.error:

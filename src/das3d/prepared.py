@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from das3d import cache
 from das3d.console import progress, warn
 from das3d.datasets import Dataset, find_dataset
@@ -16,6 +18,8 @@ from das3d.parts import Part
 from das3d.preparation import PreparedScan, Statistics, measure, prepare
 from das3d.scan import Scan
 from das3d.settings import PreparationSettings, Settings
+
+DARK = 25  # grey levels; below that, steps between them show
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,14 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
             measured are named, then all that cannot be prepared.
     """
     train, held_out = train_and_held_out(dataset)
+    if not held_out and settings.training.hold_out:
+        warn(
+            f"{dataset.root}: holds no validation parts, so the model will have no threshold; those beside it set one "
+            f"where {dataset.root.resolve().parent} is given"
+        )
     statistics = measure_parts(train, settings)
     if statistics.frame is None:
-        _warn_of_sizes(train)
+        _warn_of_sizes(train, statistics)
     with progress("preparing", len(train) + len(held_out)) as step:
         prepared: list[PreparedScan] = []
         problems: list[str] = []
@@ -73,16 +82,36 @@ def prepare_dataset(dataset: Dataset, settings: Settings) -> PreparedData:
             step()
     if problems:
         raise DataError(problems)
+    if statistics.has_rgb and (problem := too_dark(_brightness(prepared[: len(train)], statistics))):
+        warn(problem)
     return PreparedData(statistics, prepared[: len(train)], prepared[len(train) :])
 
 
-def _warn_of_sizes(parts: list[Part]) -> None:
+def _brightness(scans: list[PreparedScan], statistics: Statistics) -> float:
+    # Of the part, as the files have it: prepared scans are stretched.
+    means = [scan.rgb.max(axis=2)[scan.foreground].mean() for scan in scans if scan.foreground.any()]
+    return float(np.median(means)) * statistics.rgb_high / 255 if means else 0.0
+
+
+def too_dark(brightness: float) -> str | None:
+    """One line where a part whose brightest channel has this mean grey level (0 to 255) is too dark, else None."""
+    if brightness >= DARK:
+        return None
+    return (
+        f"the part is {brightness:.0f} of 255 bright: too short an exposure? 12-bit numbers in 16-bit files look so, too: "
+        "multiplied by 16, they keep their steps."
+    )
+
+
+def _warn_of_sizes(parts: list[Part], statistics: Statistics) -> None:
     sizes = [_size_of(part) for part in parts]
     usual = max(set(sizes), key=sizes.count)
     others = [part.id for part, size in zip(parts, sizes, strict=True) if size != usual]
+    # Windows are cut out in pixels, whole frames are shrunk to one size.
+    how = "at the same scale in pixels" if statistics.window else "as if all showed the same field"
     warn(
         f"{len(others)} of {len(parts)} training parts have another size than {usual[1]} x {usual[0]} pixels, such as "
-        f"{others[0]}; parts of any size will be taken from now on, as if all showed the same field"
+        f"{others[0]}; parts of any size will be taken from now on, {how}"
     )
 
 

@@ -27,7 +27,7 @@ from das3d.threshold import Threshold
 Evidence = Literal["colour", "shape", "both", "unclear"]
 Run = Callable[[Sequence[PreparedScan]], EngineOutput]
 
-GOOD_PIXELS = 0.999  # share of the good parts' pixels that stay below the pixel threshold
+GOOD_PIXELS = 0.999  # share of the good parts' pixels that stay below their level
 BINS = 1024  # of the histogram of map values, 0 to 1
 BOTH = 0.3  # of the evidence; a modality that gives less than that is not named
 ENOUGH = 8  # synthetic defects in one modality alone, below which nothing is said about the evidence
@@ -146,8 +146,8 @@ class RegionNorms:
         return RegionNorms(levels, heights, self.colour + other.colour, self.shape + other.shape)
 
     @property
-    def pixel_threshold(self) -> float:
-        """The map value above which a pixel belongs to a region: one good pixel in a thousand is above it."""
+    def good_pixel_level(self) -> float:
+        """The map value that one pixel in a thousand of the good parts exceeds."""
         below = np.cumsum(self.levels)
         return float(np.searchsorted(below, GOOD_PIXELS * below[-1]) + 1) / BINS
 
@@ -200,7 +200,7 @@ def _patches(part: Mask) -> Iterator[Mask]:
 
 def pixel_threshold(norms: RegionNorms, threshold: Threshold) -> float:
     """The map value above which a pixel belongs to a region: what the part's score exceeds, every region of it does."""
-    return min(norms.pixel_threshold, threshold.value)
+    return min(norms.good_pixel_level, threshold.value)
 
 
 def find_regions(

@@ -35,6 +35,7 @@ from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
+from das3d.textures import expect_textures
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
 SETTINGS_FILE = "settings.toml"
@@ -92,6 +93,7 @@ def train(
     dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
     if not holds_run(out):
         expect_outside(out, dataset.root)
+        expect_textures(settings.synthesis)
     prepared = prepare_dataset(dataset, settings)
     facts = {
         "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere

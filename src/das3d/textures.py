@@ -21,6 +21,16 @@ Some = TypeVar("Some", list[Path], Tensor)
 MOST = 512  # pictures kept on the device; more add little variety and much memory
 
 
+def expect_textures(settings: SynthesisSettings) -> None:
+    """Refuse settings whose folder of textures is not there, before any long work.
+
+    Raises:
+        DataError: the folder is missing or holds no picture.
+    """
+    if settings.texture == "folder":
+        _pictures_in(Path(settings.texture_folder))
+
+
 def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | None:
     """Texture pictures (N, 3, S, S) uint8 on the parts' device; None where textures are generated.
 
@@ -36,14 +46,20 @@ def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | Non
 
 
 def _from_folder(folder: Path, side: int) -> Tensor:
+    # Textures look alike whichever way they lie, so those of cameras that were held upright need not be turned.
+    read = (read_rgb(file, upright=False) for file in _some(_pictures_in(folder)))
+    pictures = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in read]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def _pictures_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of texture pictures, found no such folder")
     there = (file for file in folder.rglob("*") if not is_stray(file.name))
     files = sorted(file for file in there if file.suffix.lower() in RGB_SUFFIXES)
     if not files:
         raise DataError(f"{folder}: expected texture pictures ({', '.join(sorted(RGB_SUFFIXES))}), found none")
-    pictures = [cv2.resize(read_rgb(file), (side, side), interpolation=cv2.INTER_AREA) for file in _some(files)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return files
 
 
 def _some(pictures: Some) -> Some:

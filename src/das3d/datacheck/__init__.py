@@ -30,12 +30,11 @@ from das3d.files import HOW_TO_DECLARE, DepthFormat
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.parts import Part
 from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_run_out
-from das3d.prepared import measure_parts, prepare_part, train_and_held_out
+from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
 from das3d.threshold import parts_for
 
-DARK = 25  # grey levels; below that, steps between them show
 READERS = 4  # scans looked at at once; each is in memory meanwhile
 
 
@@ -305,12 +304,8 @@ def _on_numbers(check: DataCheck) -> list[str]:
 
 def _on_brightness(check: DataCheck) -> list[str]:
     brightness = median(check.good, "brightness")
-    if brightness is None or brightness >= DARK:
-        return []
-    return [
-        f"the part is {brightness:.0f} of 255 bright: too short an exposure? 12-bit numbers in 16-bit files look so, too: "
-        "multiplied by 16, they keep their steps."
-    ]
+    problem = None if brightness is None else too_dark(brightness)
+    return [problem] if problem else []
 
 
 def _on_shift(check: DataCheck) -> list[str]:
