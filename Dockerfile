@@ -6,10 +6,11 @@
 
 FROM python:3.11-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 RUN python -m venv /opt/das3d \
- && /opt/das3d/bin/pip install --no-cache-dir --disable-pip-version-check ".[runtime,serve,postgres]" \
+ && /opt/das3d/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
+    ".[runtime,serve,postgres]" \
  && /opt/das3d/bin/pip uninstall --yes --quiet pip setuptools
 
 FROM python:3.11-slim

@@ -4,14 +4,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test check bench docs clean
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-# Everything installed, redone when the dependencies change. torch comes first and alone: its CPU build has no CUDA packages.
-$(VENV)/installed: pyproject.toml
+.PHONY: demo test check bench docs upgrade clean
+
+# Everything installed, in the versions that were tested, and anew when those change. On Linux PyPI's torch brings gigabytes of
+# CUDA packages; where pip is told of PyTorch's own index, by PIP_EXTRA_INDEX_URL, the CPU build comes without them.
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+# The newest versions that pyproject.toml allows. Run `make check test` before you keep the list.
+upgrade: $(VENV)/installed
+	$(PIP) install --upgrade --upgrade-strategy eager --editable ".[dev]"
+	sed -n 1p constraints.txt > constraints.new
+	$(BIN)/pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' >> constraints.new
+	mv constraints.new constraints.txt
+	touch $(VENV)/installed
 
 # A data set, a training, an evaluation and a prediction from nothing, in a few minutes.
 demo: $(VENV)/installed
