@@ -42,3 +42,13 @@ def test_a_camera_saves_what_das3d_reads(tmp_path: Path, monkeypatch: pytest.Mon
     scan = dataset.train[0].read()
     assert scan.valid is not None and scan.valid.mean() > 0.5
     assert 0.1 < scan.depth[scan.valid].mean() < 2
+
+
+def test_a_network_of_ones_own_is_trained_calibrated_and_evaluated(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "own_detector.py", tiny_data, tmp_path / "own", 2) == 0
+    told = capsys.readouterr().out
+    assert "threshold" in told and "from 2 held-out good parts" in told
+    figures = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert 0 <= figures["i_auroc"] <= 1 and figures["threshold"]["parts"] == 2

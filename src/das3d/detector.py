@@ -24,7 +24,7 @@ from das3d.settings import Settings, settings_from_dict
 from das3d.threshold import Threshold
 
 if TYPE_CHECKING:
-    from das3d.network import DAS3DNet
+    from torch import nn
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -85,7 +85,7 @@ class Detector:
     norms: RegionNorms | None = None
 
     @property
-    def network(self) -> DAS3DNet:
+    def network(self) -> nn.Module:
         """The networks themselves, for those who train. Raises ModelError for an exported model, which has none."""
         from das3d.engines.torch_engine import TorchEngine
 

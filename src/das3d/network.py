@@ -27,7 +27,7 @@ class Output(NamedTuple):
     """One forward pass. Images that belong to a modality that is not used are None.
 
     Attributes:
-        logits: (B, 1, S, S); the sigmoid is the anomaly map. (The paper's two-class softmax is the sigmoid of the
+        logits: (B, 1, S, S); the sigmoid is the anomaly map. (DRAEM's two-class softmax is the sigmoid of the
             difference of its two logits.)
         rgb: (B, 3, S, S) repaired RGB.
         depth: (B, C, S, S) repaired depth features, the first of which is the depth itself.
@@ -62,9 +62,9 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
 class RepairNet(nn.Module):
     """F_Z or F_I: an encoder and a decoder.
 
-    As in the paper they have no skips: only what the bottleneck knows comes out again. With `skips` the decoder sees the
-    encoder's features and the net predicts what to add to its input, starting from nothing; that correction is one more
-    feature for the discriminator.
+    As DRAEM's they have no skips ("UNet-like" is all that the paper says): only what the bottleneck knows comes out again.
+    With `skips` the decoder sees the encoder's features and the net predicts what to add to its input, starting from
+    nothing; that correction is one more feature for the discriminator.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...], stem: int, skips: bool) -> None:

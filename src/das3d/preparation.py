@@ -1,7 +1,8 @@
 """From a raw scan to what the networks see: background removed, cut out, resized, normalised, and the way back.
 
 The steps are the paper's ("Data Preprocess"): fit the background plane by RANSAC, remove the points near it, set the
-removed depth to the largest remaining one and the removed RGB to zero, resize, normalise. Only depth and pixel positions
+removed depth to the far end of the range (of the training parts; the paper takes what is farthest in each scan) and the
+removed RGB to zero, resize, normalise. Only depth and pixel positions
 are used, never x and y, so a scan gives the same result as XYZ points and as a depth image.
 
 What is measured on the training scans (`Statistics`) is kept with the model and used unchanged on every later scan.

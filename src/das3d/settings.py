@@ -45,9 +45,10 @@ class SynthesisSettings(_Section):
     perlin_octaves: int = Field(5, ge=0, le=7, description="Perlin periods per axis are 2^0 to 2^this, drawn per axis")
     threshold_low: float = Field(0.3, gt=0, lt=1, description="tp of eq. (1): smallest threshold on the Perlin noise")
     threshold_high: float = Field(0.7, gt=0, lt=1, description="tp of eq. (1): largest threshold")
-    skew_filter: bool = Field(True, description="eqs. (3) to (5); false: the ternary mask itself is added to the depth")
+    skew_filter: bool = Field(True, description="eqs. (3) to (5); false: dZ of eq. (6) is the ternary mask itself")
     sigma_low: float = Field(0.008, gt=0, lt=0.2, description="smallest sigma of eq. (3), as a share of the image side")
     sigma_high: float = Field(0.03, gt=0, lt=0.2, description="largest sigma of eq. (3), as a share of the image side")
+    skew: float = Field(0.5, ge=0, le=5, description="eq. (4): the components of alpha are drawn up to this, either way")
     magnitude_low: float = Field(0.03, ge=0, le=1, description="pmin of eq. (6), on the normalised depth")
     magnitude_high: float = Field(0.2, gt=0, le=1, description="pmax of eq. (6)")
     peak: bool = Field(True, description="scale each change of depth so that pz is its largest value; false: as eq. (5)")
@@ -110,7 +111,7 @@ class SynthesisSettings(_Section):
 
 
 class NetworkSettings(_Section):
-    """Widths of the three networks. The paper's are those of DRAEM."""
+    """The three networks. Where the paper gives no number, the preset `paper` has DRAEM's."""
 
     stem: Literal[1, 2, 4] = Field(
         4, description="pixels folded into channels per axis before the repair nets' first layer"
@@ -127,10 +128,10 @@ class NetworkSettings(_Section):
         32, ge=0, description="channels each feature is projected to before fusing; 0: none, as the paper"
     )
     skips: bool = Field(
-        False, description="repair nets see past the bottleneck and correct their input; false: autoencoders, as the paper"
+        False, description="repair nets see past the bottleneck and correct their input; false: autoencoders, as DRAEM"
     )
     coarse_first: bool = Field(
-        True, description="the discriminator convolves coarse features before it enlarges them; false: after, as the paper"
+        True, description="the discriminator convolves coarse features before it enlarges them; false: after, as DRAEM"
     )
     depth_relief: bool = Field(True, description="give the networks slopes and local relief beside the depth")
 

@@ -193,7 +193,7 @@ def draw_recipe(
         radius=log_uniform(settings.spot_low, settings.spot_high),
         aspect=log_uniform(1.0, 3.0),
         sigma=log_uniform(settings.sigma_low, settings.sigma_high),
-        alpha=uniform(-0.5, 0.5, 2),  # eq. (4)
+        alpha=uniform(-settings.skew, settings.skew, 2),  # eq. (4)
         magnitude=uniform(settings.magnitude_low, settings.magnitude_high),
         sign=torch.randint(-1, 2, (batch,), generator=generator).float(),
         beta=uniform(0, settings.opacity_rest),

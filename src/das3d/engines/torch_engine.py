@@ -34,7 +34,7 @@ class Scorer(nn.Module):
     nothing but a chance of the pixels' grid differs from view to view; a defect does not.
     """
 
-    def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
+    def __init__(self, network: nn.Module, settings: ScoreSettings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
         turns = [0.0, settings.turn, -settings.turn] if settings.turn else [0.0]
@@ -98,7 +98,7 @@ def part_scores(maps: Tensor, settings: ScoreSettings) -> Tensor:
     return maps.flatten(1).amax(dim=1)
 
 
-def fused(network: DAS3DNet) -> DAS3DNet:
+def fused(network: nn.Module) -> nn.Module:
     """A copy whose batch norms are part of the convolutions before them; same values within rounding, about 5 % faster."""
     network = copy.deepcopy(network).eval()
     for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
@@ -130,12 +130,13 @@ class TorchEngine(Engine):
     is filled up, and what is more is cut.
 
     Attributes:
-        network: what training trains; the engine computes with a copy of it as it is now.
+        network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`; the
+            engine computes with a copy of it as it is now.
     """
 
     name = "PyTorch"
 
-    def __init__(self, network: DAS3DNet, settings: ScoreSettings) -> None:
+    def __init__(self, network: nn.Module, settings: ScoreSettings) -> None:
         self.network = network
         self.scorer = Scorer(fused(network), settings)
         self.torch_device = next(network.parameters()).device
