@@ -293,7 +293,7 @@ def test_whatever_a_page_names_exists(page: Path) -> None:
             importlib.import_module(name)
         except ImportError:
             assert hasattr(importlib.import_module(module), attribute), f"{page.name}: {name}"
-    for name in set(re.findall(r"`((?:preparation|synthesis|network|training|score)\.\w+)`", text)):
+    for name in set(re.findall(r"`((?:preparation|synthesis|network|training|score)\.(?!py`)\w+)`", text)):
         section, _, key = name.partition(".")
         known = hasattr(getattr(Settings(), section), key)
         assert known or f"(#das3d.{name})" in text, f"{page.name}: no setting {name}"
