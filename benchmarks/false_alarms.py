@@ -73,7 +73,7 @@ def as_shipped(held_out: Scores, fresh: Scores) -> Iterator[str]:
     for rate in RATES:
         threshold = threshold_from(held_out.tolist(), rate)
         assert threshold is not None
-        alarms = int((fresh > threshold.value).sum())
+        alarms = sum(threshold.is_defective(score) for score in fresh.tolist())
         yield (
             f"| {rate_text(rate)} | {threshold.value:.4f} | {threshold.false_alarm_rate:.1%} | {threshold.bound:.1%} "
             f"| {alarms} of {len(fresh)} ({alarms / len(fresh):.1%}) | {threshold.surprise(alarms, len(fresh)):.2f} |"
@@ -90,7 +90,7 @@ def shuffled(pool: Scores, calibration: int, splits: int, rng: np.random.Generat
             order = rng.permutation(pool)
             threshold = threshold_from(order[:calibration].tolist(), rate)
             assert threshold is not None
-            observed.append(float((order[calibration:] > threshold.value).mean()))
+            observed.append(float(np.mean([threshold.is_defective(score) for score in order[calibration:].tolist()])))
             promised = threshold.false_alarm_rate
             bound = bound or threshold.bound
         low, high = np.quantile(observed, (0.05, 0.95))

@@ -109,7 +109,8 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     out.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device)
     keep_freed_memory()
-    fabric = Fabric(accelerator=chosen.type, devices=1, precision=precision_for(chosen, settings))
+    precision = precision_for(chosen, settings)
+    fabric = Fabric(accelerator=chosen.type, devices=1, precision=precision)
     fabric.launch()
     budget = None if minutes is None else minutes * 60
     state = fit(GoodParts.from_scans(scans["train"]), settings, out, fabric=fabric, budget=budget)
@@ -136,7 +137,7 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
         "false_alarms": sum(said for _, bad, said in told if not bad), "threshold": detector.threshold.value,
         "missed": " ".join(name for name, bad, said in told if bad and not said),
         "alarms": " ".join(name for name, bad, said in told if said and not bad),
-        "machine": machine(chosen), "precision": str(fabric._precision.precision),
+        "machine": machine(chosen), "precision": precision,
         "scores": dict(zip(names, scores, strict=True)), "held_out": held_out,
     }  # fmt: skip
     (out / "figures.json").write_text(json.dumps(figures, indent=2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import tifffile
 from typer.testing import CliRunner, Result
 
 from das3d.cli import app
@@ -43,8 +42,3 @@ def das3d(*words: object) -> Result:
 def copy_category(data: Path, to: Path) -> Path:
     """A copy of the tiny category that a test may change."""
     return Path(shutil.copytree(data / CATEGORY, to / CATEGORY))
-
-
-def depth_of(xyz: Path) -> object:
-    """Depth (H, W) in metres in a file of points."""
-    return tifffile.imread(xyz)[..., 2]

@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from das3d.calibration import calibrate
     from das3d.datacheck import DataCheck, check_data
-    from das3d.datasets import Dataset, Part, find_categories, find_dataset
+    from das3d.datasets import Dataset, find_categories, find_dataset
     from das3d.demo import make_demo
     from das3d.detector import Detector, Prediction, load
     from das3d.errors import Das3dError, DataError, MissingPackageError, ModelError, SettingsError
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from das3d.exporting import export
     from das3d.files import DepthFormat
     from das3d.pairs import SyntheticPairs, harm_pairs
+    from das3d.parts import Part
     from das3d.run import train
     from das3d.scan import Camera, Scan, scan_from_arrays
     from das3d.settings import Settings, make_settings
-    from das3d.synthesis import Recipe, draw_recipe, synthesise
+    from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_recipe, synthesise
 
 _HOMES = {
     "Camera": "scan", "Das3dError": "errors", "DataCheck": "datacheck", "DataError": "errors", "Dataset": "datasets",
     "DepthFormat": "files", "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors",
-    "Part": "datasets", "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings",
-    "SettingsError": "errors", "SyntheticPairs": "pairs", "calibrate": "calibration", "check_data": "datacheck",
+    "Part": "parts", "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings",
+    "SettingsError": "errors", "SyntheticPairs": "pairs", "apply_recipes": "synthesis", "calibrate": "calibration",
+    "check_data": "datacheck", "Harmed": "synthesis",
     "draw_recipe": "synthesis", "evaluate": "evaluation", "export": "exporting", "find_categories": "datasets",
     "find_dataset": "datasets", "harm_pairs": "pairs", "load": "detector", "make_demo": "demo",
     "make_settings": "settings", "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
@@ -51,6 +53,7 @@ __all__ = [
     "Dataset",
     "DepthFormat",
     "Detector",
+    "Harmed",
     "MissingPackageError",
     "ModelError",
     "Part",
@@ -60,6 +63,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SyntheticPairs",
+    "apply_recipes",
     "calibrate",
     "check_data",
     "draw_recipe",

@@ -48,7 +48,7 @@ class Replayed(Generic[Inputs, Result]):
 
     def __call__(self, inputs: Inputs) -> Result:
         """The work's result for inputs on the host."""
-        # Pinned, or the host would wait until they have arrived; PyTorch keeps them until then.
+        # From pinned memory the copy runs while the host goes on; PyTorch keeps the memory until it is done.
         packed = inputs.packed().pin_memory()
         if self.graph is not None:
             self.packed.copy_(packed, non_blocking=True)

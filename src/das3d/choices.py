@@ -1,4 +1,7 @@
-"""The words that settings, functions and commands choose from, apart from all else, for which commands must not wait."""
+"""Literal types that settings, functions and commands share.
+
+They have a module of their own so that the command line can import them without loading anything heavy.
+"""
 
 from typing import Literal
 

@@ -43,14 +43,17 @@ class Dataset:
 
     @property
     def train(self) -> tuple[Part, ...]:
+        """Good parts to train on."""
         return self._of("train")
 
     @property
     def validation(self) -> tuple[Part, ...]:
+        """Good parts that are held out, for the threshold."""
         return self._of("validation")
 
     @property
     def test(self) -> tuple[Part, ...]:
+        """Good and defective parts, for figures alone."""
         return self._of("test")
 
     def _of(self, split: Split) -> tuple[Part, ...]:
@@ -176,11 +179,11 @@ def folder_of(data: Path, category: str | None) -> Path:
 
 
 def expect_outside(out: Path, root: Path | str, category: str | None = None) -> None:
-    """Refuse to write where what is written would be taken for parts.
+    """Refuse a folder for results that could later be read as parts.
 
     Raises:
-        DataError: `out` is, or lies in, the folder of the category or a plain folder of parts. Beside train, validation and
-            test there is room. The same of the data set that `root` may be a folder of, such as ``gear/test/dent``.
+        DataError: `out` lies in the category's folder, in a plain folder of parts, or in the data set around `root` (which
+            may be one of its folders, such as ``gear/test/dent``). Beside train, validation and test it may lie.
     """
     root = Path(root)
     there = find_categories(root)

@@ -23,7 +23,7 @@ def fingerprint_in(scan: Scan) -> str:
 
 
 def marks_of(part: Part) -> set[str]:
-    """Its fingerprint, and that of models of before formats were seen through: a hash of the file."""
+    """The part's fingerprint, and the hash of its file, which older models kept instead."""
     return {fingerprint_of(part), _hash(file_of(part).read_bytes())}
 
 

@@ -31,8 +31,8 @@ class Light(Bundle):
         exponent: of RGB in (0, 1); above 1 it is harsher, below 1 softer.
         field: (B, LAMPS, LAMPS) gain from place to place.
         glare: of surfaces that face one way; 1 makes them all light, -1 black.
-        gloss: what light is at most: 1 white, as of a mirror, 0 `BRIGHTER` times what is seen, as of a matt surface.
-        facet: 0 to 1, which of the part's pixels it is whose surface glares most.
+        gloss: how bright glare gets at most, from matt (0: `BRIGHTER` times what is seen) to a mirror (1: white).
+        facet: 0 to 1, picks the pixel of the part whose direction glares most.
         breadth: how far slopes may differ from that pixel's, as a share of the part's mean slope.
     """
 

@@ -24,7 +24,7 @@ def ssim_loss(x: Tensor, y: Tensor) -> Tensor:
 
 
 class _Similarity:
-    """The similarity of two images and the quantities that its gradient is made of."""
+    """The similarity of two images, as two fractions above and below their lines, and what its gradient is made of."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -32,17 +32,17 @@ class _Similarity:
         self.mean_x, self.mean_y, xx, yy, xy = torch.split(blurred, x.shape[1], dim=1)
         squares = self.mean_x**2 + self.mean_y**2
         product = self.mean_x * self.mean_y
-        self.brightness, self.brightnesses = 2 * product + C1, squares + C1
-        self.structure, self.structures = 2 * (xy - product) + C2, xx + yy - squares + C2
-        self.map = self.brightness * self.structure / (self.brightnesses * self.structures)
+        self.brightness_above, self.brightness_below = 2 * product + C1, squares + C1
+        self.structure_above, self.structure_below = 2 * (xy - product) + C2, xx + yy - squares + C2
+        self.map = self.brightness_above * self.structure_above / (self.brightness_below * self.structure_below)
 
     def gradient(self) -> Tensor:
         """Of the sum of the map by `x`: x acts through its blurred self, its blurred square and the blurred product."""
-        whole = 1 / (self.brightnesses * self.structures)
-        by_square = -self.map / self.structures
-        by_product = 2 * self.brightness * whole
-        by_mean = 2 * self.mean_y * (self.structure - self.brightness) * whole
-        by_mean += 2 * self.mean_x * self.map * (1 / self.structures - 1 / self.brightnesses)
+        whole = 1 / (self.brightness_below * self.structure_below)
+        by_square = -self.map / self.structure_below
+        by_product = 2 * self.brightness_above * whole
+        by_mean = 2 * self.mean_y * (self.structure_above - self.brightness_above) * whole
+        by_mean += 2 * self.mean_x * self.map * (1 / self.structure_below - 1 / self.brightness_below)
         # The window is symmetric, so what spreads a gradient back is the blur itself.
         spread = blur(torch.cat([by_mean, by_square, by_product], dim=1))
         mean, square, product = torch.split(spread, self.x.shape[1], dim=1)

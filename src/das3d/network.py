@@ -135,9 +135,9 @@ class CoarseLevel(nn.Module):
 class Discriminator(nn.Module):
     """D: a U-Net with skips over the fused features (eq. 11).
 
-    As in the paper every feature is upsampled to full resolution and concatenated. With `pictures` channels the U-Net looks
-    at the images themselves, in blocks of `stem` pixels, and a projection of each feature to `fuse_width` channels joins it
-    at the level that has the feature's own resolution: nothing is upsampled, and the finest levels stay narrow.
+    As in the paper every feature is enlarged to full resolution and concatenated. With `image_channels` the U-Net looks at
+    the images themselves, in blocks of `stem` pixels, and each feature joins at the level of its own resolution, projected
+    to `fuse_width` channels where that is not 0, so that the finest levels stay narrow.
     """
 
     def __init__(
@@ -146,17 +146,17 @@ class Discriminator(nn.Module):
         widths: tuple[int, ...],
         fuse_width: int,
         stem: int,
-        pictures: int,
+        image_channels: int,
         coarse_first: bool,
     ) -> None:
         super().__init__()
         level_above = CoarseLevel if coarse_first else FineLevel
-        self.stem, self.direct = stem, pictures > 0
+        self.stem, self.direct = stem, image_channels > 0
         self.project = nn.ModuleList(nn.Conv2d(width, fuse_width, 1) for width, _ in taps) if fuse_width else None
         each = [fuse_width or width for width, _ in taps]
         # Where features join: at their own level, or all at the first.
         self.level_of = [max(stride // stem, 1).bit_length() - 1 if self.direct else 0 for _, stride in taps]
-        into = [pictures * stem * stem, *widths[:-1]] if self.direct else [0, *widths[:-1]]
+        into = [image_channels * stem * stem, *widths[:-1]] if self.direct else [0, *widths[:-1]]
         for level in set(self.level_of):
             joined = [width for width, own in zip(each, self.level_of, strict=True) if own == level]
             into[level] += fuse_width if fuse_width else sum(joined)
@@ -173,8 +173,8 @@ class Discriminator(nn.Module):
         features = [one if one.shape[2:] == size else upsample(one, size) for one in features]
         return features if self.project is None or not features else [sum(features[1:], start=features[0])]
 
-    def forward(self, taps: list[Tensor], pictures: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(pictures, self.stem)  # (B, C stem^2, s, s)
+    def forward(self, taps: list[Tensor], images: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(images, self.stem)  # (B, C stem^2, s, s)
         skips = []
         for level, layer in enumerate(self.encoder):
             x = F.max_pool2d(x, 2) if level else x
@@ -244,20 +244,20 @@ class DAS3DNet(nn.Module):
     def forward(self, rgb: Tensor | None, depth: Tensor | None) -> Output:
         """One pass over RGB (B, 3, S, S) in (0, 1) and normalised depth (B, 1, S, S); of S see `NetworkSettings.steps`."""
         taps: list[Tensor] = []
-        pictures: list[Tensor] = []
+        images: list[Tensor] = []
         repaired_rgb = repaired_depth = None
         if self.repair_rgb is not None:
             assert rgb is not None
             repaired_rgb = self.repair_rgb(rgb)
             taps += repaired_rgb.taps
-            pictures += [rgb]
+            images += [rgb]
         if self.repair_depth is not None:
             assert depth is not None
             features = self.depth_features(depth)
             repaired_depth = self.repair_depth(features)
             taps += repaired_depth.taps
-            pictures += [features]
-        logits = self.discriminator(taps, torch.cat(pictures, dim=1))
+            images += [features]
+        logits = self.discriminator(taps, torch.cat(images, dim=1))
         return Output(
             logits,
             None if repaired_rgb is None else repaired_rgb.image,

@@ -1,8 +1,8 @@
 """The optimisers of training: Adam, AdamW, and Muon for the filters with AdamW for all else.
 
 Muon (Jordan et al. 2024) moves a filter bank, seen as a matrix with one row an output channel, along the nearest
-orthogonal matrix of its momentum, so that every direction is learnt at the same pace. Here it learns in the same number
-of steps what AdamW takes several times as long for (docs/results/experiments.md).
+orthogonal matrix of its momentum, so that every direction is learnt at the same pace. For the same result AdamW needs
+several times as many steps here (docs/results/experiments.md).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ GOOD_PIXELS = 0.999  # share of the good parts' pixels that stay below their lev
 BINS = 1024  # of the histogram of map values, 0 to 1
 BOTH = 0.3  # of the evidence; a modality that gives less than that is not named
 ENOUGH = 8  # synthetic defects in one modality alone, below which nothing is said about the evidence
-SMALLEST = 9  # pixels of a region; so many of a known defect must a region cover to stand for it
+SMALLEST = 9  # pixels: smaller regions are dropped, and a region finds a known defect if it covers this many of its pixels
 FEATURES = 4  # see `features`
 
 
@@ -199,7 +199,10 @@ def _patches(part: Mask) -> Iterator[Mask]:
 
 
 def pixel_threshold(norms: RegionNorms, threshold: Threshold) -> float:
-    """The map value above which a pixel belongs to a region: what the part's score exceeds, every region of it does."""
+    """The map value above which a pixel belongs to a region: the good parts' level, or the threshold where that is lower.
+
+    A score above the threshold takes a pixel above it, so a defective part always has a region.
+    """
     return min(norms.good_pixel_level, threshold.value)
 
 

@@ -26,7 +26,7 @@ from das3d.batches import GoodParts
 from das3d.cache import cache_folder, write_atomically
 from das3d.calibration import calibrated
 from das3d.console import is_worker, say
-from das3d.datasets import expect_outside
+from das3d.datasets import Dataset, expect_outside
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine, choose_device
 from das3d.errors import ModelError, SettingsError
@@ -95,33 +95,26 @@ def train(
         expect_outside(out, dataset.root)
         expect_textures(settings.synthesis)
     prepared = prepare_dataset(dataset, settings)
-    facts = {
-        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
-        "layout": dataset.layout,
-        "category": dataset.category,
-        "light": light if dataset.layout == "eyecandies" else None,
-        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
-        "parts": len(prepared.train),
-        "held_out": len(prepared.held_out),
-    }
+    facts = _facts_about(dataset, prepared, light)
     _check_same_data(out, facts, resume)
     if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
         say(f"{out}: finished already")
         return load(out, device)
     with _alone_in(out, resume):
         keep_freed_memory()
+        precision = _precision_of(out, settings, resume) or precision_for(target, settings)
         fabric = Fabric(
             accelerator=target.type,
             devices=[target.index] if target.index is not None and target.type != "cpu" else processes,
             num_nodes=nodes,
-            precision=_precision_of(out, settings, resume) or precision_for(target, settings),
+            precision=precision,
         )
         if not is_worker():
             write_atomically(out / SETTINGS_FILE, settings_to_toml(settings).encode())
-            _write_facts(out, facts | {"precision": str(fabric._precision.precision)})
+            _write_facts(out, facts | {"precision": precision})
         fabric.launch()
         if fabric.is_global_zero:
-            say(_summary(dataset, prepared, fabric))
+            say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
         with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())
@@ -133,23 +126,40 @@ def train(
             "iterations": state.iteration,
             "batch": settings.training.batch,
             "minutes": round(state.seconds / 60, 2),
-            "precision": str(fabric._precision.precision),
+            "precision": precision,
             "device": f"{target.type} x {fabric.world_size}",
             "machine": machine(target),
             "torch": torch.__version__,
             "das3d": das3d.__version__,
         }
-        if fabric.is_global_zero:
-            trained_on, held_out = train_and_held_out(dataset)
-            detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
-            detector = calibrated(detector, held_out, settings.score.max_false_alarm)
-            detector.save(out / MODEL_FILE)
-            _write_facts(out, detector.training)
-            record(out, settings, _told(detector), state.iteration)
-            say(training.describe(state) + f" -> {out / MODEL_FILE}")
-            for line in detector.threshold.explain() if detector.threshold else ():
-                say(line)
-        return detector
+        return _finished(detector, dataset, out, state) if fabric.is_global_zero else detector
+
+
+def _facts_about(dataset: Dataset, prepared: PreparedData, light: int) -> dict[str, Any]:
+    # Of the data, for people and for those who read its parts again.
+    return {
+        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "light": light if dataset.layout == "eyecandies" else None,
+        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
+        "parts": len(prepared.train),
+        "held_out": len(prepared.held_out),
+    }
+
+
+def _finished(detector: Detector, dataset: Dataset, out: Path, state: training.State) -> Detector:
+    # The trained detector with its threshold, saved and told.
+    trained_on, held_out = train_and_held_out(dataset)
+    detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
+    detector = calibrated(detector, held_out, detector.settings.score.max_false_alarm)
+    detector.save(out / MODEL_FILE)
+    _write_facts(out, detector.training)
+    record(out, detector.settings, _told(detector), state.iteration)
+    say(training.describe(state) + f" -> {out / MODEL_FILE}")
+    for line in detector.threshold.explain() if detector.threshold else ():
+        say(line)
+    return detector
 
 
 def _told(detector: Detector) -> dict[str, Any]:
@@ -339,7 +349,7 @@ def _precision_of(out: Path, settings: Settings, resume: bool) -> Any:
     return _facts_of(out).get("precision") if measured else None
 
 
-def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:
+def _summary(dataset: Dataset, prepared: PreparedData, computing: str) -> str:
     statistics = prepared.statistics
     background = {
         "plane": f"background plane removed at {statistics.distance * 1000:.1f} mm",
@@ -348,5 +358,5 @@ def _summary(dataset: Any, prepared: PreparedData, fabric: Fabric) -> str:
     }[statistics.background]
     return (
         f"{dataset.category}: {len(prepared.train)} good parts to train on, {len(prepared.held_out)} held out; "
-        f"{background}; {fabric.device} in {fabric._precision.precision}"
+        f"{background}; {computing}"
     )

@@ -64,7 +64,7 @@ class SynthesisSettings(_Section):
         "above 0.4 turns shifts",
     )
     harmless: float = Field(
-        0.25, ge=0, lt=1, description="share of pairs left whole, beside those that drop leaves whole in every round"
+        0.25, ge=0, lt=1, description="share of pairs left whole in every round; others may stay whole by chance (drop)"
     )
     rounds: int = Field(3, ge=1, le=4, description="how many times a pair is harmed, one defect after the other")
     drop: float = Field(0.3, ge=0, le=1, description="pd of eq. (12): chance that a defect leaves a modality unharmed")

@@ -148,7 +148,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Harmed:
+class Harmed(Bundle):
     """Pairs after synthesis: what eq. (12) calls I~, Z~ and M~."""
 
     rgb: Tensor
@@ -280,57 +280,40 @@ def synthesise(
         if box is not None:
             pictures = None if textures is None else _in_unit_range(textures.narrow(0, int(one.texture), 1))
             some = _harm(rgb[this], depth[this], site.within(box), settings, pictures)
-            for whole, part in zip(vars(harmed).values(), vars(some).values(), strict=True):
+            for whole, part in zip(harmed.tensors(), some.tensors(), strict=True):
                 box.cut(whole[this]).copy_(part)
     return harmed
 
 
 def _harm(rgb: Tensor, depth: Tensor, site: Site, settings: SynthesisSettings, pictures: Tensor | None) -> Harmed:
     # All equations, in one box of all pairs. pictures: (B, 3, S, S), Iu of each pair, or None.
-    recipe, box, part = site.recipe, site.box, site.part
-    family, shade, beta, magnitude, keep_rgb, keep_depth = (
-        values[:, None, None, None]
-        for values in (recipe.family, recipe.shade, recipe.beta, recipe.magnitude, recipe.keep_rgb, recipe.keep_depth)
-    )
-    movable, other = bool(site.families & {SHIFT, WARP}), bool(site.families & {SHIFT, WARP, CUT})
+    recipe, box = site.recipe, site.box
+    keep_rgb, keep_depth, shade, beta = map(_each, (recipe.keep_rgb, recipe.keep_depth, recipe.shade, recipe.beta))
     good_rgb, good_depth = box.cut(rgb), box.cut(depth)
+    is_relief = ~_each((recipe.family == SHIFT) | (recipe.family == WARP) | (recipe.family == CUT))
+    replaces = _any(~is_relief, bool(site.families & {SHIFT, WARP, CUT}))
     region = ternary_mask(site)  # Mt: (B, 1, height, width) in {-1, 0, 1}
-    is_moved, is_cut = (family == SHIFT) | (family == WARP), family == CUT
-    is_relief = ~(is_moved | is_cut)
-    change = region
-    if settings.skew_filter and _any(is_relief):
-        change = skew_filtered(region, recipe, settings.sigma_high, box.side)
-    change = change * part
-    if settings.peak and _any(is_relief):
-        change = change / change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-    change = change * magnitude  # pz dZ
+    change = _change_of_depth(region, is_relief, site, settings)  # pz dZ
     harmed_depth = good_depth - change  # eq. (6); convex is nearer, and depth grows away from the camera
     mask = change.abs().ge_(settings.mask_threshold)  # eq. (7)
+    if replaces:
+        mask = torch.where(is_relief, mask, region.abs())
 
     painted, opacity = good_rgb, 1 - beta * (is_relief & (shade == 0))
     if _any(is_relief & (shade == 0) & ~keep_rgb):
         painted = generated_texture(rgb, site) if pictures is None else box.cut(pictures)
     if _any(is_relief & (shade > 0) & ~keep_rgb, settings.shaded > 0):
         painted = torch.where(shade > 0, shaded(good_rgb, change, recipe, box.side), painted)
-    if _any(~is_relief, other):
-        mask = torch.where(is_relief, mask, region.abs())
     covering = mask
     if settings.edge_high > 0:
-        covering = soft_edged(mask, recipe.edge) * part
-    if _any(~is_relief, other):
-        # Not in relief: what is seen in the place of the part is another piece of it, or what lies behind a cut.
-        seen_depth = good_depth
-        if _any(is_moved, movable):
-            moved_rgb, seen_depth = displaced(rgb, depth, site)
-            painted = torch.where(is_moved, moved_rgb, painted)
-        if _any(is_cut, CUT in site.families):
-            behind = torch.where(shade > 0, (good_depth + 2 * magnitude).clamp(max=1), 1.0)  # deeper inside, or background
-            seen_depth = torch.where(is_cut, behind, seen_depth)
-            painted = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), painted)
+        covering = soft_edged(mask, recipe.edge) * site.part
+    if replaces:
+        painted, seen_depth = _replaced(rgb, depth, painted, site)
         # Where part and background trade places the edge is sharp: no prepared scan has a depth between the two.
         trade_places = ~is_relief & ((good_depth >= 1) != (seen_depth >= 1))
         covering = torch.where(trade_places, region.abs(), covering)
         harmed_depth = torch.where(is_relief, harmed_depth, torch.lerp(good_depth, seen_depth, covering))
+
     # Eqs. (8) and (12): a modality that is kept takes nothing of what is made.
     harmed_rgb = torch.lerp(good_rgb, painted, covering * (opacity * ~keep_rgb))
     harmed_depth = torch.lerp(good_depth, harmed_depth, (~keep_depth).float())
@@ -338,6 +321,40 @@ def _harm(rgb: Tensor, depth: Tensor, site: Site, settings: SynthesisSettings, p
     if settings.visible > 0:
         mask = mask * visible(good_rgb, good_depth, harmed_rgb, harmed_depth, settings.visible)
     return Harmed(harmed_rgb, harmed_depth, mask)
+
+
+def _each(values: Tensor) -> Tensor:
+    # One value a pair, against images (B, C, height, width).
+    return values[:, None, None, None]
+
+
+def _change_of_depth(region: Tensor, is_relief: Tensor, site: Site, settings: SynthesisSettings) -> Tensor:
+    # pz dZ of eq. (6), of those defects that change the surface where it is.
+    change = region
+    if settings.skew_filter and _any(is_relief):
+        change = skew_filtered(region, site.recipe, settings.sigma_high, site.box.side)
+    change = change * site.part
+    if settings.peak and _any(is_relief):
+        change = change / change.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return change * _each(site.recipe.magnitude)
+
+
+def _replaced(rgb: Tensor, depth: Tensor, painted: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+    # RGB and depth of what is seen in the place of the part: another piece of it, or what lies behind a cut. Elsewhere RGB
+    # is what was painted, and depth that of the part.
+    recipe, families = site.recipe, site.families
+    shade, good_rgb, good_depth = _each(recipe.shade), site.box.cut(rgb), site.box.cut(depth)
+    is_moved, is_cut = _each((recipe.family == SHIFT) | (recipe.family == WARP)), _each(recipe.family == CUT)
+    seen_rgb, seen_depth = painted, good_depth
+    if _any(is_moved, bool(families & {SHIFT, WARP})):
+        moved_rgb, seen_depth = displaced(rgb, depth, site)
+        seen_rgb = torch.where(is_moved, moved_rgb, seen_rgb)
+    if _any(is_cut, CUT in families):
+        # Deeper inside, or background.
+        behind = torch.where(shade > 0, (good_depth + 2 * _each(recipe.magnitude)).clamp(max=1), 1.0)
+        seen_depth = torch.where(is_cut, behind, seen_depth)
+        seen_rgb = torch.where(is_cut, good_rgb * (1 - shade) * (shade > 0), seen_rgb)
+    return seen_rgb, seen_depth
 
 
 def _in_unit_range(pictures: Tensor) -> Tensor:
@@ -385,7 +402,7 @@ def _span(used: Tensor) -> tuple[int, int] | None:
 
 
 def ternary_mask(site: Site) -> Tensor:
-    """Mt of eqs. (1) and (2), (B, 1, S, S) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part."""
+    """Mt of eqs. (1) and (2), (B, 1, height, width) float32 in {-1, 0, 1}: -1 concave, +1 convex, 0 outside the part."""
     recipe, box = site.recipe, site.box
     noise = perlin(recipe.seed, recipe.periods[:, 0], recipe.periods[:, 1], recipe.angle, box.side, box)
     blobs = noise
@@ -525,7 +542,7 @@ def _fast_length(length: int) -> int:
 
 
 def generated_texture(rgb: Tensor, site: Site) -> Tensor:
-    """Iu without a picture, (B, 3, S, S) or a box of it: two colours mixed by noise of drawn scale, from flat to grainy.
+    """Iu without a picture, (B, 3, height, width): two colours mixed by noise of drawn scale, from flat to grainy.
 
     Each colour lies between a random one and one of the part's own, so that weak and natural stains occur beside glaring
     ones.
@@ -535,7 +552,7 @@ def generated_texture(rgb: Tensor, site: Site) -> Tensor:
     periods = 4.0 * 12.0 ** drawn[:, 0]
     noise = perlin(recipe.seed + 1, periods, periods * (0.25 + drawn[:, 1]), recipe.angle, side, site.box)
     sharp = 1 + 9 * drawn[:, 2, None, None]
-    mixture = torch.sigmoid(noise * sharp * 2)[:, None]  # (B, 1, S, S)
+    mixture = torch.sigmoid(noise * sharp * 2)[:, None]  # (B, 1, height, width)
     centre_u, centre_v = site.centre
     column = ((centre_u + 0.5) * side).long().clamp(0, side - 1)
     row = ((centre_v + 0.5) * side).long().clamp(0, side - 1)
@@ -585,9 +602,9 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
 def displaced(rgb: Tensor, depth: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     """A box of the pairs with their pixels moved, RGB and depth together.
 
-    Shifts show another piece of the part, moved by `offset`; some are turned about the middle of the image as well, which
-    takes them the farther the farther they lie from it. Warps bend the part around their centre, most there and less with
-    the distance: in one direction or, the rougher, in many.
+    Shifts show another piece of the part, moved by `offset`; with a beta above 0.4 they are also turned about the middle of
+    the image, so places far from the middle move farther. Warps bend the part around their centre, most there and less
+    with the distance: in one direction or, the rougher, in many.
     """
     recipe, (u, v) = site.recipe, site.box.grid(rgb.device)
     angle = recipe.angle[:, None, None] * (recipe.beta[:, None, None] > 0.4)
@@ -636,7 +653,7 @@ def bends(site: Site) -> tuple[Tensor, Tensor]:
 
 
 def visible(rgb: Tensor, depth: Tensor, harmed_rgb: Tensor, harmed_depth: Tensor, least: float) -> Tensor:
-    """(B, 1, S, S) float32: 1 where a change of `least` shows nearby; what nobody sees is no defect."""
+    """(B, 1, height, width) float32: 1 where a change of `least` shows nearby; what nobody sees is no defect."""
     colour = (harmed_rgb - rgb).abs_().amax(dim=1, keepdim=True)
     height = (harmed_depth - depth).abs_().mul_(4)  # a step of the depth range is as visible as four of the grey range
     return _largest_of_five(_largest_of_five(torch.maximum(colour, height), 2), 3).gt_(least)

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
-SAME = 1e-4  # scores that differ by less, as full precision allows between engines: the threshold is the score of a part
+# Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
+# rounds the other way would flip that part's verdict.
+SAME = 1e-4
 
 
 def above(score: float, value: float) -> bool:
@@ -80,8 +82,8 @@ class Threshold:
         """
         from scipy.special import betaincinv
 
-        above = self._parts_above
-        return float(betaincinv(above, self.parts + 1 - above, CONFIDENCE))
+        higher = self._parts_above
+        return float(betaincinv(higher, self.parts + 1 - higher, CONFIDENCE))
 
     def surprise(self, alarms: int, parts: int) -> float:
         """The probability of `alarms` or more among `parts` further good parts, if these are like the held-out ones.
@@ -90,8 +92,8 @@ class Threshold:
         """
         from scipy.stats import betabinom
 
-        above = self._parts_above
-        return float(betabinom(parts, above, self.parts + 1 - above).sf(alarms - 1))
+        higher = self._parts_above
+        return float(betabinom(parts, higher, self.parts + 1 - higher).sf(alarms - 1))
 
     @property
     def _parts_above(self) -> int:
@@ -165,13 +167,13 @@ class Threshold:
 
 
 def threshold_from(
-    scores: Sequence[float], false_alarm_rate: float, synthetic: Mapping[str, Sequence[float]] | None = None
+    scores: Sequence[float], requested: float, synthetic: Mapping[str, Sequence[float]] | None = None
 ) -> Threshold | None:
     """The smallest score that keeps false alarms at the rate asked for, or the best that so few parts allow.
 
     Args:
         scores: of held-out good parts.
-        false_alarm_rate: in (0, 1).
+        requested: false-alarm rate, in (0, 1).
         synthetic: scores of the same parts with synthetic defects, for each kind, to tell what will be found.
 
     Returns:
@@ -181,22 +183,22 @@ def threshold_from(
     if count == 0:
         return None
     # Above the k-th smallest of n scores lies a further good score with probability at most 1 - k / (n + 1).
-    rank = min(max(math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9), 1), count)
+    rank = min(max(math.ceil((count + 1) * (1 - requested) - 1e-9), 1), count)
     ascending = tuple(float(score) for score in np.sort(np.asarray(scores, dtype=np.float64)))
     kinds = {kind: tuple(float(score) for score in found) for kind, found in (synthetic or {}).items()}
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
     rate = (count + 1 - rank) / (count + 1)
-    return Threshold(ascending[rank - 1], false_alarm_rate, rate, count, ascending, kinds)
+    return Threshold(ascending[rank - 1], requested, rate, count, ascending, kinds)
 
 
-def parts_for(false_alarm_rate: float) -> int:
-    """How many held-out good parts it takes to expect no more than this rate."""
-    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+def parts_for(requested: float) -> int:
+    """How many held-out good parts it takes to expect no more than this false-alarm rate."""
+    return math.ceil(1 / requested - 1e-9) - 1
 
 
-def parts_to_be_sure(false_alarm_rate: float) -> int:
+def parts_to_be_sure(requested: float) -> int:
     """How many held-out good parts it takes until the highest of their scores bounds the rate with 95 % confidence."""
-    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_alarm_rate) - 1e-9)
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-requested) - 1e-9)
 
 
 def rate_text(rate: float) -> str:

@@ -32,7 +32,6 @@ from das3d.network import DAS3DNet, Output
 from das3d.optimizer import make_optimizer
 from das3d.pairs import as_pictures, pairs_sheet
 from das3d.settings import Settings, TrainingSettings
-from das3d.synthesis import Harmed
 from das3d.textures import load_textures
 from das3d.tracking import Tracking
 
@@ -380,8 +379,7 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
 def save_pairs(path: Path, parts: GoodParts, settings: Settings, textures: Tensor | None) -> None:
     """A sheet of the first synthetic training pairs, as the networks get them."""
     batch = make_batch(parts, settings, 0, textures)
-    harmed = Harmed(batch.harmed.rgb[:8], batch.harmed.depth[:8], batch.harmed.mask[:8])
-    pictures.save_picture(path, pairs_sheet(batch.rgb[:8], batch.depth[:8], harmed))
+    pictures.save_picture(path, pairs_sheet(batch.rgb[:8], batch.depth[:8], batch.harmed[:8]))
 
 
 def save_repairs(folder: Path, iteration: int, batch: Batch, output: Output) -> Path:

@@ -61,7 +61,7 @@ class Check:
 
 
 def expected_beyond(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """How many of as many sound parts would have at least each value.
+    """For each value: how many of N sound parts would reach it.
 
     Args:
         values: (N,) one a part; NaN counts as unknown and gives infinity.

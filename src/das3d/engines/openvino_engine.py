@@ -19,9 +19,9 @@ BEGINS = {".onnx": b"\x08", ".xml": b"<"}
 class OpenVinoEngine(ExportedEngine):
     """A compiled model on a device that OpenVINO knows.
 
-    Left alone, OpenVINO computes float32 models in bfloat16 where the chip is faster so. It is always told the precision
-    here: float32, but for models exported in fp16 where the device computes in it. bfloat16 is no stand-in for fp16: its
-    8 bits moved scores by up to 0.05, and a verdict (docs/results/parity.md).
+    By default OpenVINO may compute float32 models in bfloat16, whose 8 bits moved scores by up to 0.05, and a verdict
+    (docs/results/parity.md). So it is always told the precision: fp16 for models exported in it where the device has it,
+    else float32.
     """
 
     name = "OpenVINO"

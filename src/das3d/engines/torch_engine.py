@@ -126,12 +126,12 @@ class Members(Bundle):
 class TorchEngine(Engine):
     """A network in evaluation mode on its device.
 
-    On a GPU one part and `BATCH` of them are CUDA graphs, as they take longer to launch than to compute; what lies between
-    is filled up, and what is more is cut.
+    On a GPU one part and `BATCH` of them are CUDA graphs, because launching takes longer than computing. Numbers in between
+    are filled up to `BATCH`, larger ones are split.
 
     Attributes:
-        network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`; the
-            engine computes with a copy of it as it is now.
+        network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`. The
+            engine computes with a copy that is made at once; later training does not reach it.
     """
 
     name = "PyTorch"
