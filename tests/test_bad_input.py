@@ -763,7 +763,7 @@ def settings_that_are_no_toml(root: Path) -> Act:
     return lambda: make_settings(file=root / "my.toml")
 
 
-@bad(r"data/my\.toml: no such settings file$", error=SettingsError)
+@bad(r"data/my\.toml: expected a settings file, found no such file$", error=SettingsError)
 def no_settings_file(root: Path) -> Act:
     return lambda: make_settings(file=root / "my.toml")
 

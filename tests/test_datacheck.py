@@ -215,7 +215,7 @@ def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path
 
 
 def test_paths_may_be_plain_words() -> None:
-    with pytest.raises(SettingsError, match=r"none\.toml: no such settings file"):
+    with pytest.raises(SettingsError, match=r"none\.toml: expected a settings file, found no such file"):
         check_data("none", file="none.toml")
 
 

@@ -192,7 +192,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     missing, broken, binary = tmp_path / "missing.toml", tmp_path / "broken.toml", tmp_path / "binary.toml"
     broken.write_text("seed = = 3")
     binary.write_bytes(b"\xff\xfe\x00")
-    assert error_of(file=missing) == f"{missing}: no such settings file"
+    assert error_of(file=missing) == f"{missing}: expected a settings file, found no such file"
     for file in (broken, binary, tmp_path):
         text = error_of(file=file)
         assert text.startswith(f"{file}: expected settings as TOML, found ") and "\n" not in text
@@ -260,10 +260,10 @@ def test_a_change_without_name_or_value_says_how_to_write_one(change: str) -> No
         (["network.repair_widths=[64, 64.5, 64]"], "settings: network.repair_widths.1: .*integer.*, found 64.5"),
         (["network.repair_widths=[64, 64]"], r"settings: .*repair_widths: expected 3 to 6 widths .*, found \[64, 64\]"),
         (["network.discriminator_widths=[8, 2, 8]"], r"settings: .*discriminator_widths: .*at least 4.* found \[8, 2, 8\]"),
-        (["synthesis.texture=folder"], "settings: synthesis: texture = 'folder' needs texture_folder"),
+        (["synthesis.texture=folder"], "settings: synthesis: texture_folder: expected a folder for texture = 'folder', found none"),
         (["synthesis.texture=wood"], "settings: synthesis.texture: .*'procedural', 'folder' or 'parts', found 'wood'"),
         ([f"synthesis.{name}=0" for name in ("blobs", "spots", "scratches", "shifts", "cuts", "warps")],
-         "settings: synthesis: at least one of blobs, spots, scratches, shifts, cuts, warps must be above 0"),
+         "settings: synthesis: expected one of blobs, spots, scratches, shifts, cuts, warps above 0, found none"),
         (["network.stem=4", "network.repair_widths=[8,8,8,8,8]", "preparation.size=96"],
          "settings: preparation.size: expected a multiple of 64, to which network.stem and .*, found 96"),
         (["network.stem=4", "network.discriminator_stem=1", "network.discriminator_widths=[8,8,8]"],
@@ -282,12 +282,12 @@ def test_what_cannot_work_gets_one_line(changes: list[str], line: str) -> None:
 @pytest.mark.parametrize("name", ["threshold", "sigma", "magnitude"])
 def test_ranges_must_be_ordered(name: str) -> None:
     text = error_of(f"synthesis.{name}_low=0.19", f"synthesis.{name}_high=0.1")
-    assert text == f"settings: synthesis: {name}_low must not exceed {name}_high, found 0.19 > 0.1"
+    assert text == f"settings: synthesis: {name}_low: expected at most {name}_high, found 0.19 > 0.1"
     assert make_settings(changes=[f"synthesis.{name}_low=0.1", f"synthesis.{name}_high=0.1"])
 
 
 def test_spot_sizes_must_be_ordered() -> None:
-    assert "spot_low must not exceed spot_high, found 0.5 > 0.1" in error_of(
+    assert "spot_low: expected at most spot_high, found 0.5 > 0.1" in error_of(
         "synthesis.spot_low=0.5", "synthesis.spot_high=0.1"
     )
 

@@ -102,11 +102,11 @@ class SynthesisSettings(_Section):
         for low, high in (("threshold_low", "threshold_high"), ("sigma_low", "sigma_high"),
                           ("magnitude_low", "magnitude_high"), ("spot_low", "spot_high")):  # fmt: skip
             if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low} must not exceed {high}, found {getattr(self, low)} > {getattr(self, high)}")
+                raise ValueError(f"{low}: expected at most {high}, found {getattr(self, low)} > {getattr(self, high)}")
         if self.blobs + self.spots + self.scratches + self.shifts + self.cuts + self.warps <= 0:
-            raise ValueError("at least one of blobs, spots, scratches, shifts, cuts, warps must be above 0")
+            raise ValueError("expected one of blobs, spots, scratches, shifts, cuts, warps above 0, found none")
         if self.texture == "folder" and not self.texture_folder:
-            raise ValueError("texture = 'folder' needs texture_folder")
+            raise ValueError("texture_folder: expected a folder for texture = 'folder', found none")
         return self
 
 
@@ -402,7 +402,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError(f"{file}: no such settings file") from None
+        raise SettingsError(f"{file}: expected a settings file, found no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"{file}: expected settings as TOML, found {error}") from None
 

@@ -274,7 +274,7 @@ def read_variants(file: Path) -> tuple[dict[str, list[str]], dict[str, dict[str,
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError(f"{file}: no such file of variants") from None
+        raise SettingsError(f"{file}: expected a file of variants, found no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"{file}: expected variants as TOML, found {error}") from None
     sets: dict[str, Any] = {}
