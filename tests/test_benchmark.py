@@ -160,7 +160,7 @@ def test_the_small_paper_settings_change_no_synthesis() -> None:
         (("--modalities", "rgb,thermal"), "--modalities: expected some of rgb+depth,rgb,depth, found 'thermal'"),
         (("--seeds", "0,x"), "--seeds: expected whole numbers such as 0,1,2, found '0,x'"),
         (("--seeds", "0,0"), "--seeds: expected different words with commas between them, found '0,0'"),
-        (("--variants", "none.toml"), "none.toml: no such file of variants"),
+        (("--variants", "none.toml"), "none.toml: expected a file of variants, found no such file"),
     ],
 )
 def test_what_cannot_be_run_is_refused_at_once(tiny_data: Path, tmp_path: Path, options: tuple[str], message: str) -> None:
