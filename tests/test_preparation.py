@@ -17,24 +17,13 @@ from hypothesis.extra import numpy as hnp
 from scenes import COVER, Box, Dome, Scene, see
 from sklearn.linear_model import RANSACRegressor
 
+from das3d.background import BORDER, background_distance, fit_background, fit_surface, plane_depth
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
-from das3d.preparation import (
-    BORDER,
-    DEPTH_STEP,
-    PreparedScan,
-    Statistics,
-    Window,
-    background_distance,
-    bounding_box,
-    fill_missing,
-    find_foreground,
-    fit_background,
-    fit_surface,
-    measure,
-    plane_depth,
-    prepare,
-)
+from das3d.foreground import find_foreground
+from das3d.masks import bounding_box
+from das3d.measurement import Statistics, measure
+from das3d.preparation import DEPTH_STEP, PreparedScan, Window, fill_missing, prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
 

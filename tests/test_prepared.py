@@ -19,8 +19,9 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat
+from das3d.measurement import measure
 from das3d.parts import Part, Split
-from das3d.preparation import measure, prepare
+from das3d.preparation import prepare
 from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, make_settings
 
