@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,80 @@ def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_n
     assert prepare(beside, statistics, SETTINGS).doubt == ""
     old = Statistics.from_dict({k: v for k, v in statistics.to_dict().items() if k not in ("missing", "scene")})
     assert prepare(blind, old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def rgb_like(scan: Scan, change: Callable[[np.ndarray], np.ndarray]) -> Scan:
+    assert scan.rgb is not None
+    return replace(scan, rgb=np.clip(change(scan.rgb.astype(float)), 0, 255).astype(np.uint8))
+
+
+BLANK: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "black": (
+        lambda rgb: 0 * rgb,
+        r"expected a part 1[45]\d to 1[45]\d of 255 bright, as in training, found 0: lamp, exposure",
+    ),
+    "12 bits in 16": (lambda rgb: rgb // 16, r"of 255 bright, as in training, found 9: .* or 12 bits in 16\?"),
+    "white": (lambda rgb: 0 * rgb + 255, r"expected white on at most 0% of the part, as in training, found it on 100%"),
+    "exposed for ten times as long": (lambda rgb: 10 * rgb, "found it on 100%: too long an exposure"),
+}
+
+
+@pytest.mark.parametrize("name", BLANK)
+@pytest.mark.parametrize("solids", [COVER, FILLING, None], ids=["on a table", "filling the frame", "without depth"])
+def test_rgb_that_shows_nothing_is_in_doubt_and_another_light_is_not(name: str, solids: Any) -> None:
+    scans = [see(seed=seed, solids=solids or FILLING).scan("p7") for seed in range(4)]
+    scans = [scan.without(depth=True) if solids is None else scan for scan in scans]
+    known = measure(scans[:3], SETTINGS)
+    change, message = BLANK[name]
+    with pytest.raises(DataError, match=f"p7: .*{message}"):
+        _ = prepare(rgb_like(scans[3], change), known, SETTINGS).judgeable
+    for gain in (0.5, 1, 1.5):
+        assert prepare(rgb_like(scans[3], lambda rgb, gain=gain: gain * rgb), known, SETTINGS).doubt == ""  # type: ignore[misc]
+    old = Statistics.from_dict({k: v for k, v in known.to_dict().items() if k not in ("darkest", "brightest", "white")})
+    assert prepare(rgb_like(scans[3], change), old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def test_rgb_that_the_networks_do_not_see_is_not_in_doubt() -> None:
+    scans = [see(seed=seed).scan() for seed in range(3)]
+    known = measure([scan.without(rgb=True) for scan in scans], SETTINGS)
+    assert (known.darkest, known.brightest, known.white) == (0, 0, 1)
+    assert prepare(rgb_like(scans[0], lambda rgb: 0 * rgb), known, SETTINGS).doubt == ""
+
+
+@pytest.mark.parametrize(
+    ("beside", "what"),
+    [
+        (
+            tuple(Box(-0.055, 0.045, y, y + 0.025, 0.02) for y in (-0.07, 0.045)),
+            r"\d+ pixels in all, .* found \d+: two parts, something beside it",
+        ),
+        ((Box(0.06, 0.1, -0.01, 0.01, 0.02),), r"8\d pixels either way, as in training, found 1\d\d: two parts"),
+    ],
+    ids=["area", "length"],
+)
+def test_two_parts_are_in_doubt(beside: tuple[Box, ...], what: str) -> None:
+    view: dict[str, Any] = {"tilt": 0.0, "roll": 0.0}
+    known = measure([see(seed=seed, **view).scan() for seed in range(3)], SETTINGS)
+    part = see(**view).part
+    assert (known.longest, known.largest) == pytest.approx((part.any(axis=0).sum(), part.sum()), rel=0.05)
+    scan = see(seed=5, solids=(*COVER, *beside), **view).scan("two")
+    with pytest.raises(DataError, match=f"two: expected one part of at most {what}"):
+        _ = prepare(scan, known, SETTINGS).judgeable
+    assert prepare(scan, measure([see(seed=4, **view).scan(), scan], SETTINGS), SETTINGS).doubt == "", "as in training"
+    whole = SETTINGS.model_copy(update={"crop": False})
+    assert prepare(scan, measure([see(seed=4, **view).scan()], whole), whole).doubt == "", "the frame grows with nothing"
+    old = Statistics.from_dict({k: v for k, v in known.to_dict().items() if k not in ("longest", "largest")})
+    assert prepare(scan, old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def test_sound_training_parts_are_not_in_doubt_however_they_differ() -> None:
+    solids = [(Dome(0, 0, radius),) for radius in (0.02, 0.024, 0.028)] + [(Box(-0.06, 0.06, -0.006, 0.006, 0.02),)]
+    scans = [
+        rgb_like(see(seed=seed, solids=one, size=(120, 150)).scan(), lambda rgb, gain=gain: gain * rgb)  # type: ignore[misc]
+        for seed, (one, gain) in enumerate((one, gain) for one in solids for gain in (0.1, 1, 20))
+    ]
+    known = measure(scans, SETTINGS)
+    assert [prepare(scan, known, SETTINGS).doubt for scan in scans] == [""] * len(scans)
 
 
 @pytest.mark.parametrize(

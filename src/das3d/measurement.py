@@ -31,6 +31,7 @@ from das3d.settings import PreparationSettings
 Background = Literal["plane", "cleared", "none"]
 
 TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
+WHITE = 250  # grey level; JPEG makes 250 to 255 of what is at the end of its range
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
@@ -56,6 +57,11 @@ class Statistics:
         missing: share of the frame without depth in that scan which lacks most; the same scans are left out.
         scene: median depth of the frames, metres; 0 in models of before it was measured.
         runs_out: whether parts run out of the frame.
+        darkest, brightest: mean grey level (0 to 255, of the brightest channel) of the part in those scans that have it
+            darkest and brightest, the same ones left out; 0 without RGB, and in models of before it was measured.
+        white: share of the part that is white in that scan which has most; 1 where those are 0.
+        longest, largest: pixels along the longest part's bounding box, and on the largest part, in the same scans; 0 where
+            the window is the whole frame.
     """
 
     has_rgb: bool
@@ -74,6 +80,11 @@ class Statistics:
     missing: float = 1.0
     scene: float = 0.0
     runs_out: bool = False
+    darkest: float = 0.0
+    brightest: float = 0.0
+    white: float = 1.0
+    longest: int = 0
+    largest: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,6 +137,8 @@ def measure(
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
+    window = _window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0
+    exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
         has_rgb=has_rgb,
         has_depth=has_depth,
@@ -133,7 +146,7 @@ def measure(
         plane=plane,
         distance=float(np.median([one.distance for one in used])) if fits else 0.0,
         noise=float(np.median([fit.noise for fit in fits])) if fits else 0.0,
-        window=_window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0,
+        window=window,
         frame=sizes.pop() if len(sizes) == 1 else None,
         near=near - 0.1 * (far - near),  # room for what rises above every good part
         far=far if far > near else near + 1.0,
@@ -143,6 +156,11 @@ def measure(
         missing=max(one.missing for one, _ in sound),
         scene=float(np.median([one.scene for one in used])),
         runs_out=background == "plane" and most_run_out([part.runs_out for part in ranges]),
+        darkest=min((one.brightness for one in exposures), default=0.0),
+        brightest=max((one.brightness for one in exposures), default=0.0),
+        white=max((one.white for one in exposures), default=1.0),
+        longest=max(part.side for _, part in sound) if window else 0,
+        largest=max(round(part.area * math.prod(one.size)) for one, part in sound) if window else 0,
     )
 
 
@@ -168,22 +186,42 @@ def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: Prep
 
 def _brightest(parts: list[_Part]) -> float:
     # The grey level of nearly all pixels, so that a few that glare do not darken all others.
-    levels = np.sum([part.levels for part in parts], axis=0)
+    levels = np.zeros(256, dtype=np.int64)
+    for part in parts:
+        levels += part.exposure.levels if part.exposure is not None else 0
     bright = np.searchsorted(np.cumsum(levels), 0.99 * levels.sum()) if levels.sum() else 255
     return float(np.clip(bright, 16, 255))
 
 
 @dataclass(frozen=True)
+class Exposure:
+    """How bright the part is in one scan.
+
+    Attributes:
+        levels: (256,) pixels of each grey level, that of their brightest channel.
+        white: share of them that are white: all channels at the end of their range, where no difference shows.
+    """
+
+    levels: NDArray[np.int64]
+    white: float
+
+    @property
+    def brightness(self) -> float:
+        """Mean grey level."""
+        return float(self.levels @ np.arange(256) / self.levels.sum())
+
+
+@dataclass(frozen=True)
 class _Part:
-    """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres, grey
-    histogram, whether it runs out of the frame.
+    """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres,
+    exposure, whether it runs out of the frame.
     """
 
     side: int
     area: float
     near: float
     far: float
-    levels: NDArray[np.int64]
+    exposure: Exposure | None
     runs_out: bool = False
 
 
@@ -205,15 +243,15 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     height, width = scan.size
     everything = np.ones(scan.size, dtype=bool)
     if scan.depth is None or scan.valid is None:
-        whole = _Part(max(height, width), 1.0, 0.0, 1.0, _grey_levels(scan, everything))
+        whole = _Part(max(height, width), 1.0, 0.0, 1.0, exposure_of(scan, everything))
         return _Look(scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
     extent = _range_of(relative, scan.valid)
-    parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, _grey_levels(scan, everything))}
+    parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything))}
     if (outline := cleared_part(scan.valid)) is not None:
-        parts["cleared"] = _Part(longer_side(outline), float(outline.mean()), *extent, _grey_levels(scan, outline))
+        parts["cleared"] = _Part(longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline))
     fit = fit_background(scan.depth, scan.valid)
     distance = 0.0
     if fit is not None:
@@ -235,7 +273,7 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
         longer_side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
-        _grey_levels(scan, foreground), reaches_end(surface, scan.valid),
+        exposure_of(scan, foreground), reaches_end(surface, scan.valid),
     )  # fmt: skip
 
 
@@ -246,10 +284,14 @@ def _range_of(depth: Depth, where: Mask) -> tuple[float, float]:
     return float(near), float(far)
 
 
-def _grey_levels(scan: Scan, where: Mask) -> NDArray[np.int64]:
+def exposure_of(scan: Scan, where: Mask) -> Exposure | None:
+    """How bright these pixels (H, W) are, of which there must be one at least; None without RGB."""
     if scan.rgb is None:
-        return np.zeros(256, dtype=np.int64)
-    return np.bincount(scan.rgb.max(axis=2)[where], minlength=256)
+        return None
+    red, green, blue = np.moveaxis(scan.rgb, 2, 0)  # channel by channel, which is many times as fast as along them
+    levels = np.bincount(np.maximum(np.maximum(red, green), blue)[where], minlength=256)
+    white = np.minimum(np.minimum(red, green), blue)[where] >= WHITE
+    return Exposure(levels, float(white.mean()))
 
 
 def _median_plane(planes: list[Plane]) -> Plane:

@@ -20,7 +20,7 @@ from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, measured_outline
 from das3d.masks import bounding_box, longer_side
-from das3d.measurement import Statistics, background_like
+from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
 
@@ -30,6 +30,9 @@ DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
+DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
+LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
+TOO_LARGE = 1.5  # times the longest or largest part in training: what is larger is no lone part
 LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
 
 
@@ -243,6 +246,15 @@ def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
 
 
 def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
+    # The first reason why a verdict would mean nothing.
+    return (
+        _too_little_measured(scan, foreground, statistics)
+        or _too_large(foreground, statistics)
+        or _blank_rgb(scan, foreground, statistics)
+    )
+
+
+def _too_little_measured(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
     # What has no depth counts as background. A part of which much has none would look like a small, good one.
     if scan.valid is None:
         return ""
@@ -260,6 +272,38 @@ def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
         f"{found}, and a part on {foreground.mean():.1%} of it, in training at least on {statistics.area:.1%}: "
         "too little was measured to judge it"
     )
+
+
+def _too_large(foreground: Mask, statistics: Statistics) -> str:
+    # The window grows with what is found, and every defect in it shrinks.
+    for expected, found, what in (
+        (statistics.longest, longer_side(foreground), "pixels either way"),
+        (statistics.largest, int(foreground.sum()), "pixels in all"),
+    ):
+        if expected and found > TOO_LARGE * expected:
+            return (
+                f"expected one part of at most {expected} {what}, as in training, found {found}: two parts, something "
+                "beside it, or a nearer camera?"
+            )
+    return ""
+
+
+def _blank_rgb(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
+    # Of RGB that shows nothing, a network that knows dark and pale parts makes a good one.
+    found = exposure_of(scan, foreground) if statistics.has_rgb else None
+    if found is None:
+        return ""
+    if found.brightness < DIM * statistics.darkest:
+        return (
+            f"expected a part {statistics.darkest:.0f} to {statistics.brightest:.0f} of 255 bright, as in training, found "
+            f"{found.brightness:.0f}: lamp, exposure, or 12 bits in 16?"
+        )
+    if 1 - found.white < LEAST_SHOWN * (1 - statistics.white):
+        return (
+            f"expected white on at most {statistics.white:.0%} of the part, as in training, found it on "
+            f"{found.white:.0%}: too long an exposure?"
+        )
+    return ""
 
 
 def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
