@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from das3d.preparation import PreparedScan, Statistics, Window
+from das3d.measurement import Statistics
+from das3d.preparation import PreparedScan, Window
 from das3d.settings import make_settings, settings_from_dict
 
 SPEED_ROWS = ("synthesis", "network-gpu", "peak", "training-gpu")

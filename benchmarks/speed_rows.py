@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from das3d._replay import Replayed
+from das3d.background import fit_background
 from das3d.batches import GoodParts, make_batch
 from das3d.demo import CATEGORY, DemoScan, make_demo, render_part
 from das3d.detector import Detector, load
@@ -34,12 +35,14 @@ from das3d.engines import batch_of
 from das3d.engines.torch_engine import TorchEngine, fused
 from das3d.errors import Das3dError
 from das3d.exporting import export
+from das3d.foreground import find_foreground
+from das3d.measurement import Statistics, measure
 from das3d.metrics import AUPRO_LIMITS, aupro
 from das3d.network import DAS3DNet
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import overlay, save_picture
 from das3d.prediction import predict_part
-from das3d.preparation import PreparedScan, Statistics, find_foreground, fit_background, measure, prepare
+from das3d.preparation import PreparedScan, prepare
 from das3d.run import keep_freed_memory, precision_for
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import Settings, make_settings

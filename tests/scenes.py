@@ -45,6 +45,8 @@ class Dome:
 
 
 COVER = (Box(-0.055, 0.045, -0.035, 0.035, 0.02), Dome(-0.01, 0.0, 0.034))
+FILLING = (Dome(0, 0.03, 0.2),)
+SEVERAL = (Dome(-0.05, -0.03, 0.02), Dome(0.05, -0.03, 0.02), Box(-0.02, 0.02, 0.01, 0.05, 0.02))
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,15 @@ def see(view: View | None = None, **changes: object) -> Scene:
     rgb = np.clip(colour + rng.normal(0, 4, colour.shape), 0, 255).astype(np.uint8)
     depth = depth + view.noise * rng.normal(size=view.size)
     return Scene(depth, table, part, rgb, camera)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def with_holes(scene: Scene, holes: np.ndarray, value: float = 0.0) -> Scan:
+    return scan_from_arrays(scene.rgb, np.where(holes, value, scene.depth), mask=scene.part, name="holes")
+
+
+def unmeasured(name: str, size: tuple[int, int]) -> Scan:
+    return Scan(name, np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32), np.zeros(size, bool))

@@ -10,7 +10,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from das3d.preparation import find_foreground, fit_background
+from das3d.background import fit_background
+from das3d.foreground import find_foreground
 
 
 class Parts:

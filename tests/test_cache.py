@@ -24,7 +24,8 @@ from das3d import cache
 from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
-from das3d.preparation import DEPTH_STEP, PreparedScan, Window, measure, prepare
+from das3d.measurement import measure
+from das3d.preparation import DEPTH_STEP, PreparedScan, Window, prepare
 from das3d.scan import Scan
 from das3d.settings import PreparationSettings
 

@@ -14,11 +14,11 @@ from scenes import Box, see
 from spoils import Parts
 from tiny import das3d
 
+from das3d.background import fit_background, plane_depth
 from das3d.datacheck import DataCheck, check_data
 from das3d.datacheck.datasheet import settings_text, write_check
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError, SettingsError
-from das3d.preparation import fit_background, plane_depth
 from das3d.settings import make_settings
 
 SIZE = (96, 112)

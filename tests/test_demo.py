@@ -10,10 +10,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from das3d.background import fit_background, plane_depth
 from das3d.demo import CATEGORY, KINDS, MARKER, DemoScan, make_demo, render_part
 from das3d.demo.camera import TILT, camera_for
 from das3d.errors import DataError
-from das3d.preparation import fit_background, plane_depth
 from das3d.scan import camera_from_points
 
 SIZE = (128, 128)

@@ -23,8 +23,9 @@ from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines import batch_of
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
+from das3d.measurement import measure
 from das3d.network import DAS3DNet
-from das3d.preparation import Window, measure, prepare
+from das3d.preparation import Window, prepare
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
 

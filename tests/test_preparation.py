@@ -1,9 +1,8 @@
-"""Preparation on scenes with known truth: background plane, foreground, statistics, prepared scans and the way back."""
+"""Prepared scans of scenes with known truth, the way back, and which of them are in doubt."""
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,58 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scenes import COVER, Box, Dome, Scene, see
-from sklearn.linear_model import RANSACRegressor
+from scenes import COVER, FILLING, SEVERAL, Box, Dome, iou, see, unmeasured, with_holes
 
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
-from das3d.preparation import (
-    BORDER,
-    DEPTH_STEP,
-    PreparedScan,
-    Statistics,
-    Window,
-    background_distance,
-    bounding_box,
-    fill_missing,
-    find_foreground,
-    fit_background,
-    fit_surface,
-    measure,
-    plane_depth,
-    prepare,
-)
+from das3d.masks import bounding_box
+from das3d.measurement import Statistics, measure
+from das3d.preparation import DEPTH_STEP, PreparedScan, Window, fill_missing, prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
 
 SETTINGS = PreparationSettings(size=64)  # of windows of about 96 pixels
 PAPER = PreparationSettings(size=64, crop=False, level=False, background_distance=0.005, stretch=False)
-
-FRAME = (
-    Box(-0.05, 0.05, -0.05, -0.03, 0.01), Box(-0.05, 0.05, 0.03, 0.05, 0.01),
-    Box(-0.05, -0.03, -0.05, 0.05, 0.01), Box(0.03, 0.05, -0.05, 0.05, 0.01),
-)  # fmt: skip
-FILLING = (Dome(0, 0.03, 0.2),)
-SMALL = (Dome(0, 0, 0.02),)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / (a | b).sum())
-
-
-def foreground_of(scan: Scan) -> np.ndarray:
-    assert scan.depth is not None and scan.valid is not None
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None
-    return find_foreground(scan.depth, scan.valid, fit.plane, background_distance(fit, SETTINGS))
-
-
-def with_holes(scene: Scene, holes: np.ndarray, value: float = 0.0) -> Scan:
-    return scan_from_arrays(scene.rgb, np.where(holes, value, scene.depth), mask=scene.part, name="holes")
-
-
-def unmeasured(name: str, size: tuple[int, int]) -> Scan:
-    return Scan(name, np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32), np.zeros(size, bool))
 
 
 def same(a: PreparedScan, b: PreparedScan) -> bool:
@@ -77,265 +36,6 @@ def same(a: PreparedScan, b: PreparedScan) -> bool:
 @pytest.fixture(scope="module")
 def statistics() -> Statistics:
     return measure((see(seed=seed).scan() for seed in (1, 2, 3)), SETTINGS)
-
-
-# ------------------------------------------------------------------------------------------- background plane
-
-
-@given(tilt=st.floats(-40, 40), roll=st.floats(-30, 30), distance=st.floats(0.3, 3.0), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
-def test_plane_is_exact_without_noise(tilt: float, roll: float, distance: float, seed: int) -> None:
-    scene = see(tilt=tilt, roll=roll, distance=distance, noise=0.0, size=(90, 120), focal=300.0, solids=SMALL)
-    scan = scene.scan()
-    assert scan.depth is not None and scan.valid is not None
-    fit = fit_background(scan.depth, scan.valid, seed=seed)
-    assert fit is not None
-    assert plane_depth(fit.plane, scan.size) == pytest.approx(scene.table, rel=1e-6)
-    assert fit.noise < 1e-6 * distance
-
-
-@pytest.mark.parametrize("noise", [0.0001, 0.0005])
-@pytest.mark.parametrize("tilt", [0.0, 18.0, 35.0])
-def test_plane_and_its_noise_are_found_under_noise(tilt: float, noise: float) -> None:
-    scene = see(tilt=tilt, noise=noise)
-    scan = scene.scan()
-    assert scan.depth is not None and scan.valid is not None
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None
-    assert np.abs(plane_depth(fit.plane, scan.size) - scene.table).max() < 0.1 * noise
-    assert fit.noise == pytest.approx(noise, rel=0.1)
-    assert fit.support > 0.98
-    assert fit == fit_background(scan.depth, scan.valid), "the same scan must give the same plane"
-
-
-def test_plane_agrees_with_scikit_learn() -> None:
-    scan = see(solids=(*COVER, Box(-0.3, 0.3, 0.075, 0.3, 0.15))).scan()  # a wall hides a quarter of the border
-    assert scan.depth is not None and scan.valid is not None
-    strip = np.ones(scan.size, dtype=bool)
-    strip[BORDER:-BORDER, BORDER:-BORDER] = False
-    v, u = np.nonzero(strip)
-    tolerance = 0.003 / 0.6
-    foreign = RANSACRegressor(residual_threshold=tolerance, random_state=0).fit(np.c_[u, v], 1 / scan.depth[v, u])
-    v, u = np.indices(scan.size)
-    expected = 1 / foreign.predict(np.c_[u.ravel(), v.ravel()]).reshape(scan.size)
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None
-    assert np.abs(plane_depth(fit.plane, scan.size) - expected).max() < 0.0001
-    assert 0.5 < fit.support < 0.8
-
-
-@pytest.mark.parametrize("empty", [np.s_[:6], np.s_[:, -30:], np.s_[-9:]])
-def test_plane_is_found_where_a_side_of_the_frame_is_not_measured(empty: Any) -> None:
-    scene = see()
-    holes = np.zeros(scene.part.shape, dtype=bool)
-    holes[empty] = True
-    scan = with_holes(scene, holes, np.nan)
-    assert scan.depth is not None and scan.valid is not None
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None
-    assert np.abs(plane_depth(fit.plane, scan.size) - scene.table).max() < 0.0001
-
-
-@pytest.mark.parametrize("share", [0.9, 0.85])
-def test_a_plane_through_part_and_table_is_not_the_background(share: float) -> None:
-    # A flat block runs out of the frame on two sides. A plane through its top and the table has most support.
-    side = 300
-    table = plane_depth((0.02, 0.1, 1.48), (side, side))
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        column, row = (share * side + rng.integers(-3, 4, 2)).astype(int)
-        depth = table + 0.0004 * rng.normal(size=table.shape)
-        depth[:row, :column] -= 0.03
-        fit = fit_background(depth.astype(np.float32), np.ones(table.shape, dtype=bool))
-        assert fit is not None
-        np.testing.assert_allclose(plane_depth(fit.plane, table.shape), table, atol=0.002)
-
-
-def test_no_plane_where_there_is_none() -> None:
-    def fits(scan: Scan) -> bool:
-        assert scan.depth is not None and scan.valid is not None
-        return fit_background(scan.depth, scan.valid) is not None
-
-    filling = see(solids=FILLING)
-    assert filling.part.all()
-    assert not fits(filling.scan()), "the part fills the frame"
-    border = np.ones(filling.part.shape, dtype=bool)
-    border[40:-40, 40:-40] = False
-    assert not fits(with_holes(see(), border)), "nothing is measured where a plane is looked for"
-    assert not fits(with_holes(see(), ~see().part)), "nothing but the part is measured"
-    walls = tuple(Box(x, x + 0.2, -0.3, 0.3, h) for x, h in ((-0.285, 0.1), (0.085, 0.15)))
-    assert not fits(see(solids=(*walls, Box(-0.3, 0.3, 0.04, 0.3, 0.2))).scan()), "most of the border shows walls"
-    rng = np.random.default_rng(0)
-    assert not fits(scan_from_arrays(depth=rng.uniform(0.3, 0.9, (60, 80)))), "nothing but noise"
-    assert not fits(scan_from_arrays(depth=np.full((3, 5), 0.5))), "too few points"
-    assert not fits(see(tilt=85.0, solids=()).scan()), "the table ends at a horizon"
-
-
-def test_depth_of_a_plane_that_turns_away_is_infinite() -> None:
-    depth = plane_depth((2.0, 0.0, -1.0), (3, 4))
-    assert np.isinf(depth[:, :3]).all()
-    assert depth[:, 3] == pytest.approx(2.0)
-    assert depth.dtype == np.float32
-
-
-def test_surface_of_a_part_without_background_is_fitted_despite_outliers() -> None:
-    scene = see(solids=(), noise=0.0002)
-    depth = scene.depth.copy()
-    depth[40:70, 60:100] -= 0.05  # a tenth of the surface stands out
-    scan = scan_from_arrays(depth=np.where(np.random.default_rng(0).random(depth.shape) < 0.2, 0, depth))
-    assert scan.depth is not None and scan.valid is not None
-    assert np.abs(plane_depth(fit_surface(scan.depth, scan.valid), scan.size) - scene.table).max() < 0.0005
-    one = np.zeros(scan.size, dtype=bool)
-    one[7, 9] = True
-    alone = plane_depth(fit_surface(np.where(one, np.float32(0.5), np.float32(0)), one), scan.size)
-    assert alone == pytest.approx(0.5), "a lone point lies in a plane that faces the camera"
-
-
-# ------------------------------------------------------------------------------------------- foreground
-
-SEVERAL = (Dome(-0.05, -0.03, 0.02), Dome(0.05, -0.03, 0.02), Box(-0.02, 0.02, 0.01, 0.05, 0.02))
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.0003])
-@pytest.mark.parametrize(
-    ("solids", "least"),
-    [
-        (COVER, 0.97),
-        ((Dome(0.02, 0.01, 0.03),), 0.97),
-        ((Box(-0.004, 0.004, -0.004, 0.004, 0.008),), 0.95),
-        (SEVERAL, 0.97),
-        ((Box(0.05, 0.3, -0.02, 0.02, 0.02),), 0.95),
-        (FRAME, 0.95),
-    ],
-    ids=["cover", "dome", "tiny", "several", "at the border", "frame"],
-)
-def test_foreground_is_the_part(solids: tuple[Box | Dome, ...], least: float, noise: float) -> None:
-    scene = see(solids=solids, noise=noise)
-    found = foreground_of(scene.scan())
-    assert iou(found, scene.part) > least
-    assert not (found & ~cv2.dilate(scene.part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)).any()
-
-
-@given(tilt=st.floats(-30, 30), roll=st.floats(-20, 20), x=st.floats(-0.03, 0.03), y=st.floats(-0.02, 0.02))
-@settings(max_examples=15, deadline=None)
-def test_foreground_is_the_part_wherever_it_lies(tilt: float, roll: float, x: float, y: float) -> None:
-    scene = see(tilt=tilt, roll=roll, solids=(Dome(x, y, 0.03),))
-    assert iou(foreground_of(scene.scan()), scene.part) > 0.95
-
-
-@pytest.mark.parametrize("wall", [Box(-0.3, 0.3, 0.075, 0.3, 0.15), Box(-0.3, -0.085, -0.3, 0.3, 0.1)])
-def test_walls_that_run_out_of_the_frame_are_left_out(wall: Box) -> None:
-    alone, walled = see(), see(solids=(*COVER, wall))
-    assert walled.part.sum() > 1.4 * alone.part.sum()
-    visible = alone.part & (np.abs(walled.depth - alone.depth) < 0.003)  # a wall may hide a corner of the part
-    assert iou(foreground_of(walled.scan()), visible) > 0.97
-    unseen = np.ones(alone.part.shape, dtype=bool)
-    unseen[3:-3, 2:-2] = False
-    assert iou(foreground_of(with_holes(walled, unseen)), visible & ~unseen) > 0.97, "nothing is measured along the frame"
-
-
-@pytest.mark.parametrize("gaps", [(60, 120), (30, 150), (90, 100)])
-def test_parts_that_run_out_of_the_frame_are_kept_whole_where_all_do(gaps: tuple[int, int]) -> None:
-    rope = (Box(-0.3, 0.3, -0.02, 0.02, 0.02),)
-    ropes = measure((see(solids=rope, seed=seed).scan() for seed in range(4)), SETTINGS)
-    assert ropes.runs_out
-    scene = see(solids=rope, seed=9)
-    holes = np.zeros(scene.part.shape, dtype=bool)
-    for gap in gaps:
-        holes[:, gap : gap + 8] = True
-    prepared = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180}))
-    found = prepared.foreground[15:-15]  # what lies in the frame
-    assert iou(found, scene.part & ~holes) > 0.93, "the piece between two gaps is not all there is"
-
-
-def test_parts_inside_the_frame_do_not_run_out_of_it(statistics: Statistics) -> None:
-    assert not statistics.runs_out
-    scans = [see(seed=seed).scan() for seed in range(3)]
-    assert not measure([*scans, see(solids=(Box(-0.3, 0.3, -0.02, 0.02, 0.02),)).scan()], SETTINGS).runs_out
-
-
-@pytest.mark.parametrize("rim", [5, 10, 30])
-def test_the_plane_is_found_where_nothing_is_measured_along_the_frame(rim: int) -> None:
-    scenes = [see(seed=seed, size=(220, 250)) for seed in range(3)]
-    unmeasured = np.ones(scenes[0].part.shape, dtype=bool)
-    unmeasured[rim:-rim, rim:-rim] = False
-    scans = [with_holes(scene, unmeasured) for scene in scenes]
-    found = measure(scans, SETTINGS)
-    assert found.background == "plane" and 0 < found.window < 250
-    foreground = find_foreground(scans[0].depth, scans[0].valid, found.plane, found.distance)  # type: ignore[arg-type]
-    assert iou(foreground, scenes[0].part) > 0.93
-
-
-@pytest.mark.parametrize("noise", [0.002, 0.0027, 0.003, 0.0036])
-def test_specks_of_noise_on_a_flat_part_that_fills_the_frame_are_no_part(noise: float) -> None:
-    scans = [see(seed=seed, solids=(), tilt=0.0, roll=0.0, noise=noise).scan() for seed in range(3)]
-    assert measure(scans, SETTINGS).background == "none"
-
-
-def test_a_small_part_in_a_large_picture_is_found() -> None:
-    knob = (Box(-0.01, 0.01, -0.01, 0.01, 0.01),)
-    scenes = [see(solids=knob, seed=seed, size=(700, 800)) for seed in range(3)]
-    assert 100 < scenes[0].part.sum() < 0.002 * scenes[0].part.size
-    found = measure([scene.scan() for scene in scenes], SETTINGS)
-    assert found.background == "plane" and found.window < 60
-
-
-@pytest.mark.parametrize("share", [0.05, 0.3])
-def test_scattered_holes_change_little(share: float) -> None:
-    scene = see()
-    holes = np.random.default_rng(0).random(scene.part.shape) < share
-    assert iou(foreground_of(with_holes(scene, holes)), scene.part) > 0.97
-
-
-def test_holes_inside_the_part_belong_to_it_and_holes_in_the_table_do_not() -> None:
-    scene = see()
-    holes = np.zeros(scene.part.shape, dtype=bool)
-    holes[60:80, 70:95] = True
-    assert scene.part[holes].all()
-    holes[20:40, 20:45] = holes[:4] = holes[:, -3:] = True
-    found = foreground_of(with_holes(scene, holes))
-    assert found[60:80, 70:95].all()
-    assert iou(found, scene.part) > 0.97
-
-
-def test_table_seen_through_a_ring_is_background() -> None:
-    scene = see(solids=FRAME)
-    found = foreground_of(scene.scan())
-    v, u = (int(x) for x in np.mean(np.nonzero(scene.part), axis=1))
-    assert not scene.part[v - 8 : v + 8, u - 8 : u + 8].any(), "the middle shows the table"
-    assert not found[v - 8 : v + 8, u - 8 : u + 8].any()
-
-
-def test_specks_are_left_out() -> None:
-    scene = see()
-    depth = scene.depth.copy()
-    depth[10:13, 20:23] -= 0.01
-    depth[140, 90] -= 0.05
-    found = foreground_of(scan_from_arrays(scene.rgb, depth))
-    assert np.array_equal(found, foreground_of(scene.scan()))
-    assert not find_foreground(np.ones((40, 50), np.float32), np.ones((40, 50), dtype=bool), (0, 0, 1), 0.01).any()
-
-
-@pytest.mark.parametrize(("rise", "belongs"), [(0.0025, False), (0.01, True)])
-def test_a_separate_patch_that_hardly_rises_is_table_and_a_lower_piece_is_not(rise: float, belongs: bool) -> None:
-    scene = see(solids=(Box(-0.01, 0.05, -0.03, 0.03, 0.04),))
-    depth = scene.depth.copy()
-    patch = np.zeros(scene.part.shape, dtype=bool)
-    patch[60:90, 15:30] = True
-    assert not scene.part[patch].any()
-    depth[patch] -= rise
-    found = foreground_of(scan_from_arrays(scene.rgb, depth))
-    assert iou(found, scene.part | patch if belongs else scene.part) > 0.95
-
-
-def test_distance_to_the_background_follows_the_noise_unless_set() -> None:
-    for noise, expected in ((0.00001, 0.003 * 0.6), (0.0006, 5 * 0.0006)):
-        scan = see(noise=noise).scan()
-        assert scan.depth is not None and scan.valid is not None
-        fit = fit_background(scan.depth, scan.valid)
-        assert fit is not None
-        assert background_distance(fit, SETTINGS) == pytest.approx(expected, rel=0.1)
-        assert background_distance(fit, PAPER) == 0.005
 
 
 # ------------------------------------------------------------------------------------------- missing values
@@ -363,315 +63,6 @@ def test_a_slope_is_filled_as_a_slope() -> None:
     assert np.abs(fill_missing(slope, known) - slope).max() < 0.05
     known[20:26, 30:36] = False
     assert np.abs(fill_missing(slope, known) - slope).max() < 0.1
-
-
-# ------------------------------------------------------------------------------------------- statistics
-
-
-def test_statistics_are_those_of_the_scene(statistics: Statistics) -> None:
-    scene = see(noise=0.0)
-    assert (statistics.has_rgb, statistics.has_depth, statistics.background) == (True, True, "plane")
-    assert (statistics.frame, statistics.scans) == ((150, 180), 3)
-    assert plane_depth(statistics.plane, (150, 180)) == pytest.approx(scene.table, abs=0.0001)
-    assert statistics.noise == pytest.approx(0.0003, rel=0.1)
-    highest = (scene.table - scene.depth).max()
-    assert statistics.far == 0
-    assert -statistics.near == pytest.approx(1.1 * highest, rel=0.03), "a tenth of the range is left above the part"
-    top, bottom, left, right = bounding_box(scene.part)
-    assert statistics.window == pytest.approx(max(bottom - top, right - left) * 1.08, abs=3)
-    assert statistics.rgb_high == pytest.approx(150 + 2.3 * 4, abs=3), "the 99th percentile of the part, not of the table"
-
-
-def test_paper_settings_measure_depth_from_the_camera() -> None:
-    scene = see(noise=0.0)
-    statistics = measure([scene.scan()], PAPER)
-    on_part = scene.depth[scene.part]
-    assert statistics.far == pytest.approx(on_part.max(), abs=0.003), "removed points within 5 mm of the table count not"
-    assert statistics.near == pytest.approx(on_part.min() - 0.1 * np.ptp(on_part), abs=0.001)
-    assert (statistics.window, statistics.distance, statistics.rgb_high) == (0, 0.005, 255)
-
-
-def test_statistics_survive_json(statistics: Statistics) -> None:
-    mixed = measure([see().scan(), see(size=(140, 180)).scan()], SETTINGS)
-    assert mixed.frame is None
-    for one in (statistics, mixed, measure([see(solids=FILLING).scan()], SETTINGS)):
-        again = Statistics.from_dict(json.loads(json.dumps(one.to_dict())))
-        assert again == one
-        assert hash(again) == hash(one), "lists must become tuples again"
-
-
-def test_statistics_are_deterministic_and_take_scans_one_at_a_time(statistics: Statistics) -> None:
-    steps: list[int] = []
-    again = measure((see(seed=seed).scan() for seed in (1, 2, 3)), SETTINGS, progress=lambda: steps.append(1))
-    assert again == statistics
-    assert len(steps) == 3
-
-
-@pytest.mark.parametrize("solids", [COVER, FILLING])
-def test_pixels_that_fly_and_odd_parts_do_not_widen_the_range(solids: Any) -> None:
-    rng = np.random.default_rng(0)
-    scenes = [see(seed=seed, solids=solids) for seed in range(60)]
-    plain = measure((scene.scan() for scene in scenes), SETTINGS)
-    flying = []
-    for scene in scenes:
-        depth = scene.depth.copy()
-        lone = rng.random(depth.shape) < 0.01
-        depth[lone] -= rng.uniform(0.02, 0.2, depth.shape)[lone]
-        flying.append(scan_from_arrays(scene.rgb, depth))
-    odd = see(seed=99, solids=(*solids, Box(-0.01, 0.01, -0.01, 0.01, 0.15))).scan()  # something stands on the part
-    for found in (measure(flying, SETTINGS), measure([*(scene.scan() for scene in scenes), odd], SETTINGS)):
-        assert found.far - found.near == pytest.approx(plain.far - plain.near, rel=0.15)
-
-
-@pytest.mark.parametrize("solids", [COVER, FILLING])
-@pytest.mark.parametrize("to", [0.3, 1.3])
-def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) -> None:
-    scene = see(solids=solids, noise=0.0)
-    known = measure([scene.scan()], SETTINGS)
-    flies = scene.depth.copy()
-    flies[75, 80] = to
-    assert scene.part[75, 80]
-    plain, found = (prepare(scan_from_arrays(scene.rgb, depth), known, SETTINGS) for depth in (scene.depth, flies))
-    assert np.abs(found.depth - plain.depth).max() < 0.02
-    assert np.array_equal(found.foreground, plain.foreground)
-    holes = np.zeros(scene.part.shape, dtype=bool)
-    holes[74, 79:82] = holes[76, 79:82] = True
-    holed, found = (
-        prepare(with_holes(replace(scene, depth=depth), holes), known, SETTINGS) for depth in (scene.depth, flies)
-    )
-    assert np.abs(found.depth - holed.depth).max() < 0.02, "missing points beside it are no company"
-    spike = scene.depth.copy()
-    spike[74:77, 79:82] = 0.3
-    assert np.abs(prepare(scan_from_arrays(scene.rgb, spike), known, SETTINGS).depth - plain.depth).max() > 0.3, (
-        "no lone one"
-    )
-
-
-def test_one_odd_training_scan_does_not_switch_the_checks_off() -> None:
-    scans = [see(seed=seed).scan() for seed in range(5)]
-    speck, known = see(solids=(Dome(0, 0, 0.009),)), measure(scans, SETTINGS)
-    scene = see(seed=7)
-    odd = [speck.scan(), with_holes(scene, np.arange(180)[None, :] < 100)]
-    found = measure([*scans, *odd], SETTINGS)
-    assert (found.area, found.missing) == (known.area, known.missing)
-    for scan in odd:
-        with pytest.raises(DataError, match=r"no part\?|too little was measured"):
-            _ = prepare(scan, found, SETTINGS).judgeable
-
-
-def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() -> None:
-    scenes = [see(seed=seed, solids=FILLING) for seed in range(3)]
-    known = measure([scene.scan() for scene in scenes], SETTINGS)
-    assert known.background == "none" and prepare(scenes[0].scan(), known, SETTINGS).doubt == ""
-    half = np.arange(180)[None, :] < 90
-    with pytest.raises(DataError, match=r"holes: .* none on 50% of the picture, .* too little was measured"):
-        _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
-
-
-def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
-    scene = see(seed=7)
-    columns = np.flatnonzero(scene.part.any(axis=0))
-    cut = np.zeros_like(scene.part)
-    cut[:, : int(np.quantile(columns, 0.5))] = True
-    blind = scan_from_arrays(scene.rgb, np.where(cut, 0, scene.depth), name="blind on one side")
-    with pytest.raises(DataError, match=r"blind on one side: .* too little was measured to judge it"):
-        _ = prepare(blind, statistics, SETTINGS).judgeable
-    broken = scan_from_arrays(scene.rgb, np.where(cut, scene.table, scene.depth))  # the table is where the part was
-    assert prepare(broken, statistics, SETTINGS).doubt == ""
-    beside = scan_from_arrays(scene.rgb, np.where(cut & ~scene.part, 0, scene.depth))  # the table alone is not measured
-    assert prepare(beside, statistics, SETTINGS).doubt == ""
-    old = Statistics.from_dict({k: v for k, v in statistics.to_dict().items() if k not in ("missing", "scene")})
-    assert prepare(blind, old, SETTINGS).doubt == "", "models of before do not know what is usual"
-
-
-@pytest.mark.parametrize(
-    ("factor", "word"),
-    [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times"), (4, "another scale"), (0.25, "scale"), (1e-4, "scale")],
-)
-def test_another_unit_is_refused_where_parts_fill_the_frame(factor: float, word: str) -> None:
-    scenes = [see(seed=seed, solids=FILLING, size=(60, 70)) for seed in range(3)]
-    filled = measure([scene.scan() for scene in scenes], SETTINGS)
-    assert filled.background == "none" and filled.scene == pytest.approx(np.median(scenes[0].depth), rel=0.01)
-    depth = (scenes[1].depth * factor).astype(np.float32)
-    far = Scan("other", scenes[1].rgb, depth, np.ones(depth.shape, bool))
-    with pytest.raises(DataError, match=f"other: expected the scene .* as in training, .*{word}"):
-        prepare(far, filled, SETTINGS)
-    prepare(scenes[2].scan(), filled, SETTINGS)
-
-
-def test_areas_are_above_zero_whichever_way_x_and_y_point() -> None:
-    scene = see()
-    plain = measure([scene.scan()], SETTINGS)
-    areas = [
-        prepare(scan_from_arrays(scene.rgb, scene.points * sign), plain, SETTINGS).pixel_mm2
-        for sign in ([1, 1, 1], [1, -1, 1], [-1, 1, 1], [-1, -1, 1])
-    ]
-    assert areas[0] is not None and areas[0] > 0
-    assert areas == pytest.approx([areas[0]] * 4)
-
-
-def test_a_lone_scan_without_plane_does_not_decide() -> None:
-    scans = [see(seed=seed).scan() for seed in range(5)]
-    odd = see(solids=FILLING).scan()
-    assert measure([*scans, odd], SETTINGS).background == "plane"
-    assert measure([*scans, odd, odd], SETTINGS).background == "none", "two of seven are too many"
-    reference = measure(scans, SETTINGS)
-    assert measure([*scans, odd], SETTINGS) == replace(reference, scans=6), "and what it shows is not measured"
-
-
-def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
-    scene = see(solids=FILLING)
-    statistics = measure([scene.scan()], SETTINGS)
-    assert (statistics.background, statistics.window) == ("none", 0)
-    prepared = prepare(scene.scan(), statistics, SETTINGS)
-    assert prepared.window == Window(-15, 0, 180, (150, 180))
-    rows = slice(6, -6)  # on either side 15 of 180 rows lie beyond the frame, 5.3 of 64
-    assert prepared.foreground[rows].all() and not prepared.foreground[:5].any()
-    assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
-
-
-# ------------------------------------------------------------------------------------------- walls, pieces, cleared scans
-
-
-WALL, TALL, SLANTED = Box(-2, 2, 0.15, 0.6, 0.5), Box(-0.04, 0.04, -0.04, 0.05, 0.13), {"tilt": 40, "roll": 0, "focal": 300}
-
-
-def test_what_stands_before_a_wall_is_told_from_it() -> None:
-    scene, wall = see(solids=(WALL, TALL), **SLANTED), see(solids=(WALL,), **SLANTED)
-    part = scene.depth < wall.depth - 0.003
-    assert (part & wall.part).sum() > 500, "in the picture it hides some of the wall"
-    scan = scene.scan()
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None
-    found = find_foreground(scan.depth, scan.valid, fit.plane, 0.003)
-    assert (found & part).sum() > 0.97 * part.sum() and (found & ~part).sum() < 0.05 * part.sum()
-
-
-@pytest.mark.parametrize("edge", [0.0, 0.05])
-def test_a_wall_that_fills_the_border_is_no_table(edge: float) -> None:
-    part = Box(-0.03, 0.03, -0.10, -0.05, 0.03)
-    known = measure([see(seed=seed, solids=(part,), **SLANTED).scan() for seed in range(3)], SETTINGS)
-    scene = see(seed=9, solids=(part, Box(-2, 2, edge, 0.6, 0.6)), **{**SLANTED, "tilt": 50})
-    scan = scene.scan()
-    fit = fit_background(scan.depth, scan.valid)
-    assert fit is not None and find_foreground(scan.depth, scan.valid, fit.plane, known.distance).mean() > 0.4
-    known = measure([see(seed=seed, solids=(part,), **{**SLANTED, "tilt": 50}).scan() for seed in range(3)], SETTINGS)
-    prepared = prepare(scan, known, SETTINGS)
-    assert prepared.window.side == known.window
-    alone = prepare(see(seed=9, solids=(part,), **{**SLANTED, "tilt": 50}).scan(), known, SETTINGS)
-    assert (prepared.foreground == alone.foreground).mean() > 0.99
-
-
-def test_one_scan_with_a_wall_changes_no_statistics() -> None:
-    part, view = Box(-0.03, 0.03, -0.10, -0.05, 0.03), {**SLANTED, "tilt": 50}
-    scans = [see(seed=seed, solids=(part,), **view).scan() for seed in range(8)]
-    wall = see(seed=9, solids=(part, Box(-2, 2, 0.02, 0.6, 0.6)), **view).scan()
-    without, with_it = measure(scans, SETTINGS), measure([*scans, wall], SETTINGS)
-    assert with_it.window == without.window and with_it.near == pytest.approx(without.near, abs=1e-4)
-
-
-def test_the_rest_of_a_part_at_the_end_of_the_frame_is_no_wall() -> None:
-    known = measure([see(seed=seed, solids=(Box(-0.055, 0.055, -0.03, 0.03, 0.03),)).scan() for seed in range(3)], SETTINGS)
-    pieces = (Box(-0.13, -0.045, -0.03, 0.03, 0.03), Box(-0.035, -0.01, -0.03, 0.03, 0.03))
-    scene = see(seed=5, solids=pieces)
-    prepared = prepare(scene.scan(), known, SETTINGS)
-    shown = prepared.foreground.mean() * prepared.window.side**2 / scene.part.size
-    assert shown == pytest.approx(scene.part.mean(), rel=0.05), "both pieces"
-
-
-@pytest.mark.parametrize("middle", [0.075, 0.008], ids=["boss", "pocket"])
-def test_what_belongs_to_a_part_that_runs_across_the_frame_is_not_told_from_it(middle: float) -> None:
-    rail = (
-        Box(-1, -0.03, -0.025, 0.025, 0.04), Box(0.03, 1, -0.025, 0.025, 0.04), Box(-0.03, 0.03, -0.025, -0.017, 0.04),
-        Box(-0.03, 0.03, 0.017, 0.025, 0.04), Box(-0.03, 0.03, -0.017, 0.017, middle),
-    )  # fmt: skip
-    scenes = [see(seed=seed, solids=rail, distance=0.4, tilt=0, roll=0) for seed in range(3)]
-    known = measure([scene.scan() for scene in scenes], SETTINGS)
-    assert known.runs_out and known.area == pytest.approx(scenes[0].part.mean(), rel=0.1)
-
-
-def test_stray_points_are_no_part_before_a_wall() -> None:
-    known = measure([see(seed=seed).scan() for seed in range(3)], SETTINGS)
-    stray = np.zeros((150, 180), np.float32)
-    stray[70, 80:82] = 0.50, 0.55  # of a lens that is covered, for the rest
-    row = see(solids=()).depth.copy()
-    row[75] -= np.where(np.arange(180) % 2, 0.10, 0.16)  # a dead row
-    for depth in (stray, row):
-        with pytest.raises(DataError, match="expected a part more than"):
-            prepare(scan_from_arrays(see().rgb, depth), known, SETTINGS)
-
-
-def test_cleared_parts_of_any_size_are_prepared_alike_and_glare_clears_nothing() -> None:
-    rows, columns = np.indices((150, 180))
-    depth = 0.5 + 0.05 * np.sin(rows * columns)  # in which nothing is a plane
-
-    def cleared(share: float) -> Scan:
-        radii = np.hypot((rows - 74.5) / 75, (columns - 89.5) / 90)
-        return scan_from_arrays(see().rgb, np.where(radii < math.sqrt(share * 4 / math.pi), depth, 0))
-
-    known = measure([cleared(0.70)] * 4, SETTINGS)
-    assert known.background == "cleared"
-    assert prepare(cleared(0.77), known, SETTINGS).foreground.any(), "a little larger than those of training"
-    glare = scan_from_arrays(see().rgb, np.where(columns > 120 + 8 * np.sin(rows / 9), 0, depth))
-    view = scan_from_arrays(see().rgb, np.where((abs(rows - 75) < 50) & (abs(columns - 90) < 60), depth, 0))
-    for scan in (glare, view):
-        assert measure([scan] * 3, SETTINGS).background == "none", "which shows the part in RGB where depth is missing"
-
-
-def test_scans_whose_background_was_cleared_away_are_cut_out_by_what_was_measured() -> None:
-    scenes = [see(seed=seed) for seed in range(4)]
-    cleared = [scan_from_arrays(scene.rgb, np.where(scene.part, scene.depth, 0)) for scene in scenes]
-    known, plain = measure(cleared, SETTINGS), measure([scene.scan() for scene in scenes], SETTINGS)
-    assert known.background == "cleared" and known.area == pytest.approx(plain.area, rel=0.02)
-    assert known.window == pytest.approx(plain.window, abs=3)
-    prepared, usual = (prepare(scans[0], one, SETTINGS) for scans, one in ((cleared, known), ([scenes[0].scan()], plain)))
-    assert prepared.doubt == "" and (prepared.depth[~prepared.foreground] == 1).all()
-    assert (prepared.foreground == usual.foreground).mean() > 0.97
-    holes = scenes[1].part & (np.indices(scenes[1].part.shape).sum(axis=0) % 5 == 0)
-    holed = scan_from_arrays(scenes[1].rgb, np.where(scenes[1].part & ~holes, scenes[1].depth, 0))
-    same = prepare(cleared[1], known, SETTINGS)
-    assert (prepare(holed, known, SETTINGS).foreground == same.foreground).mean() > 0.99, "missing points belong to it"
-    half = scan_from_arrays(scenes[1].rgb, np.where(scenes[1].part & (np.arange(180) < 85), scenes[1].depth, 0))
-    assert "too little was measured" in prepare(half, known, SETTINGS).doubt
-    with pytest.raises(DataError, match=r"whole: expected depth on the part alone, as in training, found it on 100%"):
-        prepare(scenes[2].scan("whole"), known, SETTINGS)
-
-
-def test_all_training_scans_without_depth_are_named() -> None:
-    scene = see()
-    nothing = np.zeros(scene.part.shape, np.float32)
-    empty = [Scan(f"empty {i}", scene.rgb, nothing, nothing > 0) for i in range(2)]
-    with pytest.raises(DataError) as caught:
-        measure([scene.scan(), *empty], SETTINGS)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["empty 0", "empty 1"]
-
-
-@pytest.mark.parametrize("crop", [True, False])
-def test_margin_and_crop_decide_the_window(crop: bool) -> None:
-    narrow, wide = (measure([see().scan()], SETTINGS.model_copy(update={"margin": m, "crop": crop})) for m in (0.0, 0.5))
-    part = max(bottom - top for top, bottom in [bounding_box(see().part)[2:]])
-    if crop:
-        assert narrow.window == pytest.approx(part, abs=2)
-        assert wide.window == pytest.approx(1.5 * part, abs=3)
-    else:
-        assert narrow.window == wide.window == 0
-
-
-@pytest.mark.parametrize(
-    ("scans", "message"),
-    [
-        ([], "no training scans: expected at least one good part"),
-        ([see().scan(), see().scan().without(rgb=True)], "all must have the same members"),
-        ([see().scan(), see().scan().without(depth=True)], "all must have the same members"),
-        (
-            [unmeasured("blind", (20, 30))],
-            "blind: expected some measured depth, found none",
-        ),
-    ],
-)
-def test_training_scans_that_cannot_be_measured_are_refused(scans: list[Scan], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        measure(scans, SETTINGS)
 
 
 # ------------------------------------------------------------------------------------------- one scan
@@ -732,15 +123,6 @@ def test_unit_and_form_of_the_depth_change_nothing(statistics: Statistics) -> No
     points = np.stack([u * scene.depth, v * scene.depth, scene.depth], axis=-1)
     from_points = prepare(scan_from_arrays(scene.rgb, points), statistics, SETTINGS)
     assert same(from_points, prepare(scan_from_arrays(scene.rgb, scene.depth), statistics, SETTINGS))
-
-
-def test_statistics_are_the_same_in_any_unit() -> None:
-    counts = [np.round(see(seed=seed).depth * 1000, 1) for seed in (1, 2)]
-    in_metres = measure([scan_from_arrays(depth=one / 1000) for one in counts], SETTINGS).to_dict()
-    in_millimetres = measure([scan_from_arrays(depth=one, unit="mm") for one in counts], SETTINGS).to_dict()
-    for name, value in in_metres.items():
-        expected = value if name == "background" else pytest.approx(value, rel=1e-5, abs=1e-9)
-        assert in_millimetres[name] == expected, name
 
 
 def test_preparation_is_deterministic(statistics: Statistics) -> None:
@@ -956,6 +338,181 @@ def test_every_scan_is_prepared_to_finite_values_or_refused(
     assert prepared.window.put_back(prepared.depth).shape == size
 
 
+@pytest.mark.parametrize("solids", [COVER, FILLING])
+@pytest.mark.parametrize("to", [0.3, 1.3])
+def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) -> None:
+    scene = see(solids=solids, noise=0.0)
+    known = measure([scene.scan()], SETTINGS)
+    flies = scene.depth.copy()
+    flies[75, 80] = to
+    assert scene.part[75, 80]
+    plain, found = (prepare(scan_from_arrays(scene.rgb, depth), known, SETTINGS) for depth in (scene.depth, flies))
+    assert np.abs(found.depth - plain.depth).max() < 0.02
+    assert np.array_equal(found.foreground, plain.foreground)
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[74, 79:82] = holes[76, 79:82] = True
+    holed, found = (
+        prepare(with_holes(replace(scene, depth=depth), holes), known, SETTINGS) for depth in (scene.depth, flies)
+    )
+    assert np.abs(found.depth - holed.depth).max() < 0.02, "missing points beside it are no company"
+    spike = scene.depth.copy()
+    spike[74:77, 79:82] = 0.3
+    assert np.abs(prepare(scan_from_arrays(scene.rgb, spike), known, SETTINGS).depth - plain.depth).max() > 0.3, (
+        "no lone one"
+    )
+
+
+def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
+    scene = see(solids=FILLING)
+    statistics = measure([scene.scan()], SETTINGS)
+    assert (statistics.background, statistics.window) == ("none", 0)
+    prepared = prepare(scene.scan(), statistics, SETTINGS)
+    assert prepared.window == Window(-15, 0, 180, (150, 180))
+    rows = slice(6, -6)  # on either side 15 of 180 rows lie beyond the frame, 5.3 of 64
+    assert prepared.foreground[rows].all() and not prepared.foreground[:5].any()
+    assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
+
+
+def test_areas_are_above_zero_whichever_way_x_and_y_point() -> None:
+    scene = see()
+    plain = measure([scene.scan()], SETTINGS)
+    areas = [
+        prepare(scan_from_arrays(scene.rgb, scene.points * sign), plain, SETTINGS).pixel_mm2
+        for sign in ([1, 1, 1], [1, -1, 1], [-1, 1, 1], [-1, -1, 1])
+    ]
+    assert areas[0] is not None and areas[0] > 0
+    assert areas == pytest.approx([areas[0]] * 4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "word"),
+    [(1e3, "millimetres"), (0.1, "tenth"), (10, "ten times"), (4, "another scale"), (0.25, "scale"), (1e-4, "scale")],
+)
+def test_another_unit_is_refused_where_parts_fill_the_frame(factor: float, word: str) -> None:
+    scenes = [see(seed=seed, solids=FILLING, size=(60, 70)) for seed in range(3)]
+    filled = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert filled.background == "none" and filled.scene == pytest.approx(np.median(scenes[0].depth), rel=0.01)
+    depth = (scenes[1].depth * factor).astype(np.float32)
+    far = Scan("other", scenes[1].rgb, depth, np.ones(depth.shape, bool))
+    with pytest.raises(DataError, match=f"other: expected the scene .* as in training, .*{word}"):
+        prepare(far, filled, SETTINGS)
+    prepare(scenes[2].scan(), filled, SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------- scans in doubt
+
+
+def test_one_odd_training_scan_does_not_switch_the_checks_off() -> None:
+    scans = [see(seed=seed).scan() for seed in range(5)]
+    speck, known = see(solids=(Dome(0, 0, 0.009),)), measure(scans, SETTINGS)
+    scene = see(seed=7)
+    odd = [speck.scan(), with_holes(scene, np.arange(180)[None, :] < 100)]
+    found = measure([*scans, *odd], SETTINGS)
+    assert (found.area, found.missing) == (known.area, known.missing)
+    for scan in odd:
+        with pytest.raises(DataError, match=r"no part\?|too little was measured"):
+            _ = prepare(scan, found, SETTINGS).judgeable
+
+
+def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() -> None:
+    scenes = [see(seed=seed, solids=FILLING) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], SETTINGS)
+    assert known.background == "none" and prepare(scenes[0].scan(), known, SETTINGS).doubt == ""
+    half = np.arange(180)[None, :] < 90
+    with pytest.raises(DataError, match=r"holes: .* none on 50% of the picture, .* too little was measured"):
+        _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
+
+
+def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
+    scene = see(seed=7)
+    columns = np.flatnonzero(scene.part.any(axis=0))
+    cut = np.zeros_like(scene.part)
+    cut[:, : int(np.quantile(columns, 0.5))] = True
+    blind = scan_from_arrays(scene.rgb, np.where(cut, 0, scene.depth), name="blind on one side")
+    with pytest.raises(DataError, match=r"blind on one side: .* too little was measured to judge it"):
+        _ = prepare(blind, statistics, SETTINGS).judgeable
+    broken = scan_from_arrays(scene.rgb, np.where(cut, scene.table, scene.depth))  # the table is where the part was
+    assert prepare(broken, statistics, SETTINGS).doubt == ""
+    beside = scan_from_arrays(scene.rgb, np.where(cut & ~scene.part, 0, scene.depth))  # the table alone is not measured
+    assert prepare(beside, statistics, SETTINGS).doubt == ""
+    old = Statistics.from_dict({k: v for k, v in statistics.to_dict().items() if k not in ("missing", "scene")})
+    assert prepare(blind, old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def rgb_like(scan: Scan, change: Callable[[np.ndarray], np.ndarray]) -> Scan:
+    assert scan.rgb is not None
+    return replace(scan, rgb=np.clip(change(scan.rgb.astype(float)), 0, 255).astype(np.uint8))
+
+
+BLANK: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "black": (
+        lambda rgb: 0 * rgb,
+        r"expected a part 1[45]\d to 1[45]\d of 255 bright, as in training, found 0: lamp, exposure",
+    ),
+    "12 bits in 16": (lambda rgb: rgb // 16, r"of 255 bright, as in training, found 9: .* or 12 bits in 16\?"),
+    "white": (lambda rgb: 0 * rgb + 255, r"expected white on at most 0% of the part, as in training, found it on 100%"),
+    "exposed for ten times as long": (lambda rgb: 10 * rgb, "found it on 100%: too long an exposure"),
+}
+
+
+@pytest.mark.parametrize("name", BLANK)
+@pytest.mark.parametrize("solids", [COVER, FILLING, None], ids=["on a table", "filling the frame", "without depth"])
+def test_rgb_that_shows_nothing_is_in_doubt_and_another_light_is_not(name: str, solids: Any) -> None:
+    scans = [see(seed=seed, solids=solids or FILLING).scan("p7") for seed in range(4)]
+    scans = [scan.without(depth=True) if solids is None else scan for scan in scans]
+    known = measure(scans[:3], SETTINGS)
+    change, message = BLANK[name]
+    with pytest.raises(DataError, match=f"p7: .*{message}"):
+        _ = prepare(rgb_like(scans[3], change), known, SETTINGS).judgeable
+    for gain in (0.5, 1, 1.5):
+        assert prepare(rgb_like(scans[3], lambda rgb, gain=gain: gain * rgb), known, SETTINGS).doubt == ""  # type: ignore[misc]
+    old = Statistics.from_dict({k: v for k, v in known.to_dict().items() if k not in ("darkest", "brightest", "white")})
+    assert prepare(rgb_like(scans[3], change), old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def test_rgb_that_the_networks_do_not_see_is_not_in_doubt() -> None:
+    scans = [see(seed=seed).scan() for seed in range(3)]
+    known = measure([scan.without(rgb=True) for scan in scans], SETTINGS)
+    assert (known.darkest, known.brightest, known.white) == (0, 0, 1)
+    assert prepare(rgb_like(scans[0], lambda rgb: 0 * rgb), known, SETTINGS).doubt == ""
+
+
+@pytest.mark.parametrize(
+    ("beside", "what"),
+    [
+        (
+            tuple(Box(-0.055, 0.045, y, y + 0.025, 0.02) for y in (-0.07, 0.045)),
+            r"\d+ pixels in all, .* found \d+: two parts, something beside it",
+        ),
+        ((Box(0.06, 0.1, -0.01, 0.01, 0.02),), r"8\d pixels either way, as in training, found 1\d\d: two parts"),
+    ],
+    ids=["area", "length"],
+)
+def test_two_parts_are_in_doubt(beside: tuple[Box, ...], what: str) -> None:
+    view: dict[str, Any] = {"tilt": 0.0, "roll": 0.0}
+    known = measure([see(seed=seed, **view).scan() for seed in range(3)], SETTINGS)
+    part = see(**view).part
+    assert (known.longest, known.largest) == pytest.approx((part.any(axis=0).sum(), part.sum()), rel=0.05)
+    scan = see(seed=5, solids=(*COVER, *beside), **view).scan("two")
+    with pytest.raises(DataError, match=f"two: expected one part of at most {what}"):
+        _ = prepare(scan, known, SETTINGS).judgeable
+    assert prepare(scan, measure([see(seed=4, **view).scan(), scan], SETTINGS), SETTINGS).doubt == "", "as in training"
+    whole = SETTINGS.model_copy(update={"crop": False})
+    assert prepare(scan, measure([see(seed=4, **view).scan()], whole), whole).doubt == "", "the frame grows with nothing"
+    old = Statistics.from_dict({k: v for k, v in known.to_dict().items() if k not in ("longest", "largest")})
+    assert prepare(scan, old, SETTINGS).doubt == "", "models of before do not know what is usual"
+
+
+def test_sound_training_parts_are_not_in_doubt_however_they_differ() -> None:
+    solids = [(Dome(0, 0, radius),) for radius in (0.02, 0.024, 0.028)] + [(Box(-0.06, 0.06, -0.006, 0.006, 0.02),)]
+    scans = [
+        rgb_like(see(seed=seed, solids=one, size=(120, 150)).scan(), lambda rgb, gain=gain: gain * rgb)  # type: ignore[misc]
+        for seed, (one, gain) in enumerate((one, gain) for one in solids for gain in (0.1, 1, 20))
+    ]
+    known = measure(scans, SETTINGS)
+    assert [prepare(scan, known, SETTINGS).doubt for scan in scans] == [""] * len(scans)
+
+
 # ------------------------------------------------------------------------------------------- window
 
 START, LENGTH = st.integers(-19, 60), st.integers(61, 90)  # every window shows some of the frame
@@ -1003,12 +560,6 @@ def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple
     v, u = np.indices(window.frame)
     found = (v * back).sum() / back.sum(), (u * back).sum() / back.sum()
     assert found == pytest.approx((row, column), abs=0.5)
-
-
-def test_bounding_box_is_that_of_the_true_pixels() -> None:
-    mask = np.zeros((9, 12), dtype=bool)
-    mask[2, 3] = mask[6, 11] = True
-    assert bounding_box(mask) == (2, 7, 3, 12)
 
 
 # ------------------------------------------------------------------------------------------- real scans

@@ -19,8 +19,9 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat
+from das3d.measurement import measure
 from das3d.parts import Part, Split
-from das3d.preparation import measure, prepare
+from das3d.preparation import prepare
 from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, make_settings
 
@@ -204,7 +205,8 @@ def test_the_folder_of_the_data_is_left_alone(data: Dataset) -> None:
 def test_rgb_is_left_out_where_the_networks_do_not_see_it(data: Dataset) -> None:
     both, depth = (prepare_dataset(data, with_settings(modality=m)) for m in ("rgb+depth", "depth"))
     assert both.statistics.has_rgb and not depth.statistics.has_rgb
-    assert replace(depth.statistics, has_rgb=True, rgb_high=both.statistics.rgb_high) == both.statistics
+    of_rgb = {name: getattr(both.statistics, name) for name in ("has_rgb", "rgb_high", "darkest", "brightest", "white")}
+    assert replace(depth.statistics, **of_rgb) == both.statistics
     for one, other in zip(both.train, depth.train, strict=True):
         assert np.array_equal(one.depth, other.depth) and np.array_equal(one.foreground, other.foreground)
         assert one.rgb.any() and not other.rgb.any()

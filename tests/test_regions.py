@@ -27,10 +27,11 @@ from das3d.detector import load
 from das3d.engines import EngineOutput
 from das3d.engines.torch_engine import part_scores
 from das3d.errors import DataError
+from das3d.measurement import Statistics, measure
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined
 from das3d.prediction import with_focal_length
-from das3d.preparation import PreparedScan, Statistics, Window, measure, prepare
+from das3d.preparation import PreparedScan, Window, prepare
 from das3d.regions import (
     BINS,
     SMALLEST,

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
+from das3d.background import plane_depth
 from das3d.errors import DataError
-from das3d.preparation import Window, plane_depth
+from das3d.preparation import Window
 from das3d.scan import Camera, scan_from_arrays
 from das3d.surfaces import MODULES, Surface, import_map, read_asset, surface_of
 

@@ -26,7 +26,10 @@ from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
 
 # What prepared scans depend on: our code, and the libraries that decode and resize.
-CODE = ("_arrays.py", "_clouds.py", "cache.py", "files.py", "parts.py", "preparation.py", "scan.py")
+CODE = (
+    "_arrays.py", "_clouds.py", "background.py", "cache.py", "files.py", "foreground.py", "masks.py", "measurement.py",
+    "parts.py", "preparation.py", "scan.py",
+)  # fmt: skip
 READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8

@@ -225,7 +225,7 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
             return "twice here: a copy says nothing new"
         seen.add(content)
         if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
-            return "of which too little was measured to judge it"
+            return "that no verdict would be given on"
         return ""
 
     seen: set[str] = set()

@@ -17,7 +17,8 @@ from das3d.cache import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, in_batches, open_exported
 from das3d.errors import ModelError, SettingsError, explained
 from das3d.files import DepthFormat
-from das3d.preparation import PreparedScan, Statistics, Window, prepare
+from das3d.measurement import Statistics
+from das3d.preparation import PreparedScan, Window, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
 from das3d.settings import Settings, settings_from_dict

@@ -100,10 +100,10 @@ def evaluate(
         "das3d": das3d.__version__,
     }
     seen = _trained_on([result.part for result in results], detector)
-    doubtful = [result.part.id for result in results if result.doubt]
+    doubtful = [result for result in results if result.doubt]
     if doubtful:
-        what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0]}"
-        told.append(f"{what}: too little of them was measured; they count here by their scores")
+        what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0].part.id}"
+        told.append(f"{what}: {doubtful[0].doubt}; they count here by their scores")
     metrics["notes"] += [*failed, *told, *seen, *_drift(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics

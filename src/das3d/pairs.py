@@ -25,7 +25,8 @@ from das3d.batches import GoodParts
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import DEFAULT_LIGHT
-from das3d.preparation import PreparedScan, Statistics
+from das3d.measurement import Statistics
+from das3d.preparation import PreparedScan
 from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
 from das3d.settings import Settings, SynthesisSettings, make_settings
 from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds

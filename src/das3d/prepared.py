@@ -14,8 +14,9 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import DepthFormat, depth_size, rgb_size
 from das3d.layouts import DEFAULT_LIGHT
+from das3d.measurement import Statistics, measure
 from das3d.parts import Part
-from das3d.preparation import PreparedScan, Statistics, measure, prepare
+from das3d.preparation import PreparedScan, prepare
 from das3d.scan import Scan
 from das3d.settings import PreparationSettings, Settings
 

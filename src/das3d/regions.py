@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from das3d.engines import EngineOutput, Floats
-from das3d.preparation import PreparedScan, Statistics
+from das3d.measurement import Statistics
+from das3d.preparation import PreparedScan
 from das3d.scan import Mask
 from das3d.settings import ScoreSettings
 from das3d.threshold import Threshold

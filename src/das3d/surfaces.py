@@ -17,9 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.background import Plane, plane_depth
 from das3d.errors import DataError
+from das3d.measurement import Statistics, background_like
 from das3d.pictures import Image
-from das3d.preparation import Plane, Statistics, Window, background_like, plane_depth
+from das3d.preparation import Window
 from das3d.scan import RGB, Depth, Scan
 
 MODULES = {"three": "vendor/three.min.js", "das3d/viewer": "viewer.js"}  # by the names under which they are imported

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from das3d.background import RELATIVE_NOISE
 from das3d.choices import Modality, Preset
 from das3d.console import progress
 from das3d.datacheck.facts import Facts, facts_of
@@ -27,9 +28,11 @@ from das3d.datacheck.twins import Twins, find_twins
 from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, DepthFormat
+from das3d.foreground import most_run_out
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
+from das3d.measurement import Statistics
 from das3d.parts import Part
-from das3d.preparation import RELATIVE_NOISE, Floats, Statistics, Window, most_run_out
+from das3d.preparation import Floats, Window
 from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.preparation import bounding_box, fill_missing
+from das3d.masks import bounding_box
+from das3d.preparation import fill_missing
 from das3d.scan import RGB, Depth, Mask
 
 LONGEST = 512  # pixels; larger frames are halved until they fit, which a shift of several pixels survives

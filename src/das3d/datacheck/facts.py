@@ -14,20 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from das3d.background import background_distance, fit_background, fit_surface, plane_depth
 from das3d.datacheck.alignment import Alignment, align
 from das3d.errors import DataError
+from das3d.foreground import cleared_part, find_foreground, reaches_end, stands_out
 from das3d.parts import Part
-from das3d.preparation import (
-    Floats,
-    background_distance,
-    cleared_part,
-    find_foreground,
-    fit_background,
-    fit_surface,
-    plane_depth,
-    reaches_end,
-    stands_out,
-)
+from das3d.preparation import Floats
 from das3d.scan import Mask, Scan
 from das3d.settings import PreparationSettings
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from das3d.console import percent
 from das3d.datacheck.facts import Facts
-from das3d.preparation import MOST
+from das3d.measurement import MOST
 from das3d.scan import another_unit
 
 FALSE_SUSPECTS = 0.5  # parts of a sound set that may be called suspects, on average over all checks

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from das3d.errors import DataError
 from das3d.files import DepthFormat
+from das3d.masks import bounding_box
+from das3d.measurement import Statistics
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
-from das3d.preparation import Statistics, Window, bounding_box
+from das3d.preparation import Window
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
 from das3d.streaming import read_map

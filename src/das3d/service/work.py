@@ -18,7 +18,8 @@ import das3d
 from das3d.detector import Detector, Prediction
 from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat, Size
-from das3d.preparation import PreparedScan, Statistics, prepare
+from das3d.measurement import Statistics
+from das3d.preparation import PreparedScan, prepare
 from das3d.service.answers import ModelAnswer
 from das3d.service.batches import Batches
 from das3d.service.gate import Limits, Metrics

@@ -1,0 +1,308 @@
+"""What is measured on the training scans; it is kept with the model and used unchanged on every later scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from das3d.background import (
+    Plane,
+    PlaneFit,
+    background_distance,
+    fit_background,
+    fit_surface,
+    plane_depth,
+    same_plane,
+)
+from das3d.errors import DataError
+from das3d.foreground import cleared_part, find_foreground, most_run_out, reaches_end, stands_out
+from das3d.masks import longer_side
+from das3d.scan import Depth, Mask, Scan
+from das3d.settings import PreparationSettings
+
+# How the part is told from what is around it: by a plane below it, by having depth at all, where somebody has cleared all
+# else away, or not, as it fills the frame.
+Background = Literal["plane", "cleared", "none"]
+
+TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
+WHITE = 250  # grey level; JPEG makes 250 to 255 of what is at the end of its range
+MOST = 0.8  # share of the training scans that must show how the part is told from its background
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured on the training scans; part of the model.
+
+    Attributes:
+        has_rgb, has_depth: which members the scans have.
+        background: "plane" where the scans show a background plane around the part, "cleared" where the part alone has
+            depth, else "none".
+        plane: median background plane, for a scan in which none is found.
+        distance: points closer than this to the plane are background, metres.
+        noise: median noise of the plane, metres.
+        window: side of the square window around the part in frame pixels; 0: the whole frame.
+        frame: height and width that all training scans share; None where they differ.
+        near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
+        rgb_high: grey level (0 to 255) that becomes 1.
+        scans: how many scans were measured.
+        area: share of the frame that the smallest part covers, those aside that are not half as large as most; 0 where
+            parts cannot be told from the background.
+        missing: share of the frame without depth in that scan which lacks most; the same scans are left out.
+        scene: median depth of the frames, metres; 0 in models of before it was measured.
+        runs_out: whether parts run out of the frame.
+        darkest, brightest: mean grey level (0 to 255, of the brightest channel) of the part in those scans that have it
+            darkest and brightest, the same ones left out; 0 without RGB, and in models of before it was measured.
+        white: share of the part that is white in that scan which has most; 1 where those are 0.
+        longest, largest: pixels along the longest part's bounding box, and on the largest part, in the same scans; 0 where
+            the window is the whole frame.
+    """
+
+    has_rgb: bool
+    has_depth: bool
+    background: Background
+    plane: Plane
+    distance: float
+    noise: float
+    window: int
+    frame: tuple[int, int] | None
+    near: float
+    far: float
+    rgb_high: float
+    scans: int
+    area: float = 0.0
+    missing: float = 1.0
+    scene: float = 0.0
+    runs_out: bool = False
+    darkest: float = 0.0
+    brightest: float = 0.0
+    white: float = 1.0
+    longest: int = 0
+    largest: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Statistics:
+        frame = values["frame"]
+        return cls(**{**values, "plane": tuple(values["plane"]), "frame": tuple(frame) if frame else None})
+
+
+def measure(
+    scans: Iterable[Scan], settings: PreparationSettings, *, progress: Callable[[], None] = lambda: None
+) -> Statistics:
+    """Look at every training scan once and decide how all scans will be prepared.
+
+    Args:
+        scans: the good training scans; one is held at a time.
+        settings: how to prepare.
+        progress: called after each scan.
+
+    Raises:
+        DataError: there is no scan, the members differ between scans, or some have no measured depth; these are all named.
+    """
+    seen: list[_Look] = []
+    problems: list[str] = []
+    for scan in scans:
+        try:
+            seen.append(_look_at(scan, settings))
+        except DataError as error:
+            problems += error.problems
+        progress()
+    if problems:
+        raise DataError(problems)
+    if not seen:
+        raise DataError("no training scans: expected at least one good part")
+    members = {(one.has_rgb, one.has_depth) for one in seen}
+    if len(members) > 1:
+        raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
+    has_rgb, has_depth = members.pop()
+    sizes = {one.size for one in seen}
+    background = _background_shown(seen)
+    used, plane = [one for one in seen if background in one.parts], (0.0, 0.0, 0.0)
+    if background == "plane":
+        used, plane = _on_the_usual_plane(used, settings)
+    ranges = [one.parts[background] for one in used]
+    fits = [one.fit for one in used if one.fit is not None] if background == "plane" else []
+    # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
+    half = 0.5 * float(np.median([part.area for part in ranges]))
+    sound = [(one, part) for one, part in zip(used, ranges, strict=True) if part.area >= half]
+    # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
+    near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
+    far = float(np.quantile([part.far for part in ranges], TYPICAL))
+    window = _window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0
+    exposures = [part.exposure for _, part in sound if part.exposure is not None]
+    return Statistics(
+        has_rgb=has_rgb,
+        has_depth=has_depth,
+        background=background,
+        plane=plane,
+        distance=float(np.median([one.distance for one in used])) if fits else 0.0,
+        noise=float(np.median([fit.noise for fit in fits])) if fits else 0.0,
+        window=window,
+        frame=sizes.pop() if len(sizes) == 1 else None,
+        near=near - 0.1 * (far - near),  # room for what rises above every good part
+        far=far if far > near else near + 1.0,
+        rgb_high=_brightest(ranges) if settings.stretch else 255.0,
+        scans=len(seen),
+        area=0.0 if background == "none" else min(part.area for _, part in sound),
+        missing=max(one.missing for one, _ in sound),
+        scene=float(np.median([one.scene for one in used])),
+        runs_out=background == "plane" and most_run_out([part.runs_out for part in ranges]),
+        darkest=min((one.brightness for one in exposures), default=0.0),
+        brightest=max((one.brightness for one in exposures), default=0.0),
+        white=max((one.white for one in exposures), default=1.0),
+        longest=max(part.side for _, part in sound) if window else 0,
+        largest=max(round(part.area * math.prod(one.size)) for one, part in sound) if window else 0,
+    )
+
+
+def _background_shown(seen: list[_Look]) -> Background:
+    # A lone failure must not change how the whole set is prepared.
+    return next(kind for kind in BACKGROUNDS if sum(kind in one.parts for one in seen) >= MOST * len(seen))
+
+
+def _on_the_usual_plane(seen: list[_Look], settings: PreparationSettings) -> tuple[list[_Look], Plane]:
+    # The scans that say how high and large parts are, and the plane of most.
+    plane = _median_plane([one.fit.plane for one in seen if one.fit is not None])
+    # What lies on another plane, such as a wall that fills the border, was not seen as it will be prepared.
+    alike = [one for one in seen if one.fit is not None and same_plane(one.fit.plane, plane)]
+    # Depth from the camera has a range of its own on each, all of which must fit.
+    return alike if settings.level and len(alike) >= MOST * len(seen) else seen, plane
+
+
+def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: PreparationSettings) -> int:
+    # Larger parts than this get a larger window of their own, so an outlier must not shrink all others.
+    side = math.ceil(float(np.quantile([part.side for part in parts], TYPICAL)) * (1 + settings.margin))
+    return 0 if side >= max(max(size) for size in sizes) else side
+
+
+def _brightest(parts: list[_Part]) -> float:
+    # The grey level of nearly all pixels, so that a few that glare do not darken all others.
+    levels = np.zeros(256, dtype=np.int64)
+    for part in parts:
+        levels += part.exposure.levels if part.exposure is not None else 0
+    bright = np.searchsorted(np.cumsum(levels), 0.99 * levels.sum()) if levels.sum() else 255
+    return float(np.clip(bright, 16, 255))
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How bright the part is in one scan.
+
+    Attributes:
+        levels: (256,) pixels of each grey level, that of their brightest channel.
+        white: share of them that are white: all channels at the end of their range, where no difference shows.
+    """
+
+    levels: NDArray[np.int64]
+    white: float
+
+    @property
+    def brightness(self) -> float:
+        """Mean grey level."""
+        return float(self.levels @ np.arange(256) / self.levels.sum())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres,
+    exposure, whether it runs out of the frame.
+    """
+
+    side: int
+    area: float
+    near: float
+    far: float
+    exposure: Exposure | None
+    runs_out: bool = False
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one scan shows: the part for each way to tell it from its background that this scan allows."""
+
+    size: tuple[int, int]
+    has_rgb: bool
+    has_depth: bool
+    fit: PlaneFit | None
+    distance: float
+    parts: dict[Background, _Part]
+    missing: float = 1.0
+    scene: float = 0.0
+
+
+def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
+    height, width = scan.size
+    everything = np.ones(scan.size, dtype=bool)
+    if scan.depth is None or scan.valid is None:
+        whole = _Part(max(height, width), 1.0, 0.0, 1.0, exposure_of(scan, everything))
+        return _Look(scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
+    if not scan.valid.any():
+        raise DataError(f"{scan.name}: expected some measured depth, found none")
+    relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
+    extent = _range_of(relative, scan.valid)
+    parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything))}
+    if (outline := cleared_part(scan.valid)) is not None:
+        parts["cleared"] = _Part(longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline))
+    fit = fit_background(scan.depth, scan.valid)
+    distance = 0.0
+    if fit is not None:
+        distance = background_distance(fit, settings)
+        if (part := _part_above(scan, fit.plane, distance, settings)) is not None:
+            parts["plane"] = part
+    missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
+    return _Look(scan.size, scan.rgb is not None, True, fit, distance, parts, missing, scene)
+
+
+def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
+    assert scan.depth is not None and scan.valid is not None
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance)
+    surface = foreground & scan.valid
+    if not stands_out(surface):
+        return None
+    relative = scan.depth - (plane_depth(plane, scan.size) if settings.level else 0)
+    near, far = _range_of(relative, surface)
+    # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
+    return _Part(
+        longer_side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
+        exposure_of(scan, foreground), reaches_end(surface, scan.valid),
+    )  # fmt: skip
+
+
+def _range_of(depth: Depth, where: Mask) -> tuple[float, float]:
+    # Nearest and farthest depth on these pixels, but for the outermost thousandths and for lone pixels that fly.
+    filled = np.where(where, depth, np.float32(np.median(depth[where]))).astype(np.float32)
+    near, far = np.quantile(cv2.medianBlur(filled, 5)[where], (0.001, 0.999))
+    return float(near), float(far)
+
+
+def exposure_of(scan: Scan, where: Mask) -> Exposure | None:
+    """How bright these pixels (H, W) are, of which there must be one at least; None without RGB."""
+    if scan.rgb is None:
+        return None
+    red, green, blue = np.moveaxis(scan.rgb, 2, 0)  # channel by channel, which is many times as fast as along them
+    levels = np.bincount(np.maximum(np.maximum(red, green), blue)[where], minlength=256)
+    white = np.minimum(np.minimum(red, green), blue)[where] >= WHITE
+    return Exposure(levels, float(white.mean()))
+
+
+def _median_plane(planes: list[Plane]) -> Plane:
+    a, b, c = np.median(np.asarray(planes), axis=0)
+    return float(a), float(b), float(c)
+
+
+def background_like(depth: Depth, valid: Mask, statistics: Statistics) -> PlaneFit | None:
+    """The background plane of a scan (`fit_background`), with a say for the one that training scans showed."""
+    fit = fit_background(depth, valid)
+    if fit is None or same_plane(fit.plane, statistics.plane):
+        return fit
+    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
+    return fit_background(depth, valid, known=statistics.plane) or fit
