@@ -439,6 +439,65 @@ def test_a_failure_of_the_networks_is_no_end(
     assert client.get("/inspections").json()["total"] == 1
 
 
+def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("das3d.service.batches.RETRY_SECONDS", 0.05)
+    client = start()
+    batches, detector = service_of(client).batches, service_of(client).choose(None).detector
+    healthy, go = type(detector).predict_prepared, threading.Event()
+
+    def lost(self: Any, scans: Any) -> Any:
+        if scans[0].name == "warm-up":
+            assert go.wait(20)
+        raise RuntimeError("CUDA error: unspecified\nlaunch failure")
+
+    monkeypatch.setattr(type(detector), "predict_prepared", lost)
+    refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
+    told = "the networks cannot compute: RuntimeError: CUDA error: unspecified launch failure"
+    refused(client.get("/readyz"), 503, told)
+    assert client.get("/healthz").status_code == 200, "it may come back"
+    go.set()
+    wait_for(lambda: batches.failure.tries >= 3)
+    refused(client.get("/healthz"), 503, "tried", "CUDA error")
+    refused(client.get("/readyz"), 503, "CUDA error")
+    monkeypatch.setattr(type(detector), "predict_prepared", healthy)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    assert client.get("/healthz").status_code == 200 and batches.failure is None
+    assert client.post("/inspections", files=files_of(part)).status_code == 201
+
+
+def test_networks_that_compute_all_but_one_part_are_ready(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start()
+    detector = service_of(client).choose(None).detector
+    healthy = type(detector).predict_prepared
+
+    def picky(self: Any, scans: Any) -> Any:
+        return healthy(self, scans) if scans[0].name == "warm-up" else 1 / 0
+
+    monkeypatch.setattr(type(detector), "predict_prepared", picky)
+    for _ in range(4):
+        refused(client.post("/inspections", files=files_of(part)), 500)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    assert client.get("/healthz").status_code == 200
+
+
+def test_networks_that_hang_are_told_by_the_probes(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(limits=Limits(seconds=0.5))
+    with held(service_of(client), monkeypatch) as go:
+        refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
+        wait_for(lambda: client.get("/readyz").status_code == 503)
+        refused(client.get("/readyz"), 503, "the networks cannot compute: expected a batch within")
+        wait_for(lambda: client.get("/healthz").status_code == 503)
+        refused(client.get("/healthz"), 503, "expected a batch within 1.5 s")
+        go.set()
+    wait_for(lambda: client.get("/readyz").status_code == client.get("/healthz").status_code == 200)
+
+
 def test_slow_uploads_are_broken_off(model: ServedModel, tmp_path: Path) -> None:
     app = make_app([model], Inspections(tmp_path), Limits(seconds=0.2))
 

@@ -13,15 +13,14 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import uvicorn
 
 from das3d.console import say, warn
-from das3d.detector import Detector, load, model_file
+from das3d.detector import load, model_file
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.preparation import PreparedScan, Window
 from das3d.service.app import make_app
+from das3d.service.batches import warm_up
 from das3d.service.gate import Limits
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.work import ServedModel, served_model
@@ -114,17 +113,6 @@ def model_hash(path: Path) -> str:
             while chunk := content.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def warm_up(detector: Detector) -> None:
-    """Compute once, so that the first part does not wait for what engines do at their first call."""
-    side = detector.settings.preparation.size
-    nothing = np.zeros((side, side), dtype=bool)
-    scan = PreparedScan(
-        "warm-up", np.zeros((side, side, 3), np.uint8), np.ones((side, side), np.float32), nothing, nothing, None,
-        Window(0, 0, side, (side, side)),
-    )  # fmt: skip
-    detector.predict_prepared([scan])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -179,14 +179,15 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["operation"])
+    @app.get("/healthz", tags=["operation"], responses={503: {"model": Problem}})
     async def healthz() -> dict[str, str]:
-        """Whether the process lives. Restart it where this does not answer."""
+        """Whether the process lives. Restart it where this does not answer 200: its networks have failed for good."""
+        service.check_life()
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> dict[str, str]:
-        """Whether it can inspect: models are loaded, the database answers, and the disk has room.
+        """Whether it can inspect: the networks compute, the database answers, and the disk has room.
 
         Send it no parts where this is not 200.
         """

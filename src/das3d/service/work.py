@@ -29,6 +29,7 @@ from das3d.threshold import SAME
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
+TRIES = 3  # of networks that fail, and times the limit of seconds that they may hang, before only a restart helps
 LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
 
 
@@ -145,10 +146,23 @@ class Service:
         finally:
             self._looking -= 1
 
-    async def check(self) -> None:
-        """Raise 503 where it cannot inspect."""
+    def check_life(self) -> None:
+        """Raise 503 where only a restart helps: what failed so often, or hangs so long, does not come back by itself."""
+        failure, busy, most = self.batches.failure, self.batches.busy, TRIES * self.limits.seconds
         if not self.batches.alive:
             raise HTTPException(503, "the thread that computes has ended")
+        if failure is not None and failure.tries >= TRIES:
+            raise HTTPException(503, f"the networks cannot compute, tried {failure.tries} times: {failure.reason}")
+        if busy > most:
+            raise HTTPException(503, _hung(busy, most))
+
+    async def check(self) -> None:
+        """Raise 503 where it cannot inspect."""
+        self.check_life()
+        if self.batches.busy > self.limits.seconds:
+            raise HTTPException(503, _hung(self.batches.busy, self.limits.seconds))
+        if (failure := self.batches.failure) is not None:
+            raise HTTPException(503, f"the networks cannot compute: {failure.reason}")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
@@ -257,6 +271,10 @@ def _row(
         depth_scale=depth_format and depth_format.scale, depth_offset=depth_format and depth_format.offset,
         depth_missing=depth_format and depth_format.missing,
     )  # fmt: skip
+
+
+def _hung(busy: float, most: float) -> str:
+    return f"the networks cannot compute: expected a batch within {most:g} s, found one under way for {busy:.0f} s"
 
 
 def _depth_format(unit: str | None) -> DepthFormat | None:
