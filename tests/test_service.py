@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
-from das3d.service.answers import INSPECTION, InspectionAnswer
+from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
@@ -595,6 +596,36 @@ def test_files_that_do_not_fit(start: Start, part: tuple[Path, Path], tmp_path: 
     assert post().status_code == 201
 
 
+@pytest.mark.parametrize("keep_scans", [True, False])
+def test_parts_that_cannot_be_judged_leave_a_trace(
+    start: Start, part: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, keep_scans: bool
+) -> None:
+    client = start(keep_scans=keep_scans)
+    model, files, folder = client.get("/models").json()[0], files_of(part), service_of(client).inspections.folder
+    empty = write_member(tmp_path / "flat.npy", np.ones(SIZE, np.float32)).read_bytes()
+    answers = [
+        client.post("/inspections", files=files | {"depth": depth}, data={"part": f"serial-{number}"})
+        for number, depth in enumerate([("broken.tiff", b"no TIFF"), ("flat.npy", empty)])
+    ]
+    client.post("/inspections")  # a form without a part
+    client.post("/inspections", files=files | {"rgb": ("part.gif", b"")})
+    page = client.get("/refused", params={"limit": 1}).json()
+    assert page["total"] == 2 and page["next"] == page["items"][0]["id"]
+    kept = [*page["items"], *client.get("/refused", params={"before": page["next"]}).json()["items"]]
+    for told, answer in zip(reversed(kept), answers, strict=True):
+        refused(answer, 422, told["reason"])
+        assert (told["model"], told["model_hash"]) == (model["name"], model["hash"])
+        assert f"{told['part']}: not judged by {model['name']}: {told['reason']}" in caplog.text
+    assert [told["part"] for told in kept] == ["serial-1", "serial-0"]
+    if keep_scans:
+        assert (folder / kept[1]["depth"]).read_bytes() == b"no TIFF"
+        assert (folder / kept[0]["rgb"]).read_bytes() == files["rgb"][1]
+    else:
+        assert all(told["rgb"] is told["depth"] is None for told in kept) and not list(folder.glob("*-*-*"))
+    assert metric(client, f'das3d_inspections_total{{model="{model["name"]}",verdict="refused"}}') == 2
+    assert client.get("/inspections").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_never_break_the_service(
@@ -672,6 +703,7 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
 
 def test_the_description_has_real_examples(start: Start) -> None:
     assert InspectionAnswer.model_validate(INSPECTION).model_dump(mode="json") == INSPECTION
+    assert RefusalAnswer.model_validate(REFUSAL).model_dump(mode="json") == REFUSAL
     described = start().get("/openapi.json").json()
     assert {"/inspections", "/inspections/{id}", "/models", "/healthz", "/readyz", "/metrics"} <= set(described["paths"])
     assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
@@ -717,7 +749,10 @@ def test_a_kill_loses_nothing_that_was_answered(tiny_onnx: Path, part: tuple[Pat
     # Without PyTorch, as in the container.
     script = "import sys; sys.modules['torch'] = None; from das3d.cli import main; main()"
     words = [sys.executable, "-c", script, "serve", str(tiny_onnx), "--out", str(tmp_path / "out"), "--port", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    logged = (tmp_path / "log").open("w+")
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=logged, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert process.stdout is not None
     lines = []
     while "listening on" not in (line := process.stdout.readline()):
@@ -727,6 +762,11 @@ def test_a_kill_loses_nothing_that_was_answered(tiny_onnx: Path, part: tuple[Pat
         lines[0].startswith(f"{CATEGORY}: O") and ", fp32, " in lines[0] and lines[1].startswith("0 inspections in sqlite:")
     )
     address = line.split()[-1]
+    httpx.post(f"{address}/inspections", files=files_of(part) | {"rgb": ("a.png", b"")}, timeout=30)
+    logged.seek(0)
+    with logged:
+        timed = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} WARNING .*not judged by .*a\.png"
+        assert re.search(timed, logged.read(), re.MULTILINE), "lines of the log have a time"
     answered: list[dict[str, Any]] = []
 
     def client() -> None:

@@ -27,6 +27,13 @@ from das3d.service.work import ServedModel, served_model
 
 __all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
 
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
+    "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line"}},  # on standard error
+    "loggers": {name: {"handlers": ["line"], "level": "WARNING", "propagate": False} for name in ("uvicorn", "das3d")},
+}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -75,8 +82,9 @@ def serve(
         app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
         patience = round(2 * limits.seconds) + DATABASE_SECONDS  # to take in, to compute and to record
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience, server_header=False
-        )
+            app, log_config=LOGGING, log_level="warning", access_log=False, timeout_graceful_shutdown=patience,
+            server_header=False,
+        )  # fmt: skip
         at = f"[{host}]" if ":" in host else host
         say(f"listening on http://{at}:{listener.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listener])

@@ -64,7 +64,9 @@ class Metrics:
         )  # fmt: skip
         self.under_way = Gauge("das3d_inspections_under_way", "Taken in and not yet answered.", registry=self.registry)
         self.queue = Gauge("das3d_queue_limit", "Inspections that may be under way.", registry=self.registry)
-        self.inspections = Counter("das3d_inspections", "Verdicts recorded.", ("model", "verdict"), registry=self.registry)
+        self.inspections = Counter(
+            "das3d_inspections", "Verdicts and refusals recorded.", ("model", "verdict"), registry=self.registry
+        )
         self.stage_seconds = Histogram(
             "das3d_stage_seconds", "Of one inspection: read, wait and compute, record.", ("stage",), buckets=SECONDS,
             registry=self.registry,
