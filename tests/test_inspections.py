@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from das3d.errors import SettingsError
+from das3d.errors import MissingPackageError, SettingsError
 from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections, Refusal
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -235,6 +235,15 @@ def test_tables_of_another_version_are_refused(inspections: Inspections, tmp_pat
     url = inspections._engine.url.render_as_string(hide_password=False)
     with pytest.raises(SettingsError, match="expected tables of version 1, found version 99"):
         Inspections(tmp_path, url)
+
+
+def test_a_driver_that_is_not_installed_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackageError, match=r'needs psycopg, .* pip install "das3d\[postgres\]"'):
+        Inspections(tmp_path, "postgresql://me:secret@127.0.0.1:1/name")
+    with pytest.raises(SettingsError, match="expected a driver that is installed, found psycopg2, which is not"):
+        Inspections(tmp_path, "postgresql+psycopg2://me:secret@127.0.0.1:1/name")
 
 
 @pytest.mark.parametrize(

@@ -412,7 +412,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(
             patch.setattr(targets[place], full)
         named = tmp_path / "gone" if place == "form" else inspections.folder
         found = "No such file" if place == "form" else "No space left on device"
-        refused(client.post("/inspections", files=files), 507, f"{named}: expected a folder that can be written", found)
+        told = f"{named}: expected a folder that can be written, found {found}"
+        refused(client.post("/inspections", files=files), 507, told)
     assert client.get("/inspections").json()["total"] == 0
     assert not list(inspections.folder.glob("*/*/*"))
     assert client.post("/inspections", files=files_of(part)).status_code == 201
@@ -711,6 +712,14 @@ def test_the_description_has_real_examples(start: Start) -> None:
     json.dumps(described, allow_nan=False)
 
 
+def test_drift_shows_by_the_false_alarm_probability(start: Start, part: tuple[Path, Path]) -> None:
+    client, name = start(), "das3d_false_alarm_probability"
+    told = client.post("/inspections", files=files_of(part)).json()
+    assert metric(client, f'{name}_count{{model="{told["model"]}"}}') == 1
+    assert metric(client, f"{name}_sum") == pytest.approx(told["false_alarm_probability"])
+    assert metric(client, f'{name}_bucket{{le="0.5"') == (told["false_alarm_probability"] <= 0.5)
+
+
 def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> None:
     (told,) = start().get("/models").json()
     assert told["threshold"] is not None and told["tolerance"] == SAME
@@ -803,7 +812,7 @@ def test_what_cannot_start_says_why_in_one_line(tiny_run: Callable[..., Path], t
     assert [one.name for one in open_models([f"a={run}", f"b={run}"])] == ["a", "b"]
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(SettingsError, match="expected an address that is free"),
+        pytest.raises(SettingsError, match="expected an address that is free, found [^:]"),
     ):
         serve([run], tmp_path, port=taken.getsockname()[1])
     told = das3d("serve", run, "--out", tmp_path, "--database", "postgresql://me:secret@127.0.0.1:1/none")

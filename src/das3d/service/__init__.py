@@ -135,5 +135,5 @@ def _listen(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         found = getattr(error, "strerror", None) or error
-        raise SettingsError(f"--host {host} --port {port}: expected an address that is free, found: {found}") from None
+        raise SettingsError(f"--host {host} --port {port}: expected an address that is free, found {found}") from None
     return listener

@@ -263,7 +263,7 @@ def _add_problems(app: FastAPI) -> None:
 
 def unwritable(folder: Path, error: OSError) -> HTTPException:
     """What is answered where a part cannot be written into a folder, most often for want of room."""
-    detail = f"{folder}: expected a folder that can be written, found: {error.strerror or type(error).__name__}"
+    detail = f"{folder}: expected a folder that can be written, found {error.strerror or type(error).__name__}"
     log.error("%s", detail)
     return HTTPException(507, detail)
 

@@ -75,6 +75,11 @@ class Metrics:
             "das3d_score", "Scores, whose drift shows that parts or sensors change.", ("model",),
             buckets=tuple(step / 20 for step in range(1, 20)), registry=self.registry,
         )  # fmt: skip
+        self.false_alarms = Histogram(
+            "das3d_false_alarm_probability",
+            "Of parts, by which drift shows whatever the scale of the model's scores: those of good parts spread evenly.",
+            ("model",), buckets=tuple(step / 10 for step in range(1, 10)), registry=self.registry,
+        )  # fmt: skip
         self.batch = Histogram(
             "das3d_batch_parts", "Parts computed together.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )

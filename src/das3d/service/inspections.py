@@ -49,7 +49,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from das3d.errors import SettingsError, one_line
+from das3d.errors import SettingsError, explained, one_line
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
@@ -177,6 +177,7 @@ class Inspections:
 
     Raises:
         SettingsError: the database cannot be reached or has other tables than this version writes.
+        MissingPackageError: the driver of PostgreSQL is not installed.
     """
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
@@ -346,13 +347,12 @@ def _connect(folder: Path, url: str | None) -> Engine:
         if parsed.get_driver_name() in ("psycopg", "psycopg2"):
             limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * STATEMENT_SECONDS}
             options = {name: limit for name, limit in limits.items() if name not in parsed.query}
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
+        with explained("a PostgreSQL database"):
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"database: expected the driver {error.name}, found it not installed: pip install das3d[postgres]"
-        ) from None
+    except ModuleNotFoundError as error:  # of another driver that the URL names
+        raise SettingsError(f"database: expected a driver that is installed, found {error.name}, which is not") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     else:

@@ -144,6 +144,8 @@ class Service:
             raise HTTPException(422, row.reason)
         self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
         self.metrics.scores.labels(served.name).observe(row.score)
+        if row.false_alarm_probability is not None:
+            self.metrics.false_alarms.labels(served.name).observe(row.false_alarm_probability)
         return row
 
     async def look(self, work: Callable[[], T]) -> T:
