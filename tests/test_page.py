@@ -298,6 +298,28 @@ def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browse
             assert colours(page) == good
 
 
+def test_a_part_that_could_not_be_judged_does_not_pass_as_the_one_before(
+    browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
+) -> None:
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "before"}])
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("body")).not_to_have_class("passed")
+        broken = {"name": "broken.tiff", "mimeType": "image/tiff", "buffer": b"no TIFF"}
+        page.request.post(f"{address}/inspections", multipart={"depth": broken, "part": "serial-18"})
+        told = r"^serial-18 could not be judged at \d+:\d\d:\d\d.*: broken.tiff: expected depth"
+        expect(page.locator("#refused")).to_have_text(re.compile(told))
+        expect(page.locator("body")).to_have_class("passed")
+        page.uncheck("#follow")
+        expect(page.locator("#refused")).not_to_be_visible()
+        page.check("#follow")
+        expect(page.locator("#refused")).to_be_visible()
+        record(tmp_path, [{"part": "after"}])
+        expect(page.locator("#name")).to_have_text("after")
+        expect(page.locator("#refused")).not_to_be_visible()
+        expect(page.locator("body")).not_to_have_class("passed")
+
+
 def test_a_live_part_is_judged_as_recorded_whatever_threshold_was_moved_before(
     browser: Browser, serve: Serve, tmp_path: Path
 ) -> None:

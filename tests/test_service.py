@@ -812,7 +812,7 @@ def test_what_cannot_start_says_why_in_one_line(tiny_run: Callable[..., Path], t
     assert [one.name for one in open_models([f"a={run}", f"b={run}"])] == ["a", "b"]
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(SettingsError, match="expected an address that is free, found [^:]"),
+        pytest.raises(SettingsError, match=r"expected an address that is free, found [^:]"),
     ):
         serve([run], tmp_path, port=taken.getsockname()[1])
     told = das3d("serve", run, "--out", tmp_path, "--database", "postgresql://me:secret@127.0.0.1:1/none")

@@ -19,6 +19,7 @@ const state = {
   loading: 0, // which request for a view is the last
   contact: null, // when the service last answered, in milliseconds
   problem: "", // why it does not
+  refusal: null, // the newest part that could not be judged
 };
 const heatmap = new HeatMap($("heatmap"));
 let solid = null;
@@ -202,6 +203,12 @@ async function refresh() {
   return fresh;
 }
 
+async function refusals() {
+  const { items } = await listed("/refused?limit=1");
+  state.refusal = items[0] ?? null;
+  tell();
+}
+
 async function restart() {
   state.items = [];
   state.next = null;
@@ -312,6 +319,7 @@ function listen() {
   });
   $("opacity").addEventListener("input", () => heatmap.draw(highOf(state.shown), Number($("opacity").value)));
   $("model").addEventListener("change", tellEngine);
+  $("follow").addEventListener("change", tell);
   $("filter").addEventListener("change", restart);
   $("search").addEventListener("input", restart);
   $("more").addEventListener("click", older);
@@ -340,11 +348,9 @@ async function watch() {
     await new Promise((done) => setTimeout(done, REFRESH));
     if (document.hidden) continue;
     try {
-      if (sending) await listed("/inspections?limit=1"); // whether it is there: `send` itself brings the list up to date
-      else {
-        const fresh = await refresh();
-        if (fresh.length && $("follow").checked) follow(fresh[0]);
-      }
+      const fresh = sending ? [] : await refresh(); // `send` itself brings the list up to date
+      await refusals();
+      if (fresh.length && $("follow").checked) follow(fresh[0]);
     } catch (error) {
       state.problem = error.message; // until it answers again
       tell();
@@ -352,15 +358,23 @@ async function watch() {
   }
 }
 
-/** Whether the service is there, and how old the part in sight is: without this, the last verdict would seem to be the newest. */
+/** What must be known of the verdict in sight, which would seem to be that of the newest part otherwise: whether the service
+ *  is there, whether a later part could not be judged, and how old it is. */
 function tell() {
-  const lost = state.contact !== null && (state.problem || Date.now() - state.contact > REFRESH + PATIENCE);
-  document.body.classList.toggle("lost", Boolean(lost));
-  $("lost").hidden = !lost;
-  const since = `No contact since ${new Date(state.contact).toLocaleTimeString()}`;
-  const words = lost ? since + (state.problem && `: ${state.problem}`) : "";
-  if ($("lost").textContent !== words) $("lost").textContent = words; // only news is read out
+  const { contact, problem, refusal, shown } = state;
+  const lost = contact !== null && (problem || Date.now() - contact > REFRESH + PATIENCE);
+  const since = `No contact since ${new Date(contact).toLocaleTimeString()}`;
+  put("lost", lost ? since + (problem && `: ${problem}`) : "");
+  const later = refusal && $("follow").checked && !(shown && Date.parse(shown.at) > Date.parse(refusal.at));
+  const at = new Date(refusal?.at).toLocaleTimeString();
+  put("refused", later ? `${refusal.part} could not be judged at ${at}: ${refusal.reason}` : "");
+  document.body.classList.toggle("passed", Boolean(lost || later));
   if (state.shown) $("age").textContent = ageOf(now() - Date.parse(state.shown.at));
+}
+
+function put(id, words) {
+  $(id).hidden = !words;
+  if ($(id).textContent !== words) $(id).textContent = words; // only news is read out
 }
 
 function ageOf(milliseconds) {
@@ -380,6 +394,7 @@ async function begin() {
   }
   tellEngine();
   await refresh();
+  await refusals();
   if (!(await openLinked()) && state.items.length) await show(state.items[0]);
   watch();
 }
