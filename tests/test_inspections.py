@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from das3d.errors import SettingsError
-from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections
+from das3d.errors import MissingPackageError, SettingsError
+from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections, Refusal
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -67,7 +67,7 @@ def inspections(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Insp
     yield record
     if url:
         with record._engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE inspections; DROP TABLE das3d_schema")
+            connection.exec_driver_sql("DROP TABLE inspections; DROP TABLE refused; DROP TABLE das3d_schema")
     record.close()
 
 
@@ -115,6 +115,39 @@ def test_pages_hold_while_parts_come_in_and_filters_narrow_them(inspections: Ins
     assert inspections.count(part="part_1") == 2 and inspections.count(part="part%") == 0, "no wildcards"
     with pytest.raises(KeyError):
         inspections.page(colour="red")
+
+
+def refusal(number: int = 0, **changed: object) -> Refusal:
+    values = {
+        "at": NOON + timedelta(minutes=number), "part": f"part_{number}", "model": "bolt", "model_hash": "ab" * 32,
+        "version": "0", "reason": "no part on the table", "rgb": None, "depth": None,
+    }  # fmt: skip
+    return Refusal(**values | changed)
+
+
+def test_parts_that_could_not_be_judged_are_kept_beside_the_others(inspections: Inspections) -> None:
+    folder = inspections.new_folder()
+    (folder / "depth.tiff").write_bytes(b"depth")
+    kept = inspections.record(folder, refusal(depth="depth.tiff"))
+    for number in range(1, 4):
+        inspections.record(inspections.new_folder(), refusal(number))
+    (first, *rest) = inspections.refused(limit=3)
+    assert [row.part for row in (first, *rest)] == ["part_3", "part_2", "part_1"]
+    assert first.at == NOON + timedelta(minutes=3)
+    (found,) = inspections.refused(before=rest[-1].id)
+    assert (found.id, found.reason) == (kept.id, "no part on the table")
+    assert inspections.file(found.depth or "").read_bytes() == b"depth"
+    assert len(list(inspections.folder.glob("2*/*"))) == 1, "no folders without files"
+    assert inspections.count_refused() == 4 and inspections.count() == 0
+
+
+def test_a_database_from_before_refusals_were_kept_gets_their_table(inspections: Inspections, tmp_path: Path) -> None:
+    record(inspections, inspection())
+    with inspections._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE refused")
+    other = Inspections(tmp_path, inspections._engine.url.render_as_string(hide_password=False))
+    assert other.count() == 1 and other.count_refused() == 0
+    other.close()
 
 
 def test_many_threads_record_at_once(inspections: Inspections) -> None:
@@ -202,6 +235,15 @@ def test_tables_of_another_version_are_refused(inspections: Inspections, tmp_pat
     url = inspections._engine.url.render_as_string(hide_password=False)
     with pytest.raises(SettingsError, match="expected tables of version 1, found version 99"):
         Inspections(tmp_path, url)
+
+
+def test_a_driver_that_is_not_installed_is_told_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackageError, match=r'needs psycopg, .* pip install "das3d\[postgres\]"'):
+        Inspections(tmp_path, "postgresql://me:secret@127.0.0.1:1/name")
+    with pytest.raises(SettingsError, match="expected a driver that is installed, found psycopg2, which is not"):
+        Inspections(tmp_path, "postgresql+psycopg2://me:secret@127.0.0.1:1/name")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,66 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Bro
         page.get_by_role("button", name="earlier").click()
         expect(page.locator("#facts dl")).to_contain_text("by an earlier model of this name")
         expect(page.locator("#facts dl")).to_contain_text("9.1 % (share of good parts that score this high)")
+
+
+def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    def colours(page: Page) -> str:
+        return str(page.eval_on_selector("#verdict", "one => getComputedStyle(one).backgroundColor"))
+
+    asked = "**/inspections?*"
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "last", "at": datetime.now(UTC) - timedelta(minutes=5, seconds=1)}])
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("#age")).to_have_text("5 min ago")
+        expect(page.locator("#lost")).not_to_be_visible()
+        good = colours(page)
+        for broken, told in [
+            (lambda route: route.abort(), r": the service cannot be reached$"),
+            (lambda route: route.fulfill(status=503, json={"detail": "the database is away"}), r": the database is away$"),
+            (lambda route: None, r""),  # no answer at all, as of a machine without power
+        ]:
+            page.route(asked, broken)
+            expect(page.locator("#lost")).to_have_text(re.compile(r"^No contact since \d+:\d\d:\d\d[^:]*" + told))
+            assert colours(page) != good
+            page.unroute(asked)
+            expect(page.locator("#lost")).not_to_be_visible()
+            assert colours(page) == good
+
+
+def test_a_part_that_could_not_be_judged_does_not_pass_as_the_one_before(
+    browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
+) -> None:
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "before"}])
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("body")).not_to_have_class("passed")
+        broken = {"name": "broken.tiff", "mimeType": "image/tiff", "buffer": b"no TIFF"}
+        page.request.post(f"{address}/inspections", multipart={"depth": broken, "part": "serial-18"})
+        told = r"^serial-18 could not be judged at \d+:\d\d:\d\d.*: broken.tiff: expected depth"
+        expect(page.locator("#refused")).to_have_text(re.compile(told))
+        expect(page.locator("body")).to_have_class("passed")
+        page.uncheck("#follow")
+        expect(page.locator("#refused")).not_to_be_visible()
+        page.check("#follow")
+        expect(page.locator("#refused")).to_be_visible()
+        record(tmp_path, [{"part": "after"}])
+        expect(page.locator("#name")).to_have_text("after")
+        expect(page.locator("#refused")).not_to_be_visible()
+        expect(page.locator("body")).not_to_have_class("passed")
+
+
+def test_a_live_part_is_judged_as_recorded_whatever_threshold_was_moved_before(
+    browser: Browser, serve: Serve, tmp_path: Path
+) -> None:
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "one"}])
+        expect(page.locator("#name")).to_have_text("one")
+        move(page, 0.05)
+        expect(page.locator("#verdict")).to_have_text("defective")
+        record(tmp_path, [{"part": "two"}])
+        expect(page.locator("#name")).to_have_text("two")
+        expect(page.locator("#verdict")).to_have_text("good")
+        expect(page.locator("#list .chip")).to_have_text(["good", "good"])
 
 
 def test_a_phone_shows_everything_below_each_other(browser: Browser, serve: Serve, parts: list[Files]) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
-from das3d.service.answers import INSPECTION, InspectionAnswer
+from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
@@ -411,7 +412,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(
             patch.setattr(targets[place], full)
         named = tmp_path / "gone" if place == "form" else inspections.folder
         found = "No such file" if place == "form" else "No space left on device"
-        refused(client.post("/inspections", files=files), 507, f"{named}: expected a folder that can be written", found)
+        told = f"{named}: expected a folder that can be written, found {found}"
+        refused(client.post("/inspections", files=files), 507, told)
     assert client.get("/inspections").json()["total"] == 0
     assert not list(inspections.folder.glob("*/*/*"))
     assert client.post("/inspections", files=files_of(part)).status_code == 201
@@ -437,6 +439,65 @@ def test_a_failure_of_the_networks_is_no_end(
         refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
     assert client.post("/inspections", files=files_of(part)).status_code == 201
     assert client.get("/inspections").json()["total"] == 1
+
+
+def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("das3d.service.batches.RETRY_SECONDS", 0.05)
+    client = start()
+    batches, detector = service_of(client).batches, service_of(client).choose(None).detector
+    healthy, go = type(detector).predict_prepared, threading.Event()
+
+    def lost(self: Any, scans: Any) -> Any:
+        if scans[0].name == "warm-up":
+            assert go.wait(20)
+        raise RuntimeError("CUDA error: unspecified\nlaunch failure")
+
+    monkeypatch.setattr(type(detector), "predict_prepared", lost)
+    refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
+    told = "the networks cannot compute: RuntimeError: CUDA error: unspecified launch failure"
+    refused(client.get("/readyz"), 503, told)
+    assert client.get("/healthz").status_code == 200, "it may come back"
+    go.set()
+    wait_for(lambda: batches.failure.tries >= 3)
+    refused(client.get("/healthz"), 503, "tried", "CUDA error")
+    refused(client.get("/readyz"), 503, "CUDA error")
+    monkeypatch.setattr(type(detector), "predict_prepared", healthy)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    assert client.get("/healthz").status_code == 200 and batches.failure is None
+    assert client.post("/inspections", files=files_of(part)).status_code == 201
+
+
+def test_networks_that_compute_all_but_one_part_are_ready(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start()
+    detector = service_of(client).choose(None).detector
+    healthy = type(detector).predict_prepared
+
+    def picky(self: Any, scans: Any) -> Any:
+        return healthy(self, scans) if scans[0].name == "warm-up" else 1 / 0
+
+    monkeypatch.setattr(type(detector), "predict_prepared", picky)
+    for _ in range(4):
+        refused(client.post("/inspections", files=files_of(part)), 500)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    assert client.get("/healthz").status_code == 200
+
+
+def test_networks_that_hang_are_told_by_the_probes(
+    start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start(limits=Limits(seconds=0.5))
+    with held(service_of(client), monkeypatch) as go:
+        refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
+        wait_for(lambda: client.get("/readyz").status_code == 503)
+        refused(client.get("/readyz"), 503, "the networks cannot compute: expected a batch within")
+        wait_for(lambda: client.get("/healthz").status_code == 503)
+        refused(client.get("/healthz"), 503, "expected a batch within 1.5 s")
+        go.set()
+    wait_for(lambda: client.get("/readyz").status_code == client.get("/healthz").status_code == 200)
 
 
 def test_slow_uploads_are_broken_off(model: ServedModel, tmp_path: Path) -> None:
@@ -536,6 +597,36 @@ def test_files_that_do_not_fit(start: Start, part: tuple[Path, Path], tmp_path: 
     assert post().status_code == 201
 
 
+@pytest.mark.parametrize("keep_scans", [True, False])
+def test_parts_that_cannot_be_judged_leave_a_trace(
+    start: Start, part: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, keep_scans: bool
+) -> None:
+    client = start(keep_scans=keep_scans)
+    model, files, folder = client.get("/models").json()[0], files_of(part), service_of(client).inspections.folder
+    empty = write_member(tmp_path / "flat.npy", np.ones(SIZE, np.float32)).read_bytes()
+    answers = [
+        client.post("/inspections", files=files | {"depth": depth}, data={"part": f"serial-{number}"})
+        for number, depth in enumerate([("broken.tiff", b"no TIFF"), ("flat.npy", empty)])
+    ]
+    client.post("/inspections")  # a form without a part
+    client.post("/inspections", files=files | {"rgb": ("part.gif", b"")})
+    page = client.get("/refused", params={"limit": 1}).json()
+    assert page["total"] == 2 and page["next"] == page["items"][0]["id"]
+    kept = [*page["items"], *client.get("/refused", params={"before": page["next"]}).json()["items"]]
+    for told, answer in zip(reversed(kept), answers, strict=True):
+        refused(answer, 422, told["reason"])
+        assert (told["model"], told["model_hash"]) == (model["name"], model["hash"])
+        assert f"{told['part']}: not judged by {model['name']}: {told['reason']}" in caplog.text
+    assert [told["part"] for told in kept] == ["serial-1", "serial-0"]
+    if keep_scans:
+        assert (folder / kept[1]["depth"]).read_bytes() == b"no TIFF"
+        assert (folder / kept[0]["rgb"]).read_bytes() == files["rgb"][1]
+    else:
+        assert all(told["rgb"] is told["depth"] is None for told in kept) and not list(folder.glob("*-*-*"))
+    assert metric(client, f'das3d_inspections_total{{model="{model["name"]}",verdict="refused"}}') == 2
+    assert client.get("/inspections").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_never_break_the_service(
@@ -613,11 +704,20 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
 
 def test_the_description_has_real_examples(start: Start) -> None:
     assert InspectionAnswer.model_validate(INSPECTION).model_dump(mode="json") == INSPECTION
+    assert RefusalAnswer.model_validate(REFUSAL).model_dump(mode="json") == REFUSAL
     described = start().get("/openapi.json").json()
     assert {"/inspections", "/inspections/{id}", "/models", "/healthz", "/readyz", "/metrics"} <= set(described["paths"])
     assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
     assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
     json.dumps(described, allow_nan=False)
+
+
+def test_drift_shows_by_the_false_alarm_probability(start: Start, part: tuple[Path, Path]) -> None:
+    client, name = start(), "das3d_false_alarm_probability"
+    told = client.post("/inspections", files=files_of(part)).json()
+    assert metric(client, f'{name}_count{{model="{told["model"]}"}}') == 1
+    assert metric(client, f"{name}_sum") == pytest.approx(told["false_alarm_probability"])
+    assert metric(client, f'{name}_bucket{{le="0.5"') == (told["false_alarm_probability"] <= 0.5)
 
 
 def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> None:
@@ -658,7 +758,10 @@ def test_a_kill_loses_nothing_that_was_answered(tiny_onnx: Path, part: tuple[Pat
     # Without PyTorch, as in the container.
     script = "import sys; sys.modules['torch'] = None; from das3d.cli import main; main()"
     words = [sys.executable, "-c", script, "serve", str(tiny_onnx), "--out", str(tmp_path / "out"), "--port", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    logged = (tmp_path / "log").open("w+")
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=logged, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert process.stdout is not None
     lines = []
     while "listening on" not in (line := process.stdout.readline()):
@@ -668,6 +771,11 @@ def test_a_kill_loses_nothing_that_was_answered(tiny_onnx: Path, part: tuple[Pat
         lines[0].startswith(f"{CATEGORY}: O") and ", fp32, " in lines[0] and lines[1].startswith("0 inspections in sqlite:")
     )
     address = line.split()[-1]
+    httpx.post(f"{address}/inspections", files=files_of(part) | {"rgb": ("a.png", b"")}, timeout=30)
+    logged.seek(0)
+    with logged:
+        timed = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} WARNING .*not judged by .*a\.png"
+        assert re.search(timed, logged.read(), re.MULTILINE), "lines of the log have a time"
     answered: list[dict[str, Any]] = []
 
     def client() -> None:
@@ -704,7 +812,7 @@ def test_what_cannot_start_says_why_in_one_line(tiny_run: Callable[..., Path], t
     assert [one.name for one in open_models([f"a={run}", f"b={run}"])] == ["a", "b"]
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(SettingsError, match="expected an address that is free"),
+        pytest.raises(SettingsError, match=r"expected an address that is free, found [^:]"),
     ):
         serve([run], tmp_path, port=taken.getsockname()[1])
     told = das3d("serve", run, "--out", tmp_path, "--database", "postgresql://me:secret@127.0.0.1:1/none")

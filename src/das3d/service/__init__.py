@@ -13,21 +13,27 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import uvicorn
 
 from das3d.console import say, warn
-from das3d.detector import Detector, load, model_file
+from das3d.detector import load, model_file
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.preparation import PreparedScan, Window
 from das3d.service.app import make_app
+from das3d.service.batches import warm_up
 from das3d.service.gate import Limits
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.work import ServedModel, served_model
 
 __all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
 
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
+    "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line"}},  # on standard error
+    "loggers": {name: {"handlers": ["line"], "level": "WARNING", "propagate": False} for name in ("uvicorn", "das3d")},
+}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -76,8 +82,9 @@ def serve(
         app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
         patience = round(2 * limits.seconds) + DATABASE_SECONDS  # to take in, to compute and to record
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience, server_header=False
-        )
+            app, log_config=LOGGING, log_level="warning", access_log=False, timeout_graceful_shutdown=patience,
+            server_header=False,
+        )  # fmt: skip
         at = f"[{host}]" if ":" in host else host
         say(f"listening on http://{at}:{listener.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listener])
@@ -116,17 +123,6 @@ def model_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def warm_up(detector: Detector) -> None:
-    """Compute once, so that the first part does not wait for what engines do at their first call."""
-    side = detector.settings.preparation.size
-    nothing = np.zeros((side, side), dtype=bool)
-    scan = PreparedScan(
-        "warm-up", np.zeros((side, side, 3), np.uint8), np.ones((side, side), np.float32), nothing, nothing, None,
-        Window(0, 0, side, (side, side)),
-    )  # fmt: skip
-    detector.predict_prepared([scan])
-
-
 def _listen(host: str, port: int) -> socket.socket:
     listener = None
     try:
@@ -139,5 +135,5 @@ def _listen(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         found = getattr(error, "strerror", None) or error
-        raise SettingsError(f"--host {host} --port {port}: expected an address that is free, found: {found}") from None
+        raise SettingsError(f"--host {host} --port {port}: expected an address that is free, found {found}") from None
     return listener

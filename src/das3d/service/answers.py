@@ -96,6 +96,43 @@ class InspectionPage(BaseModel):
     next: int | None = Field(description="Send it as `before` to get the next page; null on the last.")
 
 
+REFUSAL: dict[str, Any] = {
+    "id": 2,
+    "at": "2026-11-24T21:09:12.402117Z",
+    "part": "serial-18",
+    "model": "cover",
+    "model_hash": INSPECTION["model_hash"],
+    "reason": "000.tiff: expected depth, found a damaged or unknown file (no TIFF)",
+    "rgb": "2026-11-24/0d5f1c2b7a9e4f6c8b1d3e5f7a9c0b2d/rgb.png",
+    "depth": "2026-11-24/0d5f1c2b7a9e4f6c8b1d3e5f7a9c0b2d/depth.tiff",
+}
+
+
+class RefusalAnswer(BaseModel):
+    """One part that could not be judged."""
+
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [REFUSAL]})
+
+    id: int = Field(description="Grows with every refusal.")
+    at: datetime = Field(description="When the part was taken in, UTC.")
+    part: str = Field(description="What the part is called.")
+    model: str
+    model_hash: str = Field(description="SHA-256 of the model file.")
+    reason: str = Field(description="What the client was told.")
+    rgb: str | None = Field(description="Its file below the folder of the service; null where it had none or is not kept.")
+    depth: str | None
+
+
+class RefusalPage(BaseModel):
+    """Some refusals, newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REFUSAL], "total": 2, "next": None}]})
+
+    items: list[RefusalAnswer]
+    total: int = Field(description="How many there are, on all pages.")
+    next: int | None = Field(description="Send it as `before` to get the next page; null on the last.")
+
+
 class ModelAnswer(BaseModel):
     """One model that the service holds."""
 

@@ -26,7 +26,15 @@ from starlette.staticfiles import StaticFiles
 import das3d
 from das3d.errors import one_line
 from das3d.layouts import ROLES
-from das3d.service.answers import InspectionAnswer, InspectionPage, ModelAnswer, Problem, answer
+from das3d.service.answers import (
+    InspectionAnswer,
+    InspectionPage,
+    ModelAnswer,
+    Problem,
+    RefusalAnswer,
+    RefusalPage,
+    answer,
+)
 from das3d.service.gate import Gate, Limits
 from das3d.service.inspections import Inspections, Verdict
 from das3d.service.views import map_file, overlay_png, view
@@ -113,7 +121,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
             Form(description="m, cm, mm, um, or metres per count; by default as in training.", examples=["mm", "0.0001"]),
         ] = None,
     ) -> InspectionAnswer:
-        """Inspect one part. The verdict is recorded before this answers."""
+        """Inspect one part. The verdict is recorded before this answers, as is a part that cannot be judged (422)."""
         try:
             return answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
         except OSError as error:
@@ -141,6 +149,17 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         rows = rows[:limit]
         total = service.inspections.count(**filters)
         return InspectionPage(items=[answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
+
+    @app.get("/refused", responses=WRONG, tags=["inspections"])
+    def list_refused(
+        before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only smaller ids: the next page.")] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> RefusalPage:
+        """Parts that could not be judged, newest first."""
+        rows = service.inspections.refused(before=before, limit=limit + 1)
+        more = len(rows) > limit
+        items = [RefusalAnswer.model_validate(row) for row in rows[:limit]]
+        return RefusalPage(items=items, total=service.inspections.count_refused(), next=items[-1].id if more else None)
 
     @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
     def get_inspection(id: int) -> InspectionAnswer:
@@ -179,14 +198,15 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["operation"])
+    @app.get("/healthz", tags=["operation"], responses={503: {"model": Problem}})
     async def healthz() -> dict[str, str]:
-        """Whether the process lives. Restart it where this does not answer."""
+        """Whether the process lives. Restart it where this does not answer 200: its networks have failed for good."""
+        service.check_life()
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> dict[str, str]:
-        """Whether it can inspect: models are loaded, the database answers, and the disk has room.
+        """Whether it can inspect: the networks compute, the database answers, and the disk has room.
 
         Send it no parts where this is not 200.
         """
@@ -243,7 +263,7 @@ def _add_problems(app: FastAPI) -> None:
 
 def unwritable(folder: Path, error: OSError) -> HTTPException:
     """What is answered where a part cannot be written into a folder, most often for want of room."""
-    detail = f"{folder}: expected a folder that can be written, found: {error.strerror or type(error).__name__}"
+    detail = f"{folder}: expected a folder that can be written, found {error.strerror or type(error).__name__}"
     log.error("%s", detail)
     return HTTPException(507, detail)
 

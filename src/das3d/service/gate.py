@@ -64,7 +64,9 @@ class Metrics:
         )  # fmt: skip
         self.under_way = Gauge("das3d_inspections_under_way", "Taken in and not yet answered.", registry=self.registry)
         self.queue = Gauge("das3d_queue_limit", "Inspections that may be under way.", registry=self.registry)
-        self.inspections = Counter("das3d_inspections", "Verdicts recorded.", ("model", "verdict"), registry=self.registry)
+        self.inspections = Counter(
+            "das3d_inspections", "Verdicts and refusals recorded.", ("model", "verdict"), registry=self.registry
+        )
         self.stage_seconds = Histogram(
             "das3d_stage_seconds", "Of one inspection: read, wait and compute, record.", ("stage",), buckets=SECONDS,
             registry=self.registry,
@@ -72,6 +74,11 @@ class Metrics:
         self.scores = Histogram(
             "das3d_score", "Scores, whose drift shows that parts or sensors change.", ("model",),
             buckets=tuple(step / 20 for step in range(1, 20)), registry=self.registry,
+        )  # fmt: skip
+        self.false_alarms = Histogram(
+            "das3d_false_alarm_probability",
+            "Of parts, by which drift shows whatever the scale of the model's scores: those of good parts spread evenly.",
+            ("model",), buckets=tuple(step / 10 for step in range(1, 10)), registry=self.registry,
         )  # fmt: skip
         self.batch = Histogram(
             "das3d_batch_parts", "Parts computed together.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry

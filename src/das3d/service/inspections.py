@@ -1,4 +1,4 @@
-"""What a service has inspected: one row a verdict in a database, and one folder a part on disk.
+"""What a service has inspected: one row a verdict or refusal in a database, and one folder a part on disk.
 
     inspections = Inspections(Path("inspections"))            # SQLite beside the files, or any PostgreSQL by its URL
     for inspection in inspections.page(verdict="defective"):  # newest first
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -49,14 +49,14 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from das3d.errors import SettingsError, one_line
+from das3d.errors import SettingsError, explained, one_line
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
 DATABASE_SECONDS = 35  # that recording a verdict may take at most, and a little more
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
-SCHEMA = 1  # raised with every change of the tables
+SCHEMA = 1  # raised with every change of a table; one that is merely new is made where it is missing
 DATABASE_FILE = "inspections.sqlite"
 Verdict = Literal["good", "defective"]
 
@@ -141,6 +141,33 @@ class Inspection(Base):
     depth_missing: Mapped[float | None]
 
 
+class Refusal(Base):
+    """One part that could not be judged: unreadable, without enough depth, of another scene than in training.
+
+    Attributes:
+        id: grows with every refusal and is never given twice.
+        at, part, model, model_hash, version: as of an `Inspection`.
+        reason: in one line.
+        rgb, depth: where the files of the part lie, None where it had no such member or is not kept.
+    """
+
+    __tablename__ = "refused"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy reads it)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    part: Mapped[str] = mapped_column(String(200), index=True)
+    model: Mapped[str] = mapped_column(String(200), index=True)
+    model_hash: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(40))
+    reason: Mapped[str]
+    rgb: Mapped[str | None]
+    depth: Mapped[str | None]
+
+
+Row = TypeVar("Row", bound=Inspection | Refusal)
+
+
 class Inspections:
     """The database and the folder of a service. Safe to use from several threads, and by several services at once.
 
@@ -150,6 +177,7 @@ class Inspections:
 
     Raises:
         SettingsError: the database cannot be reached or has other tables than this version writes.
+        MissingPackageError: the driver of PostgreSQL is not installed.
     """
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
@@ -198,34 +226,37 @@ class Inspections:
         """Remove a folder of `new_folder` and all that is in it."""
         shutil.rmtree(folder, ignore_errors=True)
 
-    def record(self, folder: Path, inspection: Inspection) -> Inspection:
-        """Keep an inspection: its folder goes to its place, its row is committed, and only then does this return.
+    def record(self, folder: Path, row: Row) -> Row:
+        """Keep an inspection or refusal: its folder goes to its place, its row is committed, only then does this return.
 
         Args:
-            folder: of `new_folder`, with the files whose names `inspection` has in `map`, `rgb` and `depth`.
-            inspection: all but its id.
+            folder: of `new_folder`, with the files whose names `row` has in `map`, `rgb` and `depth`; it stays where it is
+                where there are none.
+            row: all but its id.
         """
-        day = self.folder / f"{inspection.at:%Y-%m-%d}"
-        day.mkdir(exist_ok=True)
+        day = self.folder / f"{row.at:%Y-%m-%d}"
         place = day / folder.name
-        for file in (*(folder / name for name in os.listdir(folder)), folder):
-            _flush(file)
-        os.replace(folder, place)
-        _flush(day)
-        _flush(self.folder)
+        names = os.listdir(folder)
+        if names:
+            day.mkdir(exist_ok=True)
+            for file in (*(folder / name for name in names), folder):
+                _flush(file)
+            os.replace(folder, place)
+            _flush(day)
+            _flush(self.folder)
         where = place.relative_to(self.folder)
         for member in ("map", "rgb", "depth"):
-            if name := getattr(inspection, member):
-                setattr(inspection, member, (where / name).as_posix())
+            if name := getattr(row, member, None):
+                setattr(row, member, (where / name).as_posix())
         try:
             with self._session.begin() as session:
-                session.add(inspection)
+                session.add(row)
         except BaseException as error:
             # Where the connection broke, the row may have been committed: the files must stay, though no row may name them.
             if not getattr(error, "connection_invalidated", False):
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        return inspection
+        return row
 
     def file(self, name: str) -> Path:
         """Where a file of an inspection lies that `map`, `rgb` or `depth` names."""
@@ -261,6 +292,19 @@ class Inspections:
         """
         with self._session() as session:
             return session.scalar(_filtered(select(func.count(Inspection.id)), filters)) or 0
+
+    def refused(self, *, before: int | None = None, limit: int = 50) -> list[Refusal]:
+        """The newest refusals first; `before` and `limit` as for `page`."""
+        query = select(Refusal).order_by(Refusal.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(Refusal.id < before)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def count_refused(self) -> int:
+        """How many refusals there are."""
+        with self._session() as session:
+            return session.scalar(select(func.count(Refusal.id))) or 0
 
     def check(self) -> None:
         """Ask the database something. Raises what SQLAlchemy raises."""
@@ -303,13 +347,12 @@ def _connect(folder: Path, url: str | None) -> Engine:
         if parsed.get_driver_name() in ("psycopg", "psycopg2"):
             limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * STATEMENT_SECONDS}
             options = {name: limit for name, limit in limits.items() if name not in parsed.query}
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
+        with explained("a PostgreSQL database"):
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=options)
     except (ArgumentError, NoSuchModuleError):  # whose texts may show the password
         raise SettingsError("database: expected a URL such as postgresql://user:password@host/name") from None
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"database: expected the driver {error.name}, found it not installed: pip install das3d[postgres]"
-        ) from None
+    except ModuleNotFoundError as error:  # of another driver that the URL names
+        raise SettingsError(f"database: expected a driver that is installed, found {error.name}, which is not") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     else:

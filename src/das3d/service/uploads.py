@@ -77,13 +77,11 @@ def read_upload(upload: Upload, depth_format: DepthFormat | None, most_pixels: i
     """The scan in an upload. Its name is the path of its file, which `in_clients_words` takes out of messages.
 
     Raises:
-        HTTPException: 413 where it has too many pixels; 422, and what is wrong, where it cannot be read.
+        HTTPException: 413 where it has too many pixels.
+        DataError: it cannot be read.
     """
-    try:
-        _check_headers(upload, depth_format, most_pixels)
-        return Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format).read()
-    except DataError as error:
-        raise HTTPException(422, in_clients_words(str(error), upload)) from error
+    _check_headers(upload, depth_format, most_pixels)
+    return Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format).read()
 
 
 def in_clients_words(message: str, upload: Upload) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +24,15 @@ from das3d.preparation import PreparedScan, prepare
 from das3d.service.answers import ModelAnswer
 from das3d.service.batches import Batches
 from das3d.service.gate import Limits, Metrics
-from das3d.service.inspections import Inspection, Inspections, Verdict
+from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
 from das3d.threshold import SAME
 
+log = logging.getLogger("das3d.service")
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
+TRIES = 3  # of networks that fail, and times the limit of seconds that they may hang, before only a restart helps
 LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
 
 
@@ -99,6 +102,8 @@ class Service:
     ) -> Inspection:
         """Read, score and record one part, in this order; when this returns, the verdict is in the database.
 
+        A part that cannot be judged is recorded likewise, as a refusal, and answered by 422.
+
         What takes too long before its recording has begun is given up and leaves nothing. Once that has begun it is waited
         for, as long as the database's own limits allow, so that a client who comes again does not double a row.
         """
@@ -107,17 +112,20 @@ class Service:
         at, begun = datetime.now(UTC), time.perf_counter()
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         folder = await self._in(self._folders, self.inspections.new_folder)
+        take_in = partial(_take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth)
         recording: Future[None] | None = None
+        row: Inspection | Refusal
+        prediction: Prediction | None = None
         try:
-            async with asyncio.timeout_at(deadline):
-                with self.metrics.stage_seconds.labels("read").time():
-                    upload, scan, size = await self._in(
-                        self._readers, _take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth
-                    )
-                with self.metrics.stage_seconds.labels("compute").time():
-                    prediction = await asyncio.wrap_future(self.batches.submit(served.detector, scan))
-            seconds = time.perf_counter() - begun
-            row = _row(served, upload, size, depth_format, prediction, at, seconds)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    with self.metrics.stage_seconds.labels("read").time():
+                        upload, scan, size = await self._in(self._readers, take_in)
+                    with self.metrics.stage_seconds.labels("compute").time():
+                        prediction = await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+                row = _row(served, upload, size, depth_format, prediction, at, time.perf_counter() - begun)
+            except UnjudgeableError as error:
+                row = _refusal(served, error, at)
             with self.metrics.stage_seconds.labels("record").time():
                 recording = self._writers.submit(self._record, folder, row, prediction)
                 recorded = asyncio.wrap_future(recording)
@@ -131,8 +139,14 @@ class Service:
         finally:
             if recording is None or recording.cancelled():
                 await self._in(self._folders, self.inspections.forget, folder)
+        if isinstance(row, Refusal):
+            self.metrics.inspections.labels(served.name, "refused").inc()
+            log.warning("%s: not judged by %s: %s", row.part, served.name, one_line(row.reason, 500))
+            raise HTTPException(422, row.reason)
         self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
         self.metrics.scores.labels(served.name).observe(row.score)
+        if row.false_alarm_probability is not None:
+            self.metrics.false_alarms.labels(served.name).observe(row.false_alarm_probability)
         return row
 
     async def look(self, work: Callable[[], T]) -> T:
@@ -146,10 +160,23 @@ class Service:
         finally:
             self._looking -= 1
 
-    async def check(self) -> None:
-        """Raise 503 where it cannot inspect."""
+    def check_life(self) -> None:
+        """Raise 503 where only a restart helps: what failed so often, or hangs so long, does not come back by itself."""
+        failure, busy, most = self.batches.failure, self.batches.busy, TRIES * self.limits.seconds
         if not self.batches.alive:
             raise HTTPException(503, "the thread that computes has ended")
+        if failure is not None and failure.tries >= TRIES:
+            raise HTTPException(503, f"the networks cannot compute, tried {failure.tries} times: {failure.reason}")
+        if busy > most:
+            raise HTTPException(503, _hung(busy, most))
+
+    async def check(self) -> None:
+        """Raise 503 where it cannot inspect."""
+        self.check_life()
+        if self.batches.busy > self.limits.seconds:
+            raise HTTPException(503, _hung(self.batches.busy, self.limits.seconds))
+        if (failure := self.batches.failure) is not None:
+            raise HTTPException(503, f"the networks cannot compute: {failure.reason}")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
@@ -203,10 +230,11 @@ class Service:
         self._probe.shutdown(wait=False)
         self.inspections.close()
 
-    def _record(self, folder: Path, row: Inspection, prediction: Prediction) -> None:
+    def _record(self, folder: Path, row: Inspection | Refusal, prediction: Prediction | None) -> None:
         try:
-            # Not `prediction.map`, which would stay in memory as long as anybody holds the prediction.
-            save_map(folder / row.map, prediction.window.put_back(prediction.image))
+            if isinstance(row, Inspection) and prediction is not None:
+                # Not `prediction.map`, which would stay in memory as long as anybody holds the prediction.
+                save_map(folder / row.map, prediction.window.put_back(prediction.image))
             if not self.keep_scans:
                 for name in filter(None, (row.rgb, row.depth)):
                     (folder / name).unlink()
@@ -217,6 +245,14 @@ class Service:
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args))
+
+
+class UnjudgeableError(Exception):
+    """A part that came in whole and on which there can be no verdict."""
+
+    def __init__(self, upload: Upload, reason: str) -> None:
+        super().__init__(reason)
+        self.upload, self.reason = upload, reason
 
 
 def _take_in(
@@ -230,11 +266,11 @@ def _take_in(
 ) -> tuple[Upload, PreparedScan, Size]:
     # The scan itself is let go here: what waits to be computed is small, whatever was sent.
     upload = save_upload(folder, part, rgb, depth)
-    scan = read_upload(upload, depth_format, most_pixels)
     try:
+        scan = read_upload(upload, depth_format, most_pixels)
         return upload, prepare(scan, detector.statistics, detector.settings.preparation).judgeable, scan.size
     except DataError as error:
-        raise HTTPException(422, in_clients_words(str(error), upload)) from error
+        raise UnjudgeableError(upload, in_clients_words(str(error), upload)) from error
 
 
 def _row(
@@ -258,6 +294,18 @@ def _row(
         depth_scale=depth_format and depth_format.scale, depth_offset=depth_format and depth_format.offset,
         depth_missing=depth_format and depth_format.missing,
     )  # fmt: skip
+
+
+def _refusal(served: ServedModel, error: UnjudgeableError, at: datetime) -> Refusal:
+    upload = error.upload
+    return Refusal(
+        at=at, part=upload.part, model=served.name, model_hash=served.hash, version=das3d.__version__, reason=error.reason,
+        rgb=upload.rgb and upload.rgb.name, depth=upload.depth and upload.depth.name,
+    )  # fmt: skip
+
+
+def _hung(busy: float, most: float) -> str:
+    return f"the networks cannot compute: expected a batch within {most:g} s, found one under way for {busy:.0f} s"
 
 
 def _depth_format(unit: str | None) -> DepthFormat | None:

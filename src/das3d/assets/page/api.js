@@ -11,6 +11,11 @@ export class Refused extends Error {
   }
 }
 
+let ahead = 0; // milliseconds that the service's clock is ahead of the one here
+
+/** The time by the service's clock, by which it dates parts; that of the browser's machine may be wrong. */
+export const now = () => Date.now() + ahead;
+
 /** The answer to a request. Asks for the key where it is missing or wrong. */
 export async function ask(path, options = {}) {
   for (;;) {
@@ -23,6 +28,7 @@ export async function ask(path, options = {}) {
     } catch {
       throw new Refused(0, "the service cannot be reached", 3);
     }
+    ahead = (Date.parse(answer.headers.get("Date")) || now()) - Date.now();
     if (answer.ok) return answer;
     if (answer.status === 401) {
       await askForKey(key);
@@ -35,7 +41,7 @@ export async function ask(path, options = {}) {
 }
 
 /** The JSON of an answer. */
-export const get = async (path) => (await ask(path)).json();
+export const get = async (path, options) => (await ask(path, options)).json();
 
 /** Inspect one part; a full service is asked again until it has room. */
 export async function inspect({ part, rgb, depth }, model, unit) {

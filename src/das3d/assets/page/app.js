@@ -1,12 +1,13 @@
 /** The page: takes parts in, shows one of them, and lists those of the past. */
 import { createViewer, unpack } from "das3d/viewer";
-import { ask, download, get, inspect } from "./api.js";
+import { ask, download, get, inspect, now } from "./api.js";
 import { HeatMap, gradient } from "./heatmap.js";
 import { chosen, dropped, pairs } from "./pairs.js";
 
 const AT_ONCE = 3; // uploads
 const PAGE = 50; // inspections
 const REFRESH = 4000; // milliseconds
+const PATIENCE = 10_000; // milliseconds without an answer, after which there is no contact
 
 const $ = (id) => document.getElementById(id);
 const state = {
@@ -16,6 +17,9 @@ const state = {
   next: null, // where the next page begins
   shown: null, // the inspection in sight
   loading: 0, // which request for a view is the last
+  contact: null, // when the service last answered, in milliseconds
+  problem: "", // why it does not
+  refusal: null, // the newest part that could not be judged
 };
 const heatmap = new HeatMap($("heatmap"));
 let solid = null;
@@ -80,6 +84,7 @@ function showSolid(surface, item) {
 
 function describe(item) {
   $("name").textContent = item.part;
+  tell();
   $("regions").replaceChildren(...item.regions.map((region) =>
     Object.assign(document.createElement("li"), { textContent: wordsOf(region) })));
   const dl = $("facts").querySelector("dl");
@@ -120,6 +125,12 @@ function wordsOf({ area_mm2, area_px, height_mm, height_noise_mm, evidence }) {
   const height = measured ? `, ${Math.abs(height_mm).toPrecision(2)} mm ${height_mm > 0 ? "high" : "deep"}` : "";
   const by = { colour: "seen in colour", shape: "seen in shape", both: "seen in colour and shape" }[evidence];
   return `${area}${height}${by ? `, ${by}` : ""}`;
+}
+
+/** A part that comes in while the page follows: shown by the threshold of its model, as nobody moved it for this part. */
+function follow(item) {
+  state.moved.clear();
+  show(item);
 }
 
 /** All that depends on the threshold. */
@@ -167,9 +178,18 @@ function query(more = {}) {
   return `/inspections?${new URLSearchParams(Object.entries(wanted).filter(([, value]) => value))}`;
 }
 
+/** A page of the list. A service that gives none has no contact, even where nothing says that it is away. */
+async function listed(path) {
+  const page = await get(path, { signal: AbortSignal.timeout(PATIENCE) });
+  state.contact = Date.now();
+  state.problem = "";
+  tell();
+  return page;
+}
+
 /** The newest page; what is further down in the list stays, unless more came in than a page holds. */
 async function refresh() {
-  const page = await get(query());
+  const page = await listed(query());
   const known = new Map(state.items.map((item) => [item.id, item]));
   const newest = page.items.map((item) => known.get(item.id) || item);
   const last = newest.at(-1)?.id;
@@ -181,6 +201,12 @@ async function refresh() {
   if (fresh.length || newest.length !== known.size) judge();
   drawList();
   return fresh;
+}
+
+async function refusals() {
+  const { items } = await listed("/refused?limit=1");
+  state.refusal = items[0] ?? null;
+  tell();
 }
 
 async function restart() {
@@ -249,7 +275,7 @@ async function send() {
     line.remove();
     if (!state.items.some((other) => other.id === item.id)) state.items.unshift(item);
     state.items.sort((a, b) => b.id - a.id);
-    if ($("follow").checked || !state.shown) show(item);
+    if ($("follow").checked || !state.shown) follow(item);
     await refresh();
   } catch (error) {
     line.textContent = `${part.part}: ${error.message}`;
@@ -293,6 +319,7 @@ function listen() {
   });
   $("opacity").addEventListener("input", () => heatmap.draw(highOf(state.shown), Number($("opacity").value)));
   $("model").addEventListener("change", tellEngine);
+  $("follow").addEventListener("change", tell);
   $("filter").addEventListener("change", restart);
   $("search").addEventListener("input", restart);
   $("more").addEventListener("click", older);
@@ -316,16 +343,45 @@ async function openLinked() {
 }
 
 async function watch() {
+  setInterval(tell, 1000);
   for (;;) {
     await new Promise((done) => setTimeout(done, REFRESH));
-    if (document.hidden || sending) continue;
+    if (document.hidden) continue;
     try {
-      const fresh = await refresh();
-      if (fresh.length && $("follow").checked) show(fresh[0]);
-    } catch {
-      // The service is away; it is asked again.
+      const fresh = sending ? [] : await refresh(); // `send` itself brings the list up to date
+      await refusals();
+      if (fresh.length && $("follow").checked) follow(fresh[0]);
+    } catch (error) {
+      state.problem = error.message; // until it answers again
+      tell();
     }
   }
+}
+
+/** What must be known of the verdict in sight, which would seem to be that of the newest part otherwise: whether the service
+ *  is there, whether a later part could not be judged, and how old it is. */
+function tell() {
+  const { contact, problem, refusal, shown } = state;
+  const lost = contact !== null && (problem || Date.now() - contact > REFRESH + PATIENCE);
+  const since = `No contact since ${new Date(contact).toLocaleTimeString()}`;
+  put("lost", lost ? since + (problem && `: ${problem}`) : "");
+  const later = refusal && $("follow").checked && !(shown && Date.parse(shown.at) > Date.parse(refusal.at));
+  const at = new Date(refusal?.at).toLocaleTimeString();
+  put("refused", later ? `${refusal.part} could not be judged at ${at}: ${refusal.reason}` : "");
+  document.body.classList.toggle("passed", Boolean(lost || later));
+  if (state.shown) $("age").textContent = ageOf(now() - Date.parse(state.shown.at));
+}
+
+function put(id, words) {
+  $(id).hidden = !words;
+  if ($(id).textContent !== words) $(id).textContent = words; // only news is read out
+}
+
+function ageOf(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  return seconds < 86400 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86400)} d ago`;
 }
 
 async function begin() {
@@ -338,6 +394,7 @@ async function begin() {
   }
   tellEngine();
   await refresh();
+  await refusals();
   if (!(await openLinked()) && state.items.length) await show(state.items[0]);
   watch();
 }
