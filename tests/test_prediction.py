@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,6 +31,7 @@ from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
+from das3d.threshold import Threshold
 
 Runs = Callable[..., Path]
 
@@ -104,10 +107,28 @@ def test_one_part_for_one_modality(tiny_run: Runs, dent: tuple[Path, Path], tmp_
 def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
     rgb, depth = dent
     for given_file, option, lacks in ((rgb, "--rgb", "depth"), (depth, "--depth", "RGB")):
-        result = das3d("predict", tiny_run(), option, given_file, "--out", tmp_path / "out")
+        result = das3d("predict", tiny_run(), option, given_file, "--out", tmp_path / lacks)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == f"error: {given_file}: expected {lacks}, as the training scans have it, found none\n"
-    assert not (tmp_path / "out" / "scores.csv").exists()
+        (row,) = scores_of(tmp_path / lacks)
+        assert result.stderr == f"error: {row['error']}\n" and row["score"] == row["verdict"] == ""
+
+
+def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(
+    detector: Detector, dent: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rgb, depth = dent
+    predict_part(replace(detector, threshold=Threshold(0.0, 0.05, 0.05, 19)), rgb, depth, tmp_path / "out")
+    assert scores_of(tmp_path / "out")[0]["verdict"] == "defective"
+    blind = tmp_path / "blind.tiff"
+    shutil.copy(depth, blind)
+    break_by_blinding(rgb, blind)
+    with pytest.raises(DataError, match=r"blind\.tiff: expected a measured depth somewhere"):
+        predict_part(detector, rgb, blind, tmp_path / "out")
+    (row,) = scores_of(tmp_path / "out")
+    assert "expected a measured depth somewhere" in row["error"] and row["score"] == row["verdict"] == ""
+    assert json.loads((tmp_path / "out" / "regions.json").read_text())["parts"] == []
+    assert not list((tmp_path / "out").glob("000.*"))
 
 
 def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp_path: Path) -> None:
@@ -119,7 +140,7 @@ def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp
     other = tmp_path / "other.png"
     Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(other)
     with pytest.raises(DataError, match="expected all members of a part to have one size"):
-        predict_part(detector, other, depth, tmp_path / "out")
+        predict_part(detector, other, depth, tmp_path / "another")
     assert not (tmp_path / "out").exists()
 
 

@@ -34,7 +34,8 @@ def predict_part(
     where the data around the file does not declare it.
 
     Raises:
-        DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one.
+        DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one. Where the part
+            cannot be judged, the files in `out` say so first: no verdict on a part before it stays there.
     """
     for file in (rgb, depth):
         if file is not None and not file.is_file():
@@ -52,10 +53,10 @@ def predict_part(
         raise DataError(problem)
     _warn_of_others(out / "scores.csv", [part])
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
-    if result.error:
-        raise DataError(result.error)
     write_scores(out / "scores.csv", [result], verdicts=True)
     write_regions(out / "regions.json", [result], detector)
+    if result.error:
+        raise DataError(result.error)
     return result
 
 
