@@ -58,9 +58,10 @@ def detector(modality: str = "rgb+depth", *changes: str, scenes: list[Scene] | N
     # As training leaves it: weights in channels-last order.
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = Detector(chosen, statistics, TorchEngine(network, chosen.score))
-    found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3, {"spots": [0.3, 0.9]})
+    found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3, {"spots": [0.3, 0.9]}, ["b", "a", "c"])
     found.fingerprints = {"train": ["00ff"], "held_out": ["01", "02", "03"]}
     found.training = {"category": "cover", "parts": 2, "minutes": 0.5}
+    found.calibrations = [{"at": "2026-01-02T03:04:05+00:00", "data": "/parts", "parts": 3, "value": 0.5}]
     return found
 
 
@@ -88,7 +89,7 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(modality: str, tmp_path: P
 def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / "a.safetensors")
     again = load(tmp_path / "a.safetensors")
-    for name in ("settings", "statistics", "threshold", "training", "fingerprints"):
+    for name in ("settings", "statistics", "threshold", "training", "fingerprints", "calibrations"):
         assert getattr(again, name) == getattr(both, name), name
     assert isinstance(again.statistics.plane, tuple) and isinstance(again.statistics.frame, tuple)
     again.save(str(tmp_path / "b.safetensors"))
@@ -98,7 +99,8 @@ def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path
 def test_models_of_before_held_out_scores_were_kept_still_give_verdicts(both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
     old = {"value": 0.4, "requested": 0.3, "false_alarm_rate": 0.5, "parts": 3}
-    again = load(rewritten(tmp_path / MODEL_FILE, threshold=old, fingerprints="leave out"))
+    again = load(rewritten(tmp_path / MODEL_FILE, threshold=old, fingerprints="leave out", calibrations="leave out"))
+    assert again.calibrations == []
     prediction = again.predict(see().rgb, see().depth)
     assert prediction.defective is (prediction.score > 0.4) and prediction.false_alarm_probability is None
 

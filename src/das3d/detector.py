@@ -74,6 +74,8 @@ class Detector:
         training: facts for people: data, category, parts, iterations, minutes, machine.
         fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
         norms: what good parts show, by which regions are told; None where no good parts were held out.
+        calibrations: when the threshold was set and by what, the latest last: ``at`` (UTC), ``data`` (None: by the scores
+            that the model keeps), number of ``parts``, ``value``. Models of before have none.
     """
 
     settings: Settings
@@ -83,6 +85,7 @@ class Detector:
     training: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, list[str]] = field(default_factory=dict)
     norms: RegionNorms | None = None
+    calibrations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def network(self) -> nn.Module:
@@ -169,6 +172,7 @@ class Detector:
             "statistics": self.statistics.to_dict(),
             "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "training": self.training,
+            "calibrations": self.calibrations,
             "fingerprints": self.fingerprints,
             "norms": None if self.norms is None else self.norms.to_dict(),
         }
@@ -239,6 +243,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
             "statistics": Statistics.from_dict(about["statistics"]),
             "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
             "training": dict(about["training"]),
+            "calibrations": [dict(entry) for entry in about.get("calibrations", [])],
             "fingerprints": dict(about.get("fingerprints", {})),
             "norms": None if about.get("norms") is None else RegionNorms(**about["norms"]),
         }

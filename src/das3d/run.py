@@ -142,7 +142,7 @@ def train(
         if fabric.is_global_zero:
             trained_on, held_out = train_and_held_out(dataset)
             detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
-            detector = calibrated(detector, held_out, settings.score.max_false_alarm)
+            detector = calibrated(detector, held_out, settings.score.max_false_alarm, dataset.root)
             detector.save(out / MODEL_FILE)
             _write_facts(out, detector.training)
             record(out, settings, _told(detector), state.iteration)

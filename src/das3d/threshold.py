@@ -38,6 +38,8 @@ class Threshold:
         parts: how many held-out good parts it rests on.
         good_scores: of those parts, ascending; empty in models of before these were kept.
         synthetic_scores: of the same parts with synthetic defects, for each kind of defect.
+        good_parts: what the parts of `good_scores` are called, "" where it is not known; empty in models of before names
+            were kept.
     """
 
     value: float
@@ -46,10 +48,12 @@ class Threshold:
     parts: int
     good_scores: tuple[float, ...] = ()
     synthetic_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    good_parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # As JSON gives them.
         object.__setattr__(self, "good_scores", tuple(self.good_scores))
+        object.__setattr__(self, "good_parts", tuple(self.good_parts))
         kinds = {kind: tuple(scores) for kind, scores in self.synthetic_scores.items()}
         object.__setattr__(self, "synthetic_scores", kinds)
 
@@ -154,6 +158,8 @@ class Threshold:
                 f"{rate_text(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
                 f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
             )
+        if any(self.good_parts):
+            lines.append(self._highest())
         if self.detected is not None:
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.detection.items())
             number = sum(len(scores) for scores in self.synthetic_scores.values())
@@ -163,9 +169,19 @@ class Threshold:
             )
         return lines
 
+    def _highest(self) -> str:
+        # With few parts the highest score is the threshold, and one defective part among them is enough to spoil it.
+        highest, *others = (f"{score:.4f}" for score in self.good_scores[:-4:-1])
+        name, sets = self.good_parts[-1], self.good_parts[-self._parts_above]
+        line = f"highest: {name or 'a part of before'} {highest}" + (f", then {', '.join(others)}" if others else "")
+        return f"{line}; the threshold is the score of {sets or 'a part of before'}"
+
 
 def threshold_from(
-    scores: Sequence[float], false_alarm_rate: float, synthetic: Mapping[str, Sequence[float]] | None = None
+    scores: Sequence[float],
+    false_alarm_rate: float,
+    synthetic: Mapping[str, Sequence[float]] | None = None,
+    names: Sequence[str] = (),
 ) -> Threshold | None:
     """The smallest score that keeps false alarms at the rate asked for, or the best that so few parts allow.
 
@@ -173,6 +189,7 @@ def threshold_from(
         scores: of held-out good parts.
         false_alarm_rate: in (0, 1).
         synthetic: scores of the same parts with synthetic defects, for each kind, to tell what will be found.
+        names: of the parts, to tell which of them sets the threshold.
 
     Returns:
         None without scores.
@@ -182,11 +199,13 @@ def threshold_from(
         return None
     # Above the k-th smallest of n scores lies a further good score with probability at most 1 - k / (n + 1).
     rank = min(max(math.ceil((count + 1) * (1 - false_alarm_rate) - 1e-9), 1), count)
-    ascending = tuple(float(score) for score in np.sort(np.asarray(scores, dtype=np.float64)))
+    order = np.argsort(np.asarray(scores, dtype=np.float64), kind="stable")
+    ascending = tuple(float(scores[place]) for place in order)
+    called = tuple(names[place] for place in order) if names else ()
     kinds = {kind: tuple(float(score) for score in found) for kind, found in (synthetic or {}).items()}
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
     rate = (count + 1 - rank) / (count + 1)
-    return Threshold(ascending[rank - 1], false_alarm_rate, rate, count, ascending, kinds)
+    return Threshold(ascending[rank - 1], false_alarm_rate, rate, count, ascending, kinds, called)
 
 
 def parts_for(false_alarm_rate: float) -> int:
