@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,49 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(file, b"new")
     assert [path.name for path in file.parent.iterdir()] == ["model"] and file.read_bytes() == b"old"
+
+
+class HeldError(PermissionError):
+    """What Windows raises where another program holds a file."""
+
+    def __init__(self, winerror: int) -> None:
+        super().__init__(errno.EACCES, "The process cannot access the file")
+        self.winerror = winerror  # which elsewhere no error has
+
+
+@pytest.mark.parametrize("winerror", [5, 32, 33])
+def test_a_file_that_another_program_holds_for_a_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
+) -> None:
+    replace, tries, waited = os.replace, [HeldError(winerror)] * 3, list[float]()
+
+    def held(source: Path, target: Path) -> None:
+        if tries:
+            raise tries.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    write_atomically(tmp_path / "scores", b"new")
+    assert (tmp_path / "scores").read_bytes() == b"new" and len(waited) == 3
+
+
+@pytest.mark.parametrize(("winerror", "seconds"), [(32, 2.0), (80, 0.0)])
+def test_a_file_that_stays_held_keeps_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winerror: int, seconds: float
+) -> None:
+    (tmp_path / "scores").write_bytes(b"old")
+    waited: list[float] = []
+
+    def held(source: Path, target: Path) -> None:
+        raise HeldError(winerror)
+
+    monkeypatch.setattr(os, "replace", held)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "scores", b"new")
+    assert caught.value.filename == str(tmp_path / "scores") and sum(waited) == pytest.approx(seconds)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 def test_readers_see_old_or_new_content_but_never_a_part(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
+from das3d import prediction
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
@@ -220,6 +222,46 @@ def test_what_was_done_before_an_interruption_is_kept(detector: Detector, tiny_d
         predict_folder(detector, tmp_path / "parts", tmp_path / "out", inspect=interrupted)
     assert [row["id"] for row in scores_of(tmp_path / "out")] == names[:2]
     assert not list((tmp_path / "out").glob(".*"))  # no half-written file stays behind
+
+
+def test_what_was_done_is_written_now_and_then(
+    detector: Detector, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    monkeypatch.setattr(prediction, "SECONDS_BETWEEN_TABLES", 0.0)
+    seen = []
+
+    def watched(parts: Sequence[Part], out: Path) -> Iterator[Inspected]:
+        for result in inspect_parts(detector, parts, out):
+            yield result
+            seen.append([row["id"] for row in scores_of(out)])  # as who kills the process would find it
+
+    predict_folder(detector, tmp_path / "parts", tmp_path / "out", inspect=watched)
+    assert seen == [names[:1], names[:2], names]
+
+
+def test_a_table_that_another_program_holds_is_written_beside_it(
+    detector: Detector, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "scores.csv").write_text("id,path\n")
+    monkeypatch.setattr(prediction, "SECONDS_BETWEEN_TABLES", 0.0)
+    replaced = os.replace
+
+    def held(source: Path, target: Path) -> None:
+        if Path(target).name == "scores.csv":
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    predict_folder(detector, tmp_path / "parts", out)
+    assert (out / "scores.csv").read_text() == "id,path\n" and (out / "regions.json").is_file()
+    with (out / "scores_2.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == names
+    told = f"{out / 'scores.csv'} cannot be replaced, as where it is open in another program"
+    assert capsys.readouterr().err == f"warning: {told}; the scores are in {out / 'scores_2.csv'}\n"
 
 
 def test_who_is_interrupted_before_the_first_part_keeps_the_scores_of_before(

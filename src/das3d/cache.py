@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module, resources
@@ -159,9 +160,26 @@ def write_atomically(path: Path, content: bytes | memoryview, *, lasting: bool =
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # what the user knows, not the temporary file
         raise
+
+
+HELD = (5, 32, 33)  # Windows' errors where another program holds a file: access denied, sharing violation, lock violation
+WAITS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8)  # seconds, two in all: as long as a virus scanner looks at a new file
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Move a file into another's place, for readers at once; on Windows with some patience while a program holds it."""
+    for wait in WAITS:
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if getattr(error, "winerror", None) not in HELD:
+                raise
+        time.sleep(wait)
+    os.replace(source, target)
