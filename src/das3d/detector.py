@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 import das3d
 from das3d.cache import write_atomically
-from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, in_batches, open_exported
-from das3d.errors import ModelError, SettingsError, explained
+from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
+from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
 from das3d.preparation import PreparedScan, Statistics, Window, prepare
 from das3d.regions import Region, RegionNorms, find_regions
@@ -66,6 +67,8 @@ class Prediction:
 class Detector:
     """A trained model on an engine, the statistics it was trained with, and a threshold.
 
+    Several threads may predict with one at once.
+
     Attributes:
         settings: of the run that trained it.
         statistics: measured on its training parts, used unchanged on every scan.
@@ -107,16 +110,17 @@ class Detector:
         rgb: NDArray[np.generic] | None = None,
         depth: NDArray[np.generic] | None = None,
         *,
-        unit: str = "m",
+        unit: str | float | DepthFormat | None = "m",
         camera: Camera | None = None,
         name: str = "scan",
     ) -> Prediction:
         """Score one part from arrays.
 
         Args:
-            rgb: (H, W, 3) uint8.
+            rgb: (H, W, 3) uint8; grey (H, W), RGBA and uint16 will do as well.
             depth: (H, W) depth or (H, W, 3) points; zero, negative and non-finite values are missing.
-            unit: of `depth`: "m", "cm", "mm" or "um".
+            unit: of `depth`: "m", "cm", "mm" or "um"; or metres per count; or a `DepthFormat`, such as the `depth_format`
+                of this detector. None, which that is where each file told it itself, takes floats as metres.
             camera: intrinsics of `depth`, for areas in mm2; not needed with points.
             name: what messages call this part.
 
@@ -130,12 +134,26 @@ class Detector:
     def predict_scans(self, scans: Iterable[Scan], batch: int = BATCH) -> Iterator[Prediction]:
         """Score scans one batch at a time, in their order; no more than a batch is held.
 
+        Args:
+            scans: any number of them, prepared as they come.
+            batch: how many are judged together. A part of a live camera needs 1, or it waits for those behind it.
+
         Raises:
-            DataError: a scan cannot be prepared or judged; the predictions before it have been given.
+            DataError: a scan cannot be made, prepared or judged; the predictions before it have been given.
         """
-        for chunk in in_batches(scans, batch):
-            ready = [prepare(scan, self.statistics, self.settings.preparation).judgeable for scan in chunk]
-            yield from self.predict_prepared(ready)
+        stream, problem = iter(scans), None
+        while problem is None:
+            ready: list[PreparedScan] = []
+            try:
+                for scan in islice(stream, batch):
+                    ready.append(prepare(scan, self.statistics, self.settings.preparation).judgeable)
+            except DataError as error:
+                problem = error
+            if ready:
+                yield from self.predict_prepared(ready)
+            elif problem is None:
+                return
+        raise problem
 
     def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:
         """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them."""
