@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from scenes import Box, Dome, see
 
 from das3d import cache
-from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically
+from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically, write_pair
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window, measure, prepare
@@ -284,6 +284,45 @@ def test_a_file_that_stays_held_keeps_its_content(
         write_atomically(tmp_path / "scores", b"new")
     assert caught.value.filename == str(tmp_path / "scores") and sum(waited) == pytest.approx(seconds)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_of_a_pair_neither_is_replaced_before_both_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, graph = tmp_path / "model.bin", tmp_path / "model.xml"
+
+    def pair() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    write_pair((weights, b"1"), (graph, b"1"))
+    assert pair() == {"model.bin": b"1", "model.xml": b"1"}
+    replace, sync = os.replace, os.fsync
+    for failing in ("model.bin", "model.xml"):
+
+        def held(source: Path, target: Path, name: str = failing) -> None:
+            if Path(target).name == name and not source.read_bytes() == b"1":
+                raise HeldError(5 if name == "model.bin" else 80)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", held)
+            patch.setattr(time, "sleep", lambda seconds: None)
+            with pytest.raises(PermissionError) as caught:
+                write_pair((weights, b"2"), (graph, b"2"))
+        assert caught.value.filename == str(tmp_path / failing)
+        # New weights without a graph load nowhere; with that of before they would judge wrongly.
+        assert pair() == ({"model.bin": b"1", "model.xml": b"1"} if failing == "model.bin" else {"model.bin": b"2"})
+    write_pair((weights, b"1"), (graph, b"1"))
+    calls: list[int] = []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_pair((weights, b"2"), (graph, b"2"))
+    assert pair() == {"model.bin": b"1", "model.xml": b"1"}
 
 
 def test_readers_see_old_or_new_content_but_never_a_part(tmp_path: Path) -> None:
