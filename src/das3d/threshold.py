@@ -72,8 +72,21 @@ class Threshold:
         """
         if not self.good_scores:
             return None
-        as_high = len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
-        return (1 + as_high) / (1 + len(self.good_scores))
+        return (1 + self._as_high(score)) / (1 + len(self.good_scores))
+
+    def compared(self, score: float) -> str:
+        """Where a score stands among those of held-out good parts, for people; "" where the model keeps none.
+
+        In counts, as a probability beside a verdict is soon read as the chance that the verdict is wrong.
+        """
+        if not self.good_scores:
+            return ""
+        parts = counted(len(self.good_scores), "held-out good part")
+        return f"as high as {as_high} of {parts}" if (as_high := self._as_high(score)) else f"higher than all {parts}"
+
+    def _as_high(self, score: float) -> int:
+        # How many held-out good parts score as high.
+        return len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
 
     @property
     def bound(self) -> float:
