@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from scenes import Box, Dome, see
 
 from das3d import cache
-from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically
+from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan, write_atomically, write_pair
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.measurement import measure
@@ -241,6 +242,88 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(file, b"new")
     assert [path.name for path in file.parent.iterdir()] == ["model"] and file.read_bytes() == b"old"
+
+
+class HeldError(PermissionError):
+    """What Windows raises where another program holds a file."""
+
+    def __init__(self, winerror: int) -> None:
+        super().__init__(errno.EACCES, "The process cannot access the file")
+        self.winerror = winerror  # which elsewhere no error has
+
+
+@pytest.mark.parametrize("winerror", [5, 32, 33])
+def test_a_file_that_another_program_holds_for_a_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winerror: int
+) -> None:
+    replace, tries, waited = os.replace, [HeldError(winerror)] * 3, list[float]()
+
+    def held(source: Path, target: Path) -> None:
+        if tries:
+            raise tries.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    write_atomically(tmp_path / "scores", b"new")
+    assert (tmp_path / "scores").read_bytes() == b"new" and len(waited) == 3
+
+
+@pytest.mark.parametrize(("winerror", "seconds"), [(32, 2.0), (80, 0.0)])
+def test_a_file_that_stays_held_keeps_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winerror: int, seconds: float
+) -> None:
+    (tmp_path / "scores").write_bytes(b"old")
+    waited: list[float] = []
+
+    def held(source: Path, target: Path) -> None:
+        raise HeldError(winerror)
+
+    monkeypatch.setattr(os, "replace", held)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "scores", b"new")
+    assert caught.value.filename == str(tmp_path / "scores") and sum(waited) == pytest.approx(seconds)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_of_a_pair_neither_is_replaced_before_both_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, graph = tmp_path / "model.bin", tmp_path / "model.xml"
+
+    def pair() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    write_pair((weights, b"1"), (graph, b"1"))
+    assert pair() == {"model.bin": b"1", "model.xml": b"1"}
+    replace, sync = os.replace, os.fsync
+    for failing in ("model.bin", "model.xml"):
+
+        def held(source: Path, target: Path, name: str = failing) -> None:
+            if Path(target).name == name and not source.read_bytes() == b"1":
+                raise HeldError(5 if name == "model.bin" else 80)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", held)
+            patch.setattr(time, "sleep", lambda seconds: None)
+            with pytest.raises(PermissionError) as caught:
+                write_pair((weights, b"2"), (graph, b"2"))
+        assert caught.value.filename == str(tmp_path / failing)
+        # New weights without a graph load nowhere; with that of before they would judge wrongly.
+        assert pair() == ({"model.bin": b"1", "model.xml": b"1"} if failing == "model.bin" else {"model.bin": b"2"})
+    write_pair((weights, b"1"), (graph, b"1"))
+    calls: list[int] = []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_pair((weights, b"2"), (graph, b"2"))
+    assert pair() == {"model.bin": b"1", "model.xml": b"1"}
 
 
 def test_readers_see_old_or_new_content_but_never_a_part(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.fingerprints import fingerprint_of
 from das3d.prepared import prepare_part
-from das3d.threshold import Threshold
+from das3d.threshold import Threshold, threshold_from
 
 Runs = Callable[..., Path]
 
@@ -69,8 +70,85 @@ def test_command_sets_the_threshold_by_new_parts_and_keeps_the_weights(
     assert after.threshold.good_scores == pytest.approx(sorted(scores), rel=1e-5)
     assert after.threshold.value == after.threshold.good_scores[6]  # the 7th of 7 keeps 1 in 8, the 6th 2 in 8
     lines = result.stdout.splitlines()
-    assert lines[0] == f"before: {old.describe()}" and lines[1:-1] == after.threshold.explain()
-    assert lines[-1] == f"written to {file}; the weights are the same"
+    assert lines[0] == f"before: {old.describe()}" and lines[1:-2] == after.threshold.explain()
+    assert lines[-2] == f"written to {file}; the weights are the same"
+    names = after.threshold.good_parts
+    assert sorted(names) == [f"00{number}" for number in range(7)]
+    highest, second, third = (f"{score:.4f}" for score in after.threshold.good_scores[:-4:-1])
+    set_by = f"highest: {names[-1]} {highest}, then {second}, {third}; the threshold is the score of {names[-1]}"
+    assert set_by in lines
+
+
+def test_the_model_of_before_is_kept(tiny_run: Runs, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
+    file, before = run / "model.safetensors", run / "model_before.safetensors"
+    contents = [file.read_bytes()]
+    for rate in ("30%", "40%"):
+        result = das3d("calibrate", run, "--max-false-alarm", rate)
+        assert result.exit_code == 0
+        back = f"the model of before is kept as {before}; to go back, rename it to model.safetensors"
+        assert result.stdout.splitlines()[-1] == back
+        assert before.read_bytes() == contents[-1], "the last one alone"
+        contents.append(file.read_bytes())
+    new = das3d("calibrate", run, "--max-false-alarm", "50%", "--out", tmp_path / "new.safetensors")
+    assert new.exit_code == 0 and "of before is kept" not in new.stdout
+    assert not (tmp_path / "new_before.safetensors").exists()
+
+
+def test_the_model_tells_when_and_from_what_each_calibration_came(
+    tiny_run: Runs, tiny_data: Path, new_parts: Path, tmp_path: Path
+) -> None:
+    begun = datetime.now(UTC).replace(microsecond=0)
+    trained = load(tiny_run(), "cpu")
+    (first,) = trained.calibrations
+    assert trained.threshold is not None
+    assert first["data"] == str(tiny_data / CATEGORY) == trained.training["data"]
+    assert (first["parts"], first["value"]) == (2, trained.threshold.value)
+    calibrate(trained, new_parts, merge=True).save(tmp_path / "merged.safetensors")
+    again = load(tmp_path / "merged.safetensors", "cpu")
+    assert again.threshold is not None and again.calibrations[0] == first
+    told = again.calibrations[1]
+    assert (told["data"], told["parts"], told["value"]) == (str(new_parts), 9, again.threshold.value)
+    assert begun <= datetime.fromisoformat(told["at"]) <= datetime.now(UTC)
+    assert datetime.fromisoformat(told["at"]).utcoffset() == timedelta(0)
+    looser = calibrate(again, max_false_alarm=0.5)
+    assert [entry["data"] for entry in looser.calibrations] == [first["data"], told["data"], None]
+
+
+def held_out(detector: Detector, scores: list[float]) -> Detector:
+    names = [f"good/{number:04}" for number in range(len(scores))]
+    return replace(detector, threshold=threshold_from(scores, 0.05, names=names))
+
+
+def test_a_good_part_far_above_the_others_is_warned_of(detector: Detector, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [0.2 + number / 500 for number in range(23)]
+    calibrate(held_out(detector, scores), max_false_alarm=0.05)
+    assert capsys.readouterr().err == ""
+    scores[17] = 0.6012
+    found = calibrate(held_out(detector, scores), max_false_alarm=0.05).threshold
+    assert capsys.readouterr().err == (
+        "warning: far above the other held-out good parts, which score 0.2440 at most: good/0017 0.6012; is it good? "
+        "A defective part among them raises the threshold; calibrate without it\n"
+    )
+    assert found is not None
+    set_by = "highest: good/0017 0.6012, then 0.2440, 0.2420; the threshold is the score of good/0017"
+    assert set_by in found.explain()
+
+
+def test_a_threshold_below_the_highest_score_names_its_own_part(detector: Detector) -> None:
+    found = calibrate(held_out(detector, [0.4, 0.1, 0.3, 0.2]), max_false_alarm=0.4).threshold
+    assert found is not None and found.value == 0.3
+    assert "highest: good/0000 0.4000, then 0.3000, 0.2000; the threshold is the score of good/0002" in found.explain()
+
+
+def test_parts_of_models_that_kept_no_names_are_parts_of_before(detector: Detector, new_parts: Path) -> None:
+    old = replace(detector, threshold=threshold_from([0.1, 0.9999], 0.05))
+    found = calibrate(old, new_parts, merge=True).threshold
+    assert found is not None and len(found.good_parts) == 9
+    assert found.good_scores[found.good_parts.index("")] in (0.1, 0.9999)
+    line = found.explain()[2]
+    assert line.startswith("highest: a part of before 0.9999, then ")
+    assert line.endswith("; the threshold is the score of a part of before")
 
 
 def parts_in(folder: Path) -> list:  # type: ignore[type-arg]

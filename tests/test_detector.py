@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from das3d.errors import DataError, ModelError
 from das3d.measurement import measure
 from das3d.network import DAS3DNet
 from das3d.preparation import Window, prepare
+from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
 
@@ -59,15 +63,76 @@ def detector(modality: str = "rgb+depth", *changes: str, scenes: list[Scene] | N
     # As training leaves it: weights in channels-last order.
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = Detector(chosen, statistics, TorchEngine(network, chosen.score))
-    found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3, {"spots": [0.3, 0.9]})
+    found.threshold = threshold_from([0.2, 0.5, 0.4], 0.3, {"spots": [0.3, 0.9]}, ["b", "a", "c"])
     found.fingerprints = {"train": ["00ff"], "held_out": ["01", "02", "03"]}
     found.training = {"category": "cover", "parts": 2, "minutes": 0.5}
+    found.calibrations = [{"at": "2026-01-02T03:04:05+00:00", "data": "/parts", "parts": 3, "value": 0.5}]
     return found
 
 
 @pytest.fixture(scope="module")
 def both() -> Detector:
     return detector()
+
+
+# ------------------------------------------------------------------------------------------- live cameras
+
+
+def test_scans_before_a_bad_one_are_judged_before_it_raises(both: Detector) -> None:
+    blind = np.zeros_like(see().depth)
+
+    def camera() -> Iterator[Scan]:
+        yield see(seed=3).scan()
+        yield see(seed=4).scan()
+        yield scan_from_arrays(see().rgb, blind, name="third")
+
+    small = see().scan("third")
+    small = replace(small, rgb=small.rgb[:-4], depth=small.depth[:-4], valid=small.valid[:-4], mask=None)  # type: ignore[index]
+    expected = [prediction.score for prediction in both.predict_scans([see(seed=3).scan(), see(seed=4).scan()])]
+    for scans in (camera(), [see(seed=3).scan(), see(seed=4).scan(), small, see(seed=5).scan()]):
+        predictions = both.predict_scans(scans)
+        assert [next(predictions).score, next(predictions).score] == expected
+        with pytest.raises(DataError, match="third: expected"):
+            next(predictions)
+
+
+def test_a_camera_that_uses_its_buffers_again_gives_what_it_saw(both: Detector) -> None:
+    rgb, depth = np.empty_like(see().rgb), np.empty_like(see().depth)
+
+    def camera() -> Iterator[Scan]:
+        for seed in (3, 4, 5):
+            seen = see(seed=seed)
+            rgb[:], depth[:] = seen.rgb, seen.depth
+            yield scan_from_arrays(rgb, depth)
+
+    expected = [both.predict(see(seed=seed).rgb, see(seed=seed).depth).score for seed in (3, 4, 5)]
+    assert [one.score for one in both.predict_scans(camera())] == pytest.approx(expected, rel=1e-5)
+    taken = []
+
+    def watched() -> Iterator[Scan]:
+        for scan in camera():
+            taken.append(scan)
+            yield scan
+
+    for number, _ in enumerate(both.predict_scans(watched(), batch=1), start=1):
+        assert len(taken) == number, "no part waits for those behind it"
+
+
+def test_arrays_are_read_by_the_format_of_the_training_files(both: Detector) -> None:
+    seen = see(seed=3)
+    told = replace(both, training={"depth_format": {"scale": 0.00005, "offset": 0.2, "missing": 3.0}})
+    counts = np.where(seen.depth > 0, np.rint((seen.depth - 0.2) / 0.00005), 3).astype(np.uint16)
+    metres = np.where(counts == 3, 0, counts * 0.00005 + 0.2)
+    found = told.predict(np.dstack([seen.rgb, seen.rgb[..., 0]]), counts, unit=told.depth_format)
+    assert found.score == told.predict(seen.rgb.astype(np.uint16) * 257, metres).score
+
+
+def test_threads_may_share_a_detector(both: Detector) -> None:
+    scenes = [see(seed=seed) for seed in range(3, 9)]
+    expected = [both.predict(scene.rgb, scene.depth).score for scene in scenes]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = list(pool.map(lambda scene: both.predict(scene.rgb, scene.depth).score, scenes * 3))
+    assert found == expected * 3
 
 
 # ------------------------------------------------------------------------------------------- save and load
@@ -89,7 +154,7 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(modality: str, tmp_path: P
 def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / "a.safetensors")
     again = load(tmp_path / "a.safetensors")
-    for name in ("settings", "statistics", "threshold", "training", "fingerprints"):
+    for name in ("settings", "statistics", "threshold", "training", "fingerprints", "calibrations"):
         assert getattr(again, name) == getattr(both, name), name
     assert isinstance(again.statistics.plane, tuple) and isinstance(again.statistics.frame, tuple)
     again.save(str(tmp_path / "b.safetensors"))
@@ -99,7 +164,8 @@ def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path
 def test_models_of_before_held_out_scores_were_kept_still_give_verdicts(both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
     old = {"value": 0.4, "requested": 0.3, "false_alarm_rate": 0.5, "parts": 3}
-    again = load(rewritten(tmp_path / MODEL_FILE, threshold=old, fingerprints="leave out"))
+    again = load(rewritten(tmp_path / MODEL_FILE, threshold=old, fingerprints="leave out", calibrations="leave out"))
+    assert again.calibrations == []
     prediction = again.predict(see().rgb, see().depth)
     assert prediction.defective is (prediction.score > 0.4) and prediction.false_alarm_probability is None
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
+from das3d import prediction
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load
@@ -29,6 +34,7 @@ from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
+from das3d.threshold import Threshold
 
 Runs = Callable[..., Path]
 
@@ -49,7 +55,7 @@ def files_of(kind: Path, number: str = "000") -> tuple[Path, Path]:
 
 
 def scores_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="") as file:
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -84,8 +90,10 @@ def test_one_part_by_the_command(tiny_run: Runs, dent: tuple[Path, Path], tmp_pa
     lines = result.stdout.splitlines()
     chance = expected.false_alarm_probability
     assert chance is not None and float(row["false_alarm_probability"]) == pytest.approx(chance, rel=1e-5)
-    assert lines[0] == f"000  score {expected.score:.4f}  false-alarm probability {chance:.1%}  {row['verdict']}"
-    assert detector.threshold is not None and lines[-2].endswith(f"of 1 defective; {detector.threshold.describe()}")
+    assert detector.threshold is not None
+    compared = detector.threshold.compared(expected.score)
+    assert lines[0] == f"000  score {expected.score:.4f}  {compared}  {row['verdict']}"
+    assert lines[-2].endswith(f"of 1 defective; {detector.threshold.describe()}")
     assert lines[-1] == f"scores.csv, regions.json, maps and overlays in {tmp_path}; computed by PyTorch, fp32, CPU"
 
 
@@ -104,10 +112,28 @@ def test_one_part_for_one_modality(tiny_run: Runs, dent: tuple[Path, Path], tmp_
 def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
     rgb, depth = dent
     for given_file, option, lacks in ((rgb, "--rgb", "depth"), (depth, "--depth", "RGB")):
-        result = das3d("predict", tiny_run(), option, given_file, "--out", tmp_path / "out")
+        result = das3d("predict", tiny_run(), option, given_file, "--out", tmp_path / lacks)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == f"error: {given_file}: expected {lacks}, as the training scans have it, found none\n"
-    assert not (tmp_path / "out" / "scores.csv").exists()
+        (row,) = scores_of(tmp_path / lacks)
+        assert result.stderr == f"error: {row['error']}\n" and row["score"] == row["verdict"] == ""
+
+
+def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(
+    detector: Detector, dent: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rgb, depth = dent
+    predict_part(replace(detector, threshold=Threshold(0.0, 0.05, 0.05, 19)), rgb, depth, tmp_path / "out")
+    assert scores_of(tmp_path / "out")[0]["verdict"] == "defective"
+    blind = tmp_path / "blind.tiff"
+    shutil.copy(depth, blind)
+    break_by_blinding(rgb, blind)
+    with pytest.raises(DataError, match=r"blind\.tiff: expected a measured depth somewhere"):
+        predict_part(detector, rgb, blind, tmp_path / "out")
+    (row,) = scores_of(tmp_path / "out")
+    assert "expected a measured depth somewhere" in row["error"] and row["score"] == row["verdict"] == ""
+    assert json.loads((tmp_path / "out" / "regions.json").read_text())["parts"] == []
+    assert not list((tmp_path / "out").glob("000.*"))
 
 
 def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp_path: Path) -> None:
@@ -119,7 +145,7 @@ def test_files_that_are_no_part(detector: Detector, dent: tuple[Path, Path], tmp
     other = tmp_path / "other.png"
     Image.fromarray(np.asarray(Image.open(rgb))[:-4]).save(other)
     with pytest.raises(DataError, match="expected all members of a part to have one size"):
-        predict_part(detector, other, depth, tmp_path / "out")
+        predict_part(detector, other, depth, tmp_path / "another")
     assert not (tmp_path / "out").exists()
 
 
@@ -201,6 +227,46 @@ def test_what_was_done_before_an_interruption_is_kept(detector: Detector, tiny_d
     assert not list((tmp_path / "out").glob(".*"))  # no half-written file stays behind
 
 
+def test_what_was_done_is_written_now_and_then(
+    detector: Detector, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    monkeypatch.setattr(prediction, "SECONDS_BETWEEN_TABLES", 0.0)
+    seen = []
+
+    def watched(parts: Sequence[Part], out: Path) -> Iterator[Inspected]:
+        for result in inspect_parts(detector, parts, out):
+            yield result
+            seen.append([row["id"] for row in scores_of(out)])  # as who kills the process would find it
+
+    predict_folder(detector, tmp_path / "parts", tmp_path / "out", inspect=watched)
+    assert seen == [names[:1], names[:2], names]
+
+
+def test_a_table_that_another_program_holds_is_written_beside_it(
+    detector: Detector, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "scores.csv").write_text("id,path\n")
+    monkeypatch.setattr(prediction, "SECONDS_BETWEEN_TABLES", 0.0)
+    replaced = os.replace
+
+    def held(source: Path, target: Path) -> None:
+        if Path(target).name == "scores.csv":
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    predict_folder(detector, tmp_path / "parts", out)
+    assert (out / "scores.csv").read_text() == "id,path\n" and (out / "regions.json").is_file()
+    with (out / "scores_2.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == names
+    told = f"{out / 'scores.csv'} cannot be replaced, as where it is open in another program"
+    assert capsys.readouterr().err == f"warning: {told}; the scores are in {out / 'scores_2.csv'}\n"
+
+
 def test_who_is_interrupted_before_the_first_part_keeps_the_scores_of_before(
     detector: Detector, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -271,6 +337,112 @@ def test_no_verdict_without_a_threshold(tiny_run: Runs, dent: tuple[Path, Path],
     assert result.exit_code == 0 and scores_of(tmp_path)[0]["verdict"] == ""
     assert result.stdout.splitlines()[0] == f"000  score {float(scores_of(tmp_path)[0]['score']):.4f}"
     assert "defective" not in result.stdout and "threshold" not in result.stdout
+
+
+# ------------------------------------------------------------------------------------ for programs
+
+
+def test_one_json_object_a_part_and_nothing_else_on_standard_output(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    rgb, _ = tmp_path / "parts" / f"{names[1]}_rgb.png", (tmp_path / "parts" / f"{names[1]}_rgb.png").write_bytes(b"")
+    options = ("--data", tmp_path / "parts", "--out", tmp_path / "out", "--device", "cpu")
+    strict = with_threshold(tiny_run(), 0.0, tmp_path / "strict.safetensors")
+    result = das3d("predict", strict, *options, "--json")
+    assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = scores_of(tmp_path / "out")
+    regions = json.loads((tmp_path / "out" / "regions.json").read_text())["parts"]
+    assert [line["name"] for line in lines] == names
+    for line, row in zip(lines, rows, strict=True):
+        keys = ["name", "path", "score", "verdict", "false_alarm_probability", "regions", "error"]
+        assert list(line) == keys and line["path"] == row["path"]
+        if line["name"] == names[1]:
+            assert line["error"] == row["error"] and str(rgb) in line["error"]
+            assert line["score"] is line["verdict"] is line["false_alarm_probability"] is None and line["regions"] == []
+        else:
+            assert line["score"] == pytest.approx(float(row["score"]), rel=1e-8) and line["error"] is None
+            assert line["false_alarm_probability"] == pytest.approx(float(row["false_alarm_probability"]), rel=1e-5)
+            assert line["verdict"] == row["verdict"] == "defective"
+            assert line["regions"] == next((part["regions"] for part in regions if part["id"] == line["name"]), [])
+    assert "2 of 2 defective" in result.stderr and "scores.csv, regions.json" in result.stderr
+    alone = das3d("predict", strict, "--rgb", rgb, "--depth", rgb.parent / f"{names[1]}_depth.tiff", *options[2:], "--json")
+    (line,) = alone.stdout.splitlines()
+    assert alone.exit_code == 1 and json.loads(line)["error"] == lines[1]["error"]
+
+
+def with_threshold(run: Path, value: float, file: Path) -> Path:
+    detector = load(run, "cpu")
+    assert detector.threshold is not None
+    detector.threshold = replace(detector.threshold, value=value)
+    detector.save(file)
+    return file
+
+
+def test_a_part_is_told_of_before_the_next_is_judged(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    unlabelled(tiny_data, tmp_path / "parts")
+    events = []
+
+    def watched(parts: Sequence[Part], out: Path) -> Iterator[Inspected]:
+        for result in inspect_parts(detector, parts, out):
+            events.append("judged")
+            yield result
+
+    predict_folder(
+        detector, tmp_path / "parts", tmp_path / "out", inspect=watched, tell=lambda result: events.append("told")
+    )
+    assert events == ["judged", "told"] * 3
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.0, 3), (1.0, 0)])
+def test_the_exit_code_tells_verdicts_where_asked(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, value: float, code: int
+) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts", 2)
+    model = with_threshold(tiny_run(), value, tmp_path / "model.safetensors")
+    command = ("predict", model, "--data", tmp_path / "parts", "--out", tmp_path / "out")
+    assert das3d(*command).exit_code == 0
+    assert das3d(*command, "--exit-code").exit_code == code
+    (tmp_path / "parts" / f"{names[0]}_rgb.png").write_bytes(b"")
+    assert das3d(*command, "--exit-code").exit_code == 1, "an error counts more than a defect"
+
+
+def test_no_exit_code_without_verdicts(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
+    detector = load(tiny_run())
+    detector.threshold = None
+    detector.save(tmp_path / "model.safetensors")
+    result = das3d(
+        "predict", tmp_path / "model.safetensors", "--rgb", dent[0], "--depth", dent[1], "--out", tmp_path, "--exit-code"
+    )
+    assert result.exit_code == 1 and "expected a model with a threshold for --exit-code" in result.stderr
+
+
+def test_a_part_may_be_called_by_letters_that_the_output_does_not_know(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path
+) -> None:
+    (name,) = unlabelled(tiny_data, tmp_path / "parts", 1)
+    for member in ("rgb.png", "depth.tiff"):
+        (tmp_path / "parts" / f"{name}_{member}").rename(tmp_path / "parts" / f"деталь_{member}")
+    command = [
+        sys.executable,
+        "-m",
+        "das3d",
+        "predict",
+        tiny_run(),
+        "--data",
+        tmp_path / "parts",
+        "--out",
+        tmp_path / "out",
+    ]
+    narrow = {**os.environ, "PYTHONIOENCODING": "cp1252:strict"}  # as pipes are on Windows
+    result = subprocess.run([str(word) for word in command], capture_output=True, env=narrow, check=False)
+    assert result.returncode == 0, result.stderr
+    assert rb"\u0434\u0435\u0442\u0430\u043b\u044c  score " in result.stdout
+    assert scores_of(tmp_path / "out")[0]["id"] == "деталь"
+
+
+# ------------------------------------------------------------------------------------ what breaks
 
 
 def break_by_emptying(rgb: Path, depth: Path) -> str:

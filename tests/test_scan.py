@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from builders import write_member
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scenes import see
 
 from das3d.errors import DataError
+from das3d.files import DepthFormat, read_depth, read_rgb
 from das3d.scan import UNITS, Camera, Scan, camera_from_points, scan_from_arrays
 
 RGB = np.zeros((4, 6, 3), np.uint8)
@@ -164,6 +168,51 @@ def test_wrong_arrays_are_refused_by_name(arguments: dict[str, Any], message: st
     with pytest.raises(DataError, match=message) as caught:
         scan_from_arrays(**arguments, name="part 7")
     assert str(caught.value).startswith("part 7: ")
+
+
+def test_arrays_are_read_as_files_are(tmp_path: Path) -> None:
+    counts = np.array([[0, 500, 2000, 1], [2500, 7, 65535, 2]], np.uint16)
+    form = DepthFormat(0.0002, offset=0.1, missing=7, focal_length=600)
+    write_member(tmp_path / "depth.png", counts)
+    depth, valid, camera = read_depth(tmp_path / "depth.png", form)
+    scan = scan_from_arrays(depth=counts, unit=form)
+    assert scan.depth is not None and scan.valid is not None
+    assert np.array_equal(scan.depth, depth) and np.array_equal(scan.valid, valid) and scan.camera == camera is not None
+    told = Camera(1, 2, 3, 4)
+    assert scan_from_arrays(depth=counts, unit=form, camera=told).camera == told
+    for unit in (0.001, np.float64(0.001), DepthFormat.from_unit("mm")):
+        millimetres = scan_from_arrays(depth=counts[:1], unit=unit).depth
+        assert millimetres is not None and np.array_equal(millimetres, np.float32([[0, 0.5, 2, 0.001]]))
+    with pytest.raises(DataError, match="scan: expected a declared unit for depth in uint16 counts, found none"):
+        scan_from_arrays(depth=counts, unit=None)
+    metres = scan_from_arrays(depth=DEPTH, unit=None).depth
+    assert metres is not None and np.array_equal(metres, DEPTH)
+    with pytest.raises(DataError, match=r"found 500 m in the middle; is it 1 metres per count\?"):
+        scan_from_arrays(depth=DEPTH * 1000, unit=1.0)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+def test_colours_are_taken_as_files_have_them(tmp_path: Path, kind: Any, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    pixels = rng.integers(0, np.iinfo(kind).max, (4, 6, max(channels, 1)), dtype=kind, endpoint=True)
+    pixels = pixels if channels else pixels[..., 0]
+    found = scan_from_arrays(pixels).rgb
+    assert found is not None and found.dtype == np.uint8 and found.flags.c_contiguous
+    tifffile.imwrite(tmp_path / "rgb.tiff", pixels, photometric="rgb" if channels > 2 else "minisblack")
+    if channels not in (1, 2):  # which this writer takes for pages
+        assert np.array_equal(found, read_rgb(tmp_path / "rgb.tiff"))
+    else:
+        grey = scan_from_arrays(np.ascontiguousarray(pixels[..., 0])).rgb
+        assert grey is not None and np.array_equal(found, grey)
+
+
+def test_a_scan_does_not_change_with_the_buffers_of_a_camera() -> None:
+    rgb, depth, mask = RGB.copy(), DEPTH.copy(), VALID.copy()
+    scan = scan_from_arrays(rgb, depth, mask=mask)
+    rgb[:], depth[:], mask[:] = 9, 9, False
+    assert scan.rgb is not None and scan.depth is not None and scan.mask is not None
+    assert (scan.rgb == RGB).all() and (scan.depth == DEPTH).all() and scan.mask.all()
 
 
 def test_unknown_unit_is_refused() -> None:

@@ -217,6 +217,15 @@ def test_thresholds_of_before_scores_were_kept_give_no_probability() -> None:
     assert old.false_alarm_probability(0.7) is None and old.is_defective(0.7) and old.detected is None
 
 
+def test_a_score_is_compared_in_counts() -> None:
+    threshold = threshold_from([0.1, 0.2, 0.3], 0.3)
+    assert threshold is not None
+    assert threshold.compared(0.31) == "higher than all 3 held-out good parts"
+    assert threshold.compared(0.3) == threshold.compared(0.25) == "as high as 1 of 3 held-out good parts"
+    assert threshold.compared(0.0) == "as high as 3 of 3 held-out good parts"
+    assert Threshold(0.5, 0.05, 0.05, 19).compared(0.7) == ""
+
+
 def test_threshold_survives_json() -> None:
     threshold = threshold_from([0.123456789, 0.2, 1 / 3], 0.1, {"spots": [0.1, 2 / 3]})
     assert threshold is not None

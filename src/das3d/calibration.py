@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import torch
 
 from das3d.batches import GoodParts
 from das3d.console import progress, say, warn
+from das3d.datacheck.suspects import expected_beyond
 from das3d.datasets import find_categories, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
@@ -34,11 +37,13 @@ from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import counted, threshold_from
+from das3d.threshold import Threshold, counted, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
 SMALLEST = 9  # pixels; what synthesis changed less than that is no defect
+SPREAD = 0.01  # of scores; a smaller one is none, however alike the parts are
+ODD = 0.02  # good parts that would score as high; below it a warning. One sound set in twenty has such a part
 SEED = 20_000_003  # of synthetic defects; the same parts are harmed in the same way every time
 
 
@@ -81,15 +86,30 @@ def calibrate(
             )
         settings = with_score(detector.settings, changes)
         detector = replace(detector, settings=settings, engine=TorchEngine(detector.network, settings.score))
+    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, light, depth_format)
+    _warn_of_odd(after.threshold)
+    return _recorded(after, data)
+
+
+def _calibrated_anew(
+    detector: Detector,
+    data: Path | str | None,
+    max_false_alarm: float | None,
+    merge: bool,
+    category: str | None,
+    light: int | None,
+    depth_format: DepthFormat | None,
+) -> Detector:
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
     if (data is None or merge) and (known is None or not known.good_scores):
         raise ModelError("calibrate: expected a model with held-out scores, found one without; give new good parts alone")
     if data is None:
         assert known is not None
-        return replace(detector, threshold=threshold_from(known.good_scores, rate, known.synthetic_scores))
+        threshold = threshold_from(known.good_scores, rate, known.synthetic_scores, known.good_parts)
+        return replace(detector, threshold=threshold)
     parts = _good_parts(detector, Path(data), category, merge, reading_of(detector, light, depth_format))
-    fresh = calibrated(detector, parts, rate)
+    fresh = _measured(detector, parts, rate)
     if not merge:
         return fresh
     assert known is not None and fresh.threshold is not None
@@ -97,19 +117,29 @@ def calibrate(
     kinds = {**dict.fromkeys(known.synthetic_scores, ()), **dict.fromkeys(added.synthetic_scores, ())}
     synthetic = {kind: [*known.synthetic_scores.get(kind, ()), *added.synthetic_scores.get(kind, ())] for kind in kinds}
     held_out = [*detector.fingerprints.get("held_out", []), *fresh.fingerprints["held_out"]]
+    names = [*(known.good_parts or [""] * len(known.good_scores)), *added.good_parts]
     return replace(
         detector,
-        threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic),
+        threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic, names),
         fingerprints={**detector.fingerprints, "held_out": held_out},
         norms=detector.norms + fresh.norms if detector.norms and fresh.norms else fresh.norms,
     )
 
 
-def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
-    """The detector with a threshold and norms from these good parts, which training must not have seen.
+def calibrated(
+    detector: Detector, parts: Sequence[Part], max_false_alarm: float, data: Path | str | None = None
+) -> Detector:
+    """The detector with a threshold and norms from these good parts of `data`, which training must not have seen.
 
-    Those that no verdict would be given on are left out, or one of them could set the threshold.
+    Those that no verdict would be given on are left out, or one of them could set the threshold. One that scores far above
+    the others is told in a warning.
     """
+    after = _measured(detector, parts, max_false_alarm)
+    _warn_of_odd(after.threshold)
+    return _recorded(after, data)
+
+
+def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
     good: list[float] = []
     judged: list[Part] = []
     norms = RegionNorms((0,) * BINS)
@@ -139,8 +169,40 @@ def calibrated(detector: Detector, parts: Sequence[Part], max_false_alarm: float
     fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in judged]}
     if not judged:
         return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
-    threshold = threshold_from(good, max_false_alarm, synthetic)
+    threshold = threshold_from(good, max_false_alarm, synthetic, [part.id for part in judged])
     return replace(detector, threshold=threshold, fingerprints=fingerprints, norms=norms)
+
+
+def _warn_of_odd(threshold: Threshold | None) -> None:
+    # One defective part among the good ones may be the threshold, and then nothing like it is ever found.
+    if threshold is None:
+        return
+    expected = expected_beyond(np.array(threshold.good_scores), SPREAD)
+    names = threshold.good_parts or ("",) * len(threshold.good_scores)
+    odd = [
+        f"{name or 'a part of before'} {score:.4f}"
+        for name, score, beyond in zip(names, threshold.good_scores, expected, strict=True)
+        if beyond < ODD
+    ]
+    if odd:
+        usual = threshold.good_scores[-len(odd) - 1]
+        which = "is it" if len(odd) == 1 else "are they"
+        warn(
+            f"far above the other held-out good parts, which score {usual:.4f} at most: {', '.join(reversed(odd[-5:]))}; "
+            f"{which} good? A defective part among them raises the threshold; calibrate without it"
+        )
+
+
+def _recorded(detector: Detector, data: Path | str | None) -> Detector:
+    if detector.threshold is None:
+        return detector
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": None if data is None else os.path.abspath(data),
+        "parts": detector.threshold.parts,
+        "value": detector.threshold.value,
+    }
+    return replace(detector, calibrations=[*detector.calibrations, entry])
 
 
 def harmed(

@@ -325,6 +325,13 @@ def predict(
     focal_length: Annotated[
         float | None, typer.Option(min=1, help="Of the camera in pixels, for areas in mm2 where files hold depth alone.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
+    ] = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option("--exit-code", help="Exit with 0 where all parts are good, 3 where some are defective, 1 on errors."),
+    ] = False,
 ) -> None:
     """Score new parts: one by --rgb and --depth, or many by --data."""
     if (data is None) == (rgb is None and depth is None):
@@ -332,23 +339,33 @@ def predict(
     depth_format = parse_depth_unit(depth_unit, data)
     from das3d.detector import load
     from das3d.prediction import predict_folder, predict_part
-    from das3d.streaming import inspect_on
+    from das3d.streaming import Inspected, inspect_on, json_line
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
     if light is not None and data is None:
         raise typer.BadParameter("--light chooses among the images of parts in a data set; expected --data FOLDER with it")
     detector = load(run, device, engine)
-    how = {"light": light, "depth_format": depth_format, "focal_length": focal_length}
-    if data is not None and ray is not None:
-        with cluster_at(ray) as cluster:
-            inspect = partial(inspect_on, cluster, (run, device, engine))
-            results = predict_folder(detector, data, out, **how, inspect=inspect)
-    elif data is not None:
-        results = predict_folder(detector, data, out, **how)
-    else:
-        results = [predict_part(detector, rgb, depth, out, depth_format=depth_format, focal_length=focal_length)]
-    print_predictions(results, out, detector)
+    if exit_code and detector.threshold is None:
+        raise ModelError(f"{run}: expected a model with a threshold for --exit-code, found one that gives no verdict")
+    results_to = sys.stdout
+
+    def tell(result: Inspected) -> None:
+        print(json_line(result), file=results_to, flush=True)
+
+    how: dict[str, Any] = {"depth_format": depth_format, "focal_length": focal_length, "tell": tell if as_json else None}
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        if data is not None and ray is not None:
+            with cluster_at(ray) as cluster:
+                inspect = partial(inspect_on, cluster, (run, device, engine))
+                results = predict_folder(detector, data, out, **how, light=light, inspect=inspect)
+        elif data is not None:
+            results = predict_folder(detector, data, out, **how, light=light)
+        else:
+            results = [predict_part(detector, rgb, depth, out, **how)]
+        print_predictions(results, out, detector)
+    if exit_code and any(result.verdict == "defective" for result in results):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -379,6 +396,7 @@ def calibrate(
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
+    from das3d.cache import write_atomically
     from das3d.calibration import calibrate as calibrated
     from das3d.console import warn
     from das3d.detector import load, model_file
@@ -395,11 +413,17 @@ def calibrate(
         detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format,
     )  # fmt: skip
+    before = target.with_name(f"{target.stem}_before{target.suffix}")
+    replaced = target.is_file()
+    if replaced:  # a threshold that was spoiled by a defective part must not be for ever
+        write_atomically(before, target.read_bytes())
     after.save(target)
     if detector.threshold is not None:
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
+    if replaced:
+        print(f"the model of before is kept as {before}; to go back, rename it to {target.name}")
     for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
 
@@ -686,9 +710,9 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
-        chance = result.prediction.false_alarm_probability
-        probability = "" if chance is None else f"false-alarm probability {chance:.1%}"
-        words = [result.part.id, f"score {result.prediction.score:.4f}", probability, result.verdict]
+        score = result.prediction.score
+        compared = "" if detector.threshold is None else detector.threshold.compared(score)
+        words = [result.part.id, f"score {score:.4f}", compared, result.verdict]
         print("  ".join(word for word in words if word))
         if regions := result.prediction.regions:
             print(f"  {regions[0].describe()}" + (f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""))
@@ -718,6 +742,9 @@ def print_export(export: Any) -> None:
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # pipes on Windows know few letters, and a part may be called by any
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 import das3d
 from das3d.cache import write_atomically
-from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, in_batches, open_exported
-from das3d.errors import ModelError, SettingsError, explained
+from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
+from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, Window, prepare
@@ -67,6 +68,8 @@ class Prediction:
 class Detector:
     """A trained model on an engine, the statistics it was trained with, and a threshold.
 
+    Several threads may predict with one at once.
+
     Attributes:
         settings: of the run that trained it.
         statistics: measured on its training parts, used unchanged on every scan.
@@ -75,6 +78,8 @@ class Detector:
         training: facts for people: data, category, parts, iterations, minutes, machine.
         fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
         norms: what good parts show, by which regions are told; None where no good parts were held out.
+        calibrations: when the threshold was set and by what, the latest last: ``at`` (UTC), ``data`` (None: by the scores
+            that the model keeps), number of ``parts``, ``value``. Models of before have none.
     """
 
     settings: Settings
@@ -84,6 +89,7 @@ class Detector:
     training: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, list[str]] = field(default_factory=dict)
     norms: RegionNorms | None = None
+    calibrations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def network(self) -> nn.Module:
@@ -105,16 +111,17 @@ class Detector:
         rgb: NDArray[np.generic] | None = None,
         depth: NDArray[np.generic] | None = None,
         *,
-        unit: str = "m",
+        unit: str | float | DepthFormat | None = "m",
         camera: Camera | None = None,
         name: str = "scan",
     ) -> Prediction:
         """Score one part from arrays.
 
         Args:
-            rgb: (H, W, 3) uint8.
+            rgb: (H, W, 3) uint8; grey (H, W), RGBA and uint16 will do as well.
             depth: (H, W) depth or (H, W, 3) points; zero, negative and non-finite values are missing.
-            unit: of `depth`: "m", "cm", "mm" or "um".
+            unit: of `depth`: "m", "cm", "mm" or "um"; or metres per count; or a `DepthFormat`, such as the `depth_format`
+                of this detector. None, which that is where each file told it itself, takes floats as metres.
             camera: intrinsics of `depth`, for areas in mm2; not needed with points.
             name: what messages call this part.
 
@@ -128,12 +135,26 @@ class Detector:
     def predict_scans(self, scans: Iterable[Scan], batch: int = BATCH) -> Iterator[Prediction]:
         """Score scans one batch at a time, in their order; no more than a batch is held.
 
+        Args:
+            scans: any number of them, prepared as they come.
+            batch: how many are judged together. A part of a live camera needs 1, or it waits for those behind it.
+
         Raises:
-            DataError: a scan cannot be prepared or judged; the predictions before it have been given.
+            DataError: a scan cannot be made, prepared or judged; the predictions before it have been given.
         """
-        for chunk in in_batches(scans, batch):
-            ready = [prepare(scan, self.statistics, self.settings.preparation).judgeable for scan in chunk]
-            yield from self.predict_prepared(ready)
+        stream, problem = iter(scans), None
+        while problem is None:
+            ready: list[PreparedScan] = []
+            try:
+                for scan in islice(stream, batch):
+                    ready.append(prepare(scan, self.statistics, self.settings.preparation).judgeable)
+            except DataError as error:
+                problem = error
+            if ready:
+                yield from self.predict_prepared(ready)
+            elif problem is None:
+                return
+        raise problem
 
     def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:
         """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them."""
@@ -170,6 +191,7 @@ class Detector:
             "statistics": self.statistics.to_dict(),
             "threshold": None if self.threshold is None else self.threshold.to_dict(),
             "training": self.training,
+            "calibrations": self.calibrations,
             "fingerprints": self.fingerprints,
             "norms": None if self.norms is None else self.norms.to_dict(),
         }
@@ -240,6 +262,7 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
             "statistics": Statistics.from_dict(about["statistics"]),
             "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
             "training": dict(about["training"]),
+            "calibrations": [dict(entry) for entry in about.get("calibrations", [])],
             "fingerprints": dict(about.get("fingerprints", {})),
             "norms": None if about.get("norms") is None else RegionNorms(**about["norms"]),
         }

@@ -21,7 +21,7 @@ import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
-from das3d.cache import version_of, write_atomically
+from das3d.cache import version_of, write_atomically, write_pair
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, in_batches, installed
@@ -127,10 +127,11 @@ def export(
         _refuse_what_differs(file, precision, engines)
         about["export"]["check"] = {"parts": len(scans), "of": checked_on, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
-        if len(_files(model)) > 1:  # an old .xml beside new weights would load, and judge wrongly
-            file.unlink(missing_ok=True)
-        for written in _files(model):
-            write_atomically(file.with_suffix(written.suffix), written.read_bytes())
+        contents = [(file.with_suffix(written.suffix), written.read_bytes()) for written in _files(model)]
+        if to == "openvino":  # an old .xml beside new weights would load, and judge wrongly
+            write_pair(*contents)
+        else:
+            write_atomically(*contents[0])
     return Export(file, len(scans), checked_on, trained.ms, engines)
 
 

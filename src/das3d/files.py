@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
-from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, metres_per, metric_depth
+from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, colours_in, metres_per, metric_depth
 
 Size = tuple[int, int]  # height, width
 
@@ -129,12 +129,7 @@ def read_rgb(path: Path, *, upright: bool = True) -> RGB:
         DataError: the file is missing, damaged, too large, of another kind, or, with `upright`, stored turned (its depth
             would not be).
     """
-    pixels = _read_image(path, RGB_SUFFIXES, "an RGB image", upright=upright)
-    if pixels.dtype == np.uint16:
-        pixels = np.rint(pixels / 257)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(pixels, dtype=np.uint8)
+    return colours_in(_read_image(path, RGB_SUFFIXES, "an RGB image", upright=upright), str(path))
 
 
 def read_mask(path: Path) -> Mask:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from das3d.parts import UNKNOWN, Part, name_problem
 from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
 from das3d.threshold import counted
 
+SECONDS_BETWEEN_TABLES = 60.0
+
 
 def predict_part(
     detector: Detector,
@@ -27,14 +31,16 @@ def predict_part(
     *,
     depth_format: DepthFormat | None = None,
     focal_length: float | None = None,
+    tell: Callable[[Inspected], None] | None = None,
 ) -> Inspected:
     """Score one part from its files and write scores, regions, its map (float TIFF) and its overlay (PNG) into `out`.
 
     `focal_length`, in pixels, gives areas in mm2 where the files hold depth alone. `depth_format` tells how depth is read
-    where the data around the file does not declare it.
+    where the data around the file does not declare it. `tell` is called with the result, also where it is an error.
 
     Raises:
-        DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one.
+        DataError: a file is missing, unreadable or does not fit the model, or `out` is the folder of one. Where the part
+            cannot be judged, the files in `out` say so first: no verdict on a part before it stays there.
     """
     for file in (rgb, depth):
         if file is not None and not file.is_file():
@@ -52,10 +58,11 @@ def predict_part(
         raise DataError(problem)
     _warn_of_others(out / "scores.csv", [part])
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
+    if tell:
+        tell(result)
+    _write_results(out, [result], detector)
     if result.error:
         raise DataError(result.error)
-    write_scores(out / "scores.csv", [result], verdicts=True)
-    write_regions(out / "regions.json", [result], detector)
     return result
 
 
@@ -68,14 +75,17 @@ def predict_folder(
     depth_format: DepthFormat | None = None,
     inspect: Callable[[Sequence[Part], Path], Iterable[Inspected]] | None = None,
     focal_length: float | None = None,
+    tell: Callable[[Inspected], None] | None = None,
 ) -> list[Inspected]:
     """Score every part of a folder in any layout; where it holds several categories, of the one trained on.
 
     Parts that fail are listed with their error in ``scores.csv``.
 
-    When interrupted, the files hold the parts that were done.
+    When interrupted, the files hold the parts that were done; when killed, those of a minute ago. Where another program
+    holds ``scores.csv``, as Excel does on Windows, the scores are written into ``scores_2.csv``.
 
     `inspect` does the work where this process shall not: `das3d.streaming.inspect_on` with its first arguments given.
+    `tell` is called with each result as soon as it is there.
     """
     folder = folder_of(folder, detector.training.get("category"))
     expect_outside(out, folder)
@@ -84,14 +94,34 @@ def predict_folder(
     )
     _warn_of_others(out / "scores.csv", parts)
     results: list[Inspected] = []
+    written = time.monotonic()
     try:
         for result in inspect(parts, out) if inspect else inspect_parts(detector, parts, out):
             results.append(result)
+            if tell:
+                tell(result)
+            if time.monotonic() - written >= SECONDS_BETWEEN_TABLES:
+                with contextlib.suppress(PermissionError):  # open in another program, which may be over by the end
+                    write_scores(out / "scores.csv", results, verdicts=True)
+                    write_regions(out / "regions.json", results, detector)
+                written = time.monotonic()
     finally:  # whoever is interrupted after hours keeps what was done, and before the first part what was there
         if results:
-            write_scores(out / "scores.csv", results, verdicts=True)
-            write_regions(out / "regions.json", results, detector)
+            _write_results(out, results, detector)
     return results
+
+
+def _write_results(out: Path, results: Sequence[Inspected], detector: Detector) -> None:
+    table, beside = out / "scores.csv", out / "scores_2.csv"
+    try:
+        write_scores(table, results, verdicts=True)
+    except PermissionError as held:
+        try:
+            write_scores(beside, results, verdicts=True)
+        except PermissionError:
+            raise held from None
+        warn(f"{table} cannot be replaced, as where it is open in another program; the scores are in {beside}")
+    write_regions(out / "regions.json", results, detector)
 
 
 def _warn_of_others(scores: Path, parts: Sequence[Part]) -> None:

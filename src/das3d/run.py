@@ -152,7 +152,7 @@ def _finished(detector: Detector, dataset: Dataset, out: Path, state: training.S
     # The trained detector with its threshold, saved and told.
     trained_on, held_out = train_and_held_out(dataset)
     detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
-    detector = calibrated(detector, held_out, detector.settings.score.max_false_alarm)
+    detector = calibrated(detector, held_out, detector.settings.score.max_false_alarm, dataset.root)
     detector.save(out / MODEL_FILE)
     _write_facts(out, detector.training)
     record(out, detector.settings, _told(detector), state.iteration)

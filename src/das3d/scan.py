@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from das3d.errors import DataError
+
+if TYPE_CHECKING:
+    from das3d.files import DepthFormat
 
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Depth = NDArray[np.float32]  # (H, W), metres, growing away from the camera
@@ -98,19 +101,20 @@ def scan_from_arrays(
     rgb: NDArray[np.generic] | None = None,
     depth: NDArray[np.generic] | None = None,
     *,
-    unit: str = "m",
+    unit: str | float | DepthFormat | None = "m",
     mask: NDArray[np.generic] | None = None,
     camera: Camera | None = None,
     name: str = "scan",
 ) -> Scan:
-    """A scan from arrays in memory.
+    """A scan from arrays in memory. It keeps copies: a camera's driver may use its buffers again.
 
     Args:
-        rgb: (H, W, 3) uint8.
+        rgb: (H, W, 3) uint8; what `colours_in` takes will do as well.
         depth: (H, W) depth or (H, W, 3) organised points x, y, z. Zero, negative and non-finite depths are missing.
-        unit: unit of `depth`: ``"m"``, ``"cm"``, ``"mm"`` or ``"um"``.
+        unit: of `depth`: ``"m"``, ``"cm"``, ``"mm"`` or ``"um"``; or metres per count; or a `DepthFormat`, as of files,
+            with its offset, missing number and focal length. None takes floats as metres and refuses integers.
         mask: (H, W) ground truth, non-zero on defects.
-        camera: intrinsics; read off the points where they are given as x, y, z and this is None.
+        camera: intrinsics; where this is None, read off the points, or as `unit` declares them for depth alone.
         name: what messages call this scan.
 
     Raises:
@@ -122,17 +126,52 @@ def scan_from_arrays(
             raise DataError(f"{name}: expected depth as (H, W) or points as (H, W, 3), found shape {depth.shape}")
         if not np.issubdtype(depth.dtype, np.number) or np.issubdtype(depth.dtype, np.complexfloating):
             raise DataError(f"{name}: expected depth as numbers, found {depth.dtype}")
-        metres, valid = metric_depth(depth, name, metres_per(unit), hint=f"is it {unit}?")
+        form = _format_of(unit, depth, name)
+        hint = f"is it {unit}?" if isinstance(unit, str) else f"is it {form.scale:g} metres per count?"
+        metres, valid = metric_depth(depth, name, form.scale, form.offset, form.missing, hint=hint)
         if camera is None and depth.ndim == 3:
             camera = camera_from_points(depth, valid)
+        elif camera is None and form.focal_length is not None:
+            camera = Camera.centred(form.focal_length, metres.shape)
     return Scan(
         name=name,
-        rgb=None if rgb is None else np.asarray(rgb),
+        rgb=None if rgb is None else colours_in(np.asarray(rgb), name),
         depth=metres,
         valid=valid,
         mask=None if mask is None else np.asarray(mask) != 0,
         camera=camera,
     )
+
+
+def _format_of(unit: str | float | DepthFormat | None, depth: NDArray[np.generic], name: str) -> DepthFormat:
+    from das3d.files import METRES, DepthFormat  # which reads files into what this module defines
+
+    if unit is None:
+        if depth.dtype.kind in "iu":
+            raise DataError(f"{name}: expected a declared unit for depth in {depth.dtype} counts, found none")
+        return METRES
+    if isinstance(unit, DepthFormat):
+        return unit
+    return DepthFormat.from_unit(unit) if isinstance(unit, str) else DepthFormat(float(unit))
+
+
+def colours_in(pixels: NDArray[np.generic], name: str) -> RGB:
+    """A copy of grey (H, W), RGB or RGBA pixels, uint8 or uint16, as (H, W, 3) uint8.
+
+    Grey becomes three channels, alpha is dropped, 16 bits become 8 by division by 257.
+
+    Raises:
+        DataError: the pixels are none of these.
+    """
+    channels = pixels.shape[2] if pixels.ndim == 3 else int(pixels.ndim == 2)
+    if not 1 <= channels <= 4 or pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{name}: expected RGB as (H, W, 3) uint8, or grey, RGBA or uint16, found {pixels.shape} {pixels.dtype}"
+        )
+    colours: NDArray[Any] = pixels[..., None] if pixels.ndim == 2 else pixels[..., : 3 if channels > 2 else 1]
+    if colours.dtype == np.uint16:
+        colours = np.rint(colours / 257)
+    return np.array(np.broadcast_to(colours, (*colours.shape[:2], 3)), dtype=np.uint8, order="C")
 
 
 def metric_depth(

@@ -112,7 +112,7 @@ def inspect_parts(
                 step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
                 found, doubt = (None, "") if prepared is None else (next(predictions), prepared.doubt)
                 writing.append(pool.submit(write, part, scan, found, error, doubt))
-                if len(writing) > BEHIND:
+                while writing and (len(writing) > BEHIND or writing[0].done()):  # who waits for a part gets it at once
                     yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
@@ -245,6 +245,22 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
             }
         )
     write_atomically(path, text.getvalue().encode())
+
+
+def json_line(result: Inspected) -> str:
+    """A part on one line for programs: what ``scores.csv`` and ``regions.json`` say of it; null where there is nothing."""
+    part, prediction = result.part, result.prediction
+    return json.dumps(
+        {
+            "name": part.id,
+            "path": str(part.rgb or part.depth),
+            "score": None if prediction is None else prediction.score,
+            "verdict": result.verdict or None,
+            "false_alarm_probability": None if prediction is None else prediction.false_alarm_probability,
+            "regions": [] if prediction is None else [region.to_dict() for region in prediction.regions],
+            "error": result.error or None,
+        }
+    )
 
 
 def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) -> None:

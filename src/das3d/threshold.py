@@ -40,6 +40,8 @@ class Threshold:
         parts: how many held-out good parts it rests on.
         good_scores: of those parts, ascending; empty in models of before these were kept.
         synthetic_scores: of the same parts with synthetic defects, for each kind of defect.
+        good_parts: what the parts of `good_scores` are called, "" where it is not known; empty in models of before names
+            were kept.
     """
 
     value: float
@@ -48,10 +50,12 @@ class Threshold:
     parts: int
     good_scores: tuple[float, ...] = ()
     synthetic_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    good_parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # As JSON gives them.
         object.__setattr__(self, "good_scores", tuple(self.good_scores))
+        object.__setattr__(self, "good_parts", tuple(self.good_parts))
         kinds = {kind: tuple(scores) for kind, scores in self.synthetic_scores.items()}
         object.__setattr__(self, "synthetic_scores", kinds)
 
@@ -70,8 +74,21 @@ class Threshold:
         """
         if not self.good_scores:
             return None
-        as_high = len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
-        return (1 + as_high) / (1 + len(self.good_scores))
+        return (1 + self._as_high(score)) / (1 + len(self.good_scores))
+
+    def compared(self, score: float) -> str:
+        """Where a score stands among those of held-out good parts, for people; "" where the model keeps none.
+
+        In counts, as a probability beside a verdict is soon read as the chance that the verdict is wrong.
+        """
+        if not self.good_scores:
+            return ""
+        parts = counted(len(self.good_scores), "held-out good part")
+        return f"as high as {as_high} of {parts}" if (as_high := self._as_high(score)) else f"higher than all {parts}"
+
+    def _as_high(self, score: float) -> int:
+        # How many held-out good parts score as high.
+        return len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
 
     @property
     def bound(self) -> float:
@@ -156,6 +173,8 @@ class Threshold:
                 f"{rate_text(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
                 f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
             )
+        if any(self.good_parts):
+            lines.append(self._highest())
         if self.detected is not None:
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.detection.items())
             number = sum(len(scores) for scores in self.synthetic_scores.values())
@@ -165,9 +184,19 @@ class Threshold:
             )
         return lines
 
+    def _highest(self) -> str:
+        # With few parts the highest score is the threshold, and one defective part among them is enough to spoil it.
+        highest, *others = (f"{score:.4f}" for score in self.good_scores[:-4:-1])
+        name, sets = self.good_parts[-1], self.good_parts[-self._parts_above]
+        line = f"highest: {name or 'a part of before'} {highest}" + (f", then {', '.join(others)}" if others else "")
+        return f"{line}; the threshold is the score of {sets or 'a part of before'}"
+
 
 def threshold_from(
-    scores: Sequence[float], requested: float, synthetic: Mapping[str, Sequence[float]] | None = None
+    scores: Sequence[float],
+    requested: float,
+    synthetic: Mapping[str, Sequence[float]] | None = None,
+    names: Sequence[str] = (),
 ) -> Threshold | None:
     """The smallest score that keeps false alarms at the rate asked for, or the best that so few parts allow.
 
@@ -175,6 +204,7 @@ def threshold_from(
         scores: of held-out good parts.
         requested: false-alarm rate, in (0, 1).
         synthetic: scores of the same parts with synthetic defects, for each kind, to tell what will be found.
+        names: of the parts, to tell which of them sets the threshold.
 
     Returns:
         None without scores.
@@ -184,11 +214,13 @@ def threshold_from(
         return None
     # Above the k-th smallest of n scores lies a further good score with probability at most 1 - k / (n + 1).
     rank = min(max(math.ceil((count + 1) * (1 - requested) - 1e-9), 1), count)
-    ascending = tuple(float(score) for score in np.sort(np.asarray(scores, dtype=np.float64)))
+    order = np.argsort(np.asarray(scores, dtype=np.float64), kind="stable")
+    ascending = tuple(float(scores[place]) for place in order)
+    called = tuple(names[place] for place in order) if names else ()
     kinds = {kind: tuple(float(score) for score in found) for kind, found in (synthetic or {}).items()}
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
     rate = (count + 1 - rank) / (count + 1)
-    return Threshold(ascending[rank - 1], requested, rate, count, ascending, kinds)
+    return Threshold(ascending[rank - 1], requested, rate, count, ascending, kinds, called)
 
 
 def parts_for(requested: float) -> int:
