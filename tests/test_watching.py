@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from das3d import watching
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, load, model_hash
 from das3d.errors import DataError
+from das3d.parts import Part
 from das3d.prediction import predict_folder
 from das3d.streaming import Inspected
 from das3d.watching import COLUMNS, watch
@@ -329,6 +331,30 @@ def test_a_share_that_is_away_is_told_once_and_waited_for(
     )
     assert capsys.readouterr().out.endswith(f"{drop}: back\n")
     assert [row["id"] for row in rows_of(out)] == ["a", "b"] and not any(row["error"] for row in rows_of(out))
+
+
+def test_a_share_may_be_away_in_any_way(
+    detector: Detector,
+    drop: Path,
+    tmp_path: Path,
+    part: Put,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part(drop, "a")
+    list_parts, calls = watching.unlabelled, iter(range(1000))
+
+    def stale(*arguments: Any) -> list[Part]:
+        if next(calls) in (1, 2):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return list_parts(*arguments)
+
+    monkeypatch.setattr(watching, "unlabelled", stale)
+    with watched(detector, drop, tmp_path / "out") as found:
+        until(lambda: found)
+    told = capsys.readouterr()
+    assert told.err == f"warning: {drop}: expected a readable folder, found {os.strerror(errno.ESTALE)}; waiting for it\n"
+    assert f"{drop}: back\n" in told.out and not found[0].error
 
 
 def test_a_part_whose_files_go_while_it_is_judged_gets_no_error(

@@ -161,7 +161,10 @@ class Look:
 def _look(folder: Path, arguments: Mapping[str, Any]) -> Look:
     # Raises DataError where the folder, or what it says of depth, cannot be read.
     search = Search(**arguments)
-    parts = unlabelled(folder, search)
+    try:
+        parts = unlabelled(folder, search)
+    except OSError as error:  # of a share, which has more ways to be away than a disk
+        raise DataError(f"{folder}: expected a readable folder, found {error.strerror or error}") from None
     if declared := search.problems.get(DECLARATION):
         raise DataError(declared)
     look = Look(problems=search.problems)
