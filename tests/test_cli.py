@@ -23,7 +23,18 @@ HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic")
 def test_help_names_every_command() -> None:
     result = das3d("--help")
     assert result.exit_code == 0
-    for command in ("inspect", "synth", "train", "evaluate", "predict", "benchmark", "demo-data", "version"):
+    for command in (
+        "inspect",
+        "synth",
+        "train",
+        "evaluate",
+        "predict",
+        "watch",
+        "drift",
+        "benchmark",
+        "demo-data",
+        "version",
+    ):
         assert command in result.output
 
 

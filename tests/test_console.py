@@ -47,6 +47,12 @@ def test_bar_without_a_known_total_counts(terminal: Terminal) -> None:
     assert "4/?" in terminal.getvalue().rsplit("training", 1)[1]
 
 
+def test_a_single_step_shows_no_bar(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), progress("inspecting", 1) as step:
+        step()
+    assert terminal.getvalue() == ""
+
+
 def test_bar_leaves_the_terminal_as_it_was_when_interrupted(terminal: Terminal) -> None:
     def interrupted() -> None:
         with redirect_stderr(terminal), progress("training", 2) as step:

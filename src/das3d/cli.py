@@ -81,12 +81,38 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def ended_softly() -> Iterator[Callable[[], bool]]:
+    """Tells whether somebody has asked to end, by Ctrl-C or SIGTERM: the work at hand is finished first. Whoever asks again
+    interrupts it.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield lambda: False
+        return
+
+    def stop(number: int, *_: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 Category = Annotated[str | None, typer.Option(help="Which category, where DATA holds several.")]
 Light = Annotated[
     int | None, typer.Option(min=0, max=5, help="Which image of an Eyecandies part is its RGB: 4, or as in training.")
 ]
 DepthUnit = Annotated[
     str | None, typer.Option(help="Unit of the depth files: m, cm, mm, um, or metres per count such as 0.0001.")
+]
+FocalLength = Annotated[
+    float | None, typer.Option(min=1, help="Of the camera in pixels, for areas in mm2 where files hold depth alone.")
 ]
 MaxFalseAlarm = Annotated[
     str | None, typer.Option(help="Share of good parts that may be called defective, such as 1% or 0.01.")
@@ -322,9 +348,7 @@ def predict(
     light: Light = None,
     depth_unit: DepthUnit = None,
     ray: RayAddress = None,
-    focal_length: Annotated[
-        float | None, typer.Option(min=1, help="Of the camera in pixels, for areas in mm2 where files hold depth alone.")
-    ] = None,
+    focal_length: FocalLength = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
     ] = False,
@@ -365,6 +389,52 @@ def predict(
             results = [predict_part(detector, rgb, depth, out, **how)]
         print_predictions(results, out, detector)
     if exit_code and any(result.verdict == "defective" for result in results):
+        raise typer.Exit(3)
+
+
+@app.command()
+@reported
+def watch(
+    run: Model,
+    data: Annotated[Path, typer.Option(help="Folder that files come into, such as 0005_rgb.png and 0005_depth.png.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, maps and overlays.")],
+    settle: Annotated[str, typer.Option(help="How long the files of a part must stand still, such as 2s.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="Judge what is there now and end.")] = False,
+    device: Device = "auto",
+    engine: EngineName = "auto",
+    depth_unit: DepthUnit = None,
+    focal_length: FocalLength = None,
+) -> None:
+    """Judge parts as a camera drops them into a folder, each once; Ctrl-C ends it after the part at hand."""
+    seconds = parse_duration(settle, "--settle")
+    depth_format = parse_depth_unit(depth_unit, data)
+    from das3d.detector import load, model_hash
+    from das3d.watching import watch as watched
+
+    detector = load(run, device, engine)
+    with ended_softly() as stopping:
+        results = watched(
+            detector, data, out, model=model_hash(run), settle=seconds, once=once, depth_format=depth_format,
+            focal_length=focal_length, stopping=stopping,
+        )  # fmt: skip
+        print_watched(results, out, detector)
+
+
+@app.command()
+@reported
+def drift(
+    run: Model,
+    scores: Annotated[Path, typer.Option(help="scores.csv that predict or watch wrote.")],
+    last: Annotated[int | None, typer.Option(min=1, help="Look at so many of its last parts alone.")] = None,
+) -> None:
+    """Say whether parts still look like the held-out good ones that the threshold rests on; exit with 3 where not."""
+    from das3d.detector import load
+    from das3d.drift import drift_in
+
+    found = drift_in(run, load(run, "cpu").threshold, scores, last=last)
+    for line in found.explain():
+        print(line)
+    if found.seen:
         raise typer.Exit(3)
 
 
@@ -583,7 +653,7 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--budget") -> float:
     """Seconds in '90s', '20m' or '1.5h'. Raises SettingsError."""
     units = {"s": 1, "m": 60, "h": 3600}
     try:
@@ -591,7 +661,7 @@ def parse_duration(text: str) -> float:
     except (ValueError, KeyError):
         seconds = -1
     if not 0 < seconds < 1e9:
-        raise SettingsError(f"--budget: expected a time such as 90s, 20m or 1h, found {text!r}")
+        raise SettingsError(f"{option}: expected a time such as 90s, 20m or 1h, found {text!r}")
     return seconds
 
 
@@ -704,30 +774,60 @@ def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
 
 
 def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
-    from das3d.console import warn
-    from das3d.threshold import counted
-
     failed = [result for result in results if result.error]
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
-        score = result.prediction.score
-        compared = "" if detector.threshold is None else detector.threshold.compared(score)
-        words = [result.part.id, f"score {score:.4f}", compared, result.verdict]
-        print("  ".join(word for word in words if word))
-        if regions := result.prediction.regions:
-            print(f"  {regions[0].describe()}" + (f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""))
+        print_prediction(result, detector)
     if len(shown) > 20:
         print(f"... and {len(shown) - 20} more")
     if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
     if known := sum(result.trained_on for result in shown):
-        warn(f"the model saw {known} of {counted(len(shown), 'part')} in training: such scores are too low to say anything")
+        warn_of_known(known, len(shown))
     print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
     if failed:
         lines = [result.error for result in failed[:10]]
         more = len(failed) - len(lines)
         raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
+
+
+def warn_of_known(known: int, parts: int) -> None:
+    from das3d.console import warn
+    from das3d.threshold import counted
+
+    warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
+
+
+def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
+    from das3d.console import say, warn
+    from das3d.threshold import counted
+
+    parts = defective = failed = known = 0
+    for result in results:
+        parts += 1
+        defective += result.verdict == "defective"
+        failed += bool(result.error)
+        known += result.trained_on
+        if result.error:
+            warn(f"not judged: {result.error}")
+        else:
+            print_prediction(result, detector)
+    if known:
+        warn_of_known(known, parts)
+    told = counted(parts, "part") + (f", {defective} defective" if detector.threshold else "")
+    told += f", {failed} not judged" if failed else ""
+    say(f"{told}; scores.csv, regions.jsonl, maps and overlays in {out}; computed by {detector.engine.describe()}")
+
+
+def print_prediction(result: Any, detector: Any) -> None:
+    score = result.prediction.score
+    compared = "" if detector.threshold is None else detector.threshold.compared(score)
+    words = [result.part.id, f"score {score:.4f}", compared, result.verdict]
+    print("  ".join(word for word in words if word), flush=True)
+    if regions := result.prediction.regions:
+        smaller = f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""
+        print(f"  {regions[0].describe()}{smaller}", flush=True)
 
 
 def print_export(export: Any) -> None:

@@ -59,7 +59,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Step]:
             for part in parts:
                 step()
     """
-    if is_worker():
+    if is_worker() or total == 1:  # of a single step there is nothing to see before it is over
         yield _silent
     elif sys.stderr.isatty():
         with _bar(what, total) as step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -200,6 +201,18 @@ class Detector:
 def model_file(path: Path) -> Path:
     """The model file of a run folder, or the file itself."""
     return path / MODEL_FILE if path.is_dir() else path
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 of a model: of its file, or of the two files of an OpenVINO model one behind the other."""
+    file = model_file(path)
+    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    digest = hashlib.sha256()
+    for one in files:
+        with one.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detector:

@@ -34,6 +34,7 @@ class Search:
         depth_format: how depth files are to be read where the data does not say.
         hold_out: share of the good parts to hold out where the data has no validation parts.
         problems: kind of problem -> lines that name their files.
+        doubled: names of parts that have a member twice.
     """
 
     rgb: bool = True
@@ -42,6 +43,7 @@ class Search:
     depth_format: DepthFormat | None = None
     hold_out: float = HOLD_OUT
     problems: dict[str, list[str]] = field(default_factory=dict)
+    doubled: set[str] = field(default_factory=set)
 
     def report(self, kind: str, line: str) -> None:
         self.problems.setdefault(kind, []).append(line)
@@ -261,6 +263,7 @@ def _members(folder: Path, search: Search) -> dict[str, dict[str, Path]]:
             continue
         files = found.setdefault(stem, {})
         if role in files:
+            search.doubled.add(stem)
             search.report("doubled members", f"{file}: expected one {role} file of this name, found {files[role].name} too")
         files.setdefault(role, file)
     return {stem: found[stem] for stem in natural_order(found)}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
+SCORE_COLUMNS = ("id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error")
 CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
@@ -223,28 +224,29 @@ def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) ->
 
     Scores have nine digits, which tell all float32 numbers apart: figures can be computed again from the file.
     """
-    columns = ["id", "path", "label", "defect", "score", "false_alarm_probability"]
-    columns += ["verdict", "error"] if verdicts else []
+    columns = [column for column in SCORE_COLUMNS if verdicts or column not in ("verdict", "error")]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for result in results:
-        part, prediction = result.part, result.prediction
-        known = part.defect != UNKNOWN
-        chance = None if prediction is None else prediction.false_alarm_probability
-        writer.writerow(
-            {
-                "id": part.id,
-                "path": str(part.rgb or part.depth),
-                "label": int(part.defective) if known else "",
-                "defect": part.defect if known else "",
-                "score": "" if prediction is None else f"{prediction.score:.9g}",
-                "false_alarm_probability": "" if chance is None else f"{chance:.6g}",
-                "verdict": result.verdict,
-                "error": result.error,
-            }
-        )
+    writer.writerows(score_row(result) for result in results)
     write_atomically(path, text.getvalue().encode())
+
+
+def score_row(result: Inspected) -> dict[str, Any]:
+    """What ``scores.csv`` says of one part, by `SCORE_COLUMNS`."""
+    part, prediction = result.part, result.prediction
+    known = part.defect != UNKNOWN
+    chance = None if prediction is None else prediction.false_alarm_probability
+    return {
+        "id": part.id,
+        "path": str(part.rgb or part.depth),
+        "label": int(part.defective) if known else "",
+        "defect": part.defect if known else "",
+        "score": "" if prediction is None else f"{prediction.score:.9g}",
+        "false_alarm_probability": "" if chance is None else f"{chance:.6g}",
+        "verdict": result.verdict,
+        "error": result.error,
+    }
 
 
 def json_line(result: Inspected) -> str:
@@ -268,17 +270,17 @@ def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) 
     pixel = None
     if detector.norms is not None and detector.threshold is not None:
         pixel = pixel_threshold(detector.norms, detector.threshold)
-    parts = [
-        {
-            "id": result.part.id,
-            "score": result.prediction.score,
-            "regions": [region.to_dict() for region in result.prediction.regions],
-        }
-        for result in results
-        if result.prediction and result.prediction.regions
-    ]
-    lines = ",\n".join(json.dumps(part) for part in parts)  # one part a line, as outlines are long
+    lines = ",\n".join(filter(None, map(regions_line, results)))  # one part a line, as outlines are long
     write_atomically(path, f'{{"pixel_threshold": {json.dumps(pixel)}, "parts": [\n{lines}\n]}}\n'.encode())
+
+
+def regions_line(result: Inspected) -> str:
+    """What ``regions.json`` says of one part, as JSON on one line; "" where it has no regions."""
+    prediction = result.prediction
+    if prediction is None or not prediction.regions:
+        return ""
+    regions = [region.to_dict() for region in prediction.regions]
+    return json.dumps({"id": result.part.id, "score": prediction.score, "regions": regions})
 
 
 Read = tuple[Part, Scan | None, PreparedScan | None, str]

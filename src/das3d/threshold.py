@@ -105,12 +105,9 @@ class Threshold:
     def surprise(self, alarms: int, parts: int) -> float:
         """The probability of `alarms` or more among `parts` further good parts, if these are like the held-out ones.
 
-        A beta-binomial tail, as the rate itself is Beta-distributed. A value near 0 says that good parts have changed.
+        A value near 0 says that good parts have changed.
         """
-        from scipy.stats import betabinom
-
-        higher = self._parts_above
-        return float(betabinom(parts, higher, self.parts + 1 - higher).sf(alarms - 1))
+        return chance_of_so_many(alarms, parts, self._parts_above, self.parts)
 
     @property
     def _parts_above(self) -> int:
@@ -221,6 +218,20 @@ def threshold_from(
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
     rate = (count + 1 - rank) / (count + 1)
     return Threshold(ascending[rank - 1], requested, rate, count, ascending, kinds, called)
+
+
+def chance_of_so_many(count: int, parts: int, rank: int, held_out: int) -> float:
+    """The probability that `count` or more of `parts` further scores lie beyond the `rank`-th of `held_out`, counted from
+    the end beyond which they lie, if all are alike.
+
+    A beta-binomial tail, as the rate beyond that score is itself distributed as Beta(rank, held_out + 1 - rank).
+    """
+    from scipy.stats import betabinom
+
+    if count <= 0:
+        return 1.0
+    # A sum of what is small, as 1 less the rest would be rounded away where it is smallest.
+    return min(float(betabinom(parts, rank, held_out + 1 - rank).pmf(np.arange(count, parts + 1)).sum()), 1.0)
 
 
 def parts_for(requested: float) -> int:

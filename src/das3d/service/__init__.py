@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from das3d.console import say, warn
-from das3d.detector import load, model_file
+from das3d.detector import load, model_hash
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.service.app import make_app
@@ -109,18 +108,6 @@ def open_models(
             raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
         served[called] = served_model(called, model_hash(path), detector, depth_format)
     return list(served.values())
-
-
-def model_hash(path: Path) -> str:
-    """SHA-256 of a model: of its file, or of the two files of an OpenVINO model one behind the other."""
-    file = model_file(path)
-    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
-    digest = hashlib.sha256()
-    for one in files:
-        with one.open("rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,179 @@
+"""Drift: whether parts that are judged now still score as the held-out good parts did, on which the threshold rests.
+
+It is looked for in the middle of the scores and not at the threshold, since the parts of a line are good and defective as
+they come: a few defects among them move the highest scores much and the middle next to nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from das3d.errors import DataError, ModelError, one_line
+from das3d.evaluation import UNLIKELY
+from das3d.threshold import CONFIDENCE, Threshold, above, chance_of_so_many, counted
+
+LEAST = 20  # parts: fewer show next to nothing
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Parts beside the held-out good ones.
+
+    Attributes:
+        threshold: with the scores of the held-out parts.
+        parts: how many parts are compared.
+        higher: how many of them score above the held-out median (`median_rank`).
+        alarms: how many of them score above the threshold.
+        chance: the probability that the middle of so many parts lies as far from that median, on either side, if they are
+            like the held-out ones.
+        left_out: how many parts of the table are not compared, by the reason.
+    """
+
+    threshold: Threshold
+    parts: int
+    higher: int
+    alarms: int
+    chance: float
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> bool:
+        """Whether chance alone hardly explains it."""
+        return self.chance < UNLIKELY
+
+    @property
+    def expected(self) -> float:
+        """The share of parts like the held-out ones that scores above their median."""
+        held_out = len(self.threshold.good_scores)
+        return 1 - median_rank(held_out) / (held_out + 1)
+
+    def explain(self) -> list[str]:
+        """In lines for people."""
+        known, share = self.threshold, self.higher / self.parts
+        shares = (
+            f"{counted(self.parts, 'part')} beside {len(known.good_scores)} held-out ones: {share:.0%} score above the "
+            f"held-out median ({self.expected:.0%} expected, chance {_chance_text(self.chance)}), "
+            f"{self.alarms / self.parts:.1%} above the threshold ({known.false_alarm_rate:.1%} of good parts expected, "
+            f"at most {known.bound:.1%} with {CONFIDENCE:.0%} confidence)"
+        )
+        if not self.seen:
+            said = "no drift to be seen"
+        elif share > self.expected:
+            said = "parts, light or camera have changed; calibrate with new good parts"
+        else:
+            said = "lower than by chance: parts, light or camera have changed, or the model was trained on these parts"
+        left = [f"left out: {', '.join(f'{count} {why}' for why, count in self.left_out.items())}"] if self.left_out else []
+        return [f"{shares}: {said}", *left]
+
+
+def median_rank(held_out: int) -> int:
+    """Which score, from the lowest up, is the median of so many: the lower of two in the middle."""
+    return (held_out + 1) // 2
+
+
+def compare(threshold: Threshold, scores: Sequence[float], left_out: Mapping[str, int] | None = None) -> Drift:
+    """Compare scores of new parts with those of the held-out ones, which `threshold` must keep.
+
+    If new parts are like them, the number of new ones above the k-th smallest held-out score has a law of its own whatever
+    the scores' distribution (`das3d.threshold.chance_of_so_many`). Twice the smaller of the chances on both sides is told.
+    Scores that differ from the median by no more than rounding count for neither side.
+    """
+    held_out = len(threshold.good_scores)
+    rank = median_rank(held_out)
+    median = threshold.good_scores[rank - 1]
+    higher = sum(above(score, median) for score in scores)
+    lower = sum(above(median, score) for score in scores)
+    sides = (
+        chance_of_so_many(higher, len(scores), held_out + 1 - rank, held_out),
+        chance_of_so_many(lower, len(scores), rank, held_out),
+    )
+    alarms = sum(threshold.is_defective(score) for score in scores)
+    return Drift(threshold, len(scores), higher, alarms, min(2 * min(sides), 1.0), left_out or {})
+
+
+def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int | None = None) -> Drift:
+    """Compare the parts in a table of scores with those that a model's threshold rests on.
+
+    Parts that were not judged, are known to be defective or were judged by another model than the last part are left out.
+
+    Args:
+        run: the model, as messages call it.
+        threshold: its threshold.
+        table: ``scores.csv`` of `predict` or `watch`.
+        last: how many of the last rows are looked at; None: all.
+
+    Raises:
+        ModelError: the model keeps no held-out scores.
+        DataError: the table cannot be read, holds too few scores, or those of another model.
+    """
+    if threshold is None or not threshold.good_scores:
+        raise ModelError(
+            f"{run}: expected a model that keeps the scores of held-out good parts, found one without; "
+            "das3d calibrate --data GOODPARTS gives it some"
+        )
+    rows = _rows_of(table)[-(last or 0) :]
+    scores: list[float] = []
+    left_out: dict[str, int] = {}
+    for row in rows:
+        if why := _why_not(row, rows[-1].get("model")):
+            left_out[why] = left_out.get(why, 0) + 1
+            continue
+        score = _number_in(table, row, "score")
+        if row.get("false_alarm_probability"):
+            _expect_its_own(run, threshold, table, row, score)
+        scores.append(score)
+    if len(scores) < LEAST:
+        found = ", ".join([counted(len(scores), "part"), *(f"{count} {why}" for why, count in left_out.items())])
+        raise DataError(f"{table}: expected {LEAST} or more parts to compare, found {found}")
+    return compare(threshold, scores, left_out)
+
+
+def _rows_of(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names, rows = reader.fieldnames or [], list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        found = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(f"{table}: expected scores that das3d predict or watch wrote, found: {found}") from None
+    if "id" not in names or "score" not in names:
+        found = one_line(", ".join(names)) or "none"
+        raise DataError(f"{table}: expected columns id and score, as das3d predict and watch write them, found {found}")
+    return rows
+
+
+def _why_not(row: Mapping[str, str], model: str | None) -> str:
+    if row.get("error"):
+        return "not judged"
+    if row.get("label") == "1":
+        return "known to be defective"
+    return "judged by another model" if row.get("model") != model else ""
+
+
+def _number_in(table: Path, row: Mapping[str, str], column: str) -> float:
+    try:
+        number = float(row[column])
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise DataError(f"{table}: expected a {column} from 0 to 1 for {row['id']}, found {one_line(row[column])!r}")
+    return number
+
+
+def _expect_its_own(run: Path, threshold: Threshold, table: Path, row: Mapping[str, str], score: float) -> None:
+    # Whether the table was written by this model: each score's false-alarm probability is by its held-out scores.
+    told = _number_in(table, row, "false_alarm_probability")
+    near = [threshold.false_alarm_probability(score + step) for step in (-1e-7, 1e-7)]  # as scores are rounded there
+    if not any(own is not None and math.isclose(own, told, rel_tol=1e-5) for own in near):
+        raise DataError(
+            f"{table}: expected scores by the held-out parts of {run}, found others: {row['id']} has a false-alarm "
+            f"probability of {told:.3g} and would have {near[0]:.3g}; judge the parts with this model"
+        )
+
+
+def _chance_text(chance: float) -> str:
+    return f"{chance:.0e}" if chance < 0.001 else f"{chance:.1%}" if chance < 0.1 else f"{chance:.0%}"
