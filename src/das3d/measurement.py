@@ -108,22 +108,7 @@ def measure(
     Raises:
         DataError: there is no scan, the members differ between scans, or some have no measured depth; these are all named.
     """
-    seen: list[_Look] = []
-    problems: list[str] = []
-    for scan in scans:
-        try:
-            seen.append(_look_at(scan, settings))
-        except DataError as error:
-            problems += error.problems
-        progress()
-    if problems:
-        raise DataError(problems)
-    if not seen:
-        raise DataError("no training scans: expected at least one good part")
-    members = {(one.has_rgb, one.has_depth) for one in seen}
-    if len(members) > 1:
-        raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
-    has_rgb, has_depth = members.pop()
+    seen = _look_at_all(scans, settings, progress)
     sizes = {one.size for one in seen}
     background = _background_shown(seen)
     used, plane = [one for one in seen if background in one.parts], (0.0, 0.0, 0.0)
@@ -140,8 +125,8 @@ def measure(
     window = _window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0
     exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
-        has_rgb=has_rgb,
-        has_depth=has_depth,
+        has_rgb=seen[0].has_rgb,
+        has_depth=seen[0].has_depth,
         background=background,
         plane=plane,
         distance=float(np.median([one.distance for one in used])) if fits else 0.0,
@@ -150,7 +135,7 @@ def measure(
         frame=sizes.pop() if len(sizes) == 1 else None,
         near=near - 0.1 * (far - near),  # room for what rises above every good part
         far=far if far > near else near + 1.0,
-        rgb_high=_brightest(ranges) if settings.stretch else 255.0,
+        rgb_high=_high_grey_level(ranges) if settings.stretch else 255.0,
         scans=len(seen),
         area=0.0 if background == "none" else min(part.area for _, part in sound),
         missing=max(one.missing for one, _ in sound),
@@ -162,6 +147,25 @@ def measure(
         longest=max(part.side for _, part in sound) if window else 0,
         largest=max(round(part.area * math.prod(one.size)) for one, part in sound) if window else 0,
     )
+
+
+def _look_at_all(scans: Iterable[Scan], settings: PreparationSettings, progress: Callable[[], None]) -> list[_Look]:
+    seen: list[_Look] = []
+    problems: list[str] = []
+    for scan in scans:
+        try:
+            seen.append(_look_at(scan, settings))
+        except DataError as error:
+            problems += error.problems
+        progress()
+    if problems:
+        raise DataError(problems)
+    if not seen:
+        raise DataError("no training scans: expected at least one good part")
+    members = {(one.has_rgb, one.has_depth) for one in seen}
+    if len(members) > 1:
+        raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
+    return seen
 
 
 def _background_shown(seen: list[_Look]) -> Background:
@@ -184,7 +188,7 @@ def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: Prep
     return 0 if side >= max(max(size) for size in sizes) else side
 
 
-def _brightest(parts: list[_Part]) -> float:
+def _high_grey_level(parts: list[_Part]) -> float:
     # The grey level of nearly all pixels, so that a few that glare do not darken all others.
     levels = np.zeros(256, dtype=np.int64)
     for part in parts:
