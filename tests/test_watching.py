@@ -281,6 +281,14 @@ def test_once_says_what_it_leaves(
 # ------------------------------------------------------------------------------------ what is told while it waits
 
 
+def told_within(capsys: pytest.CaptureFixture[str], seconds: float) -> str:
+    """What comes on standard error, from the first word on for so long."""
+    told: list[str] = []
+    until(lambda: told.append(capsys.readouterr().err) or "".join(told))
+    time.sleep(seconds)
+    return "".join([*told, capsys.readouterr().err])
+
+
 def test_a_member_that_never_comes_is_told_once(
     detector: Detector,
     drop: Path,
@@ -292,16 +300,13 @@ def test_a_member_that_never_comes_is_told_once(
     monkeypatch.setattr(watching, "LONG", 1.0)
     _, depth = part(drop, "a")
     depth.unlink()
-    told: list[str] = []
     for name in ("one.bin", "two.bin"):
         (drop / name).write_text("of the camera")
     with watched(detector, drop, tmp_path / "out"):
         time.sleep(0.5)
         assert capsys.readouterr().err == "", "it may still come"
-        until(lambda: told.append(capsys.readouterr().err) or "".join(told))
-        time.sleep(1.5)
-        told.append(capsys.readouterr().err)
-    lines = "".join(told).splitlines()
+        told = told_within(capsys, 1.5)
+    lines = told.splitlines()
     assert sorted(lines) == sorted(
         [
             f"warning: waiting: {drop / 'a_rgb.png'}: expected a depth file of the same name, found none",
@@ -315,20 +320,15 @@ def test_a_share_that_is_away_is_told_once_and_waited_for(
     detector: Detector, drop: Path, tmp_path: Path, part: Put, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, away = tmp_path / "out", tmp_path / "away"
-    told: list[str] = []
     with watched(detector, drop, out) as found:
         part(drop, "a")
         until(lambda: found)
         drop.rename(away)
-        until(lambda: told.append(capsys.readouterr().err) or "".join(told))
-        time.sleep(1.0)
-        told.append(capsys.readouterr().err)
+        told = told_within(capsys, 1.0)
         part(away, "b")
         away.rename(drop)
         until(lambda: len(found) == 2)
-    assert "".join(told) == (
-        f"warning: {drop}: expected a readable folder, found No such file or directory; waiting for it\n"
-    )
+    assert told == (f"warning: {drop}: expected a readable folder, found No such file or directory; waiting for it\n")
     assert capsys.readouterr().out.endswith(f"{drop}: back\n")
     assert [row["id"] for row in rows_of(out)] == ["a", "b"] and not any(row["error"] for row in rows_of(out))
 

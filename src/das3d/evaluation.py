@@ -19,7 +19,7 @@ from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import DepthFormat, read_mask
-from das3d.fingerprints import marks_of
+from das3d.fingerprints import file_mark_of, marks_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
@@ -99,7 +99,7 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    seen = _trained_on([result.part for result in results], detector)
+    seen = _trained_on(results, detector)
     doubtful = [result for result in results if result.doubt]
     if doubtful:
         what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0].part.id}"
@@ -153,6 +153,14 @@ def _marks(part: Part) -> set[str]:
         return set()
 
 
+def _file_marks(part: Part) -> set[str]:
+    # None of a part whose file has gone meanwhile.
+    try:
+        return {file_mark_of(part)}
+    except OSError:
+        return set()
+
+
 def _share(results: Sequence[Any], *, defective: bool) -> float | None:
     # Of the good, or of the defective, parts: the share that the threshold calls defective.
     verdicts = [r.prediction.defective for r in results if r.prediction and r.part.defective is defective]
@@ -167,9 +175,10 @@ def _good_probabilities(results: Sequence[Inspected]) -> list[float] | None:
     return sorted(chance for chance in found if chance is not None) or None
 
 
-def _trained_on(parts: Sequence[Part], detector: Detector) -> list[str]:
+def _trained_on(results: Sequence[Inspected], detector: Detector) -> list[str]:
     known = set(detector.fingerprints.get("train", ()))
-    seen = [part.id for part in parts if not part.defective and _marks(part) & known] if known else []
+    good = [result for result in results if not result.part.defective] if known else []
+    seen = [result.part.id for result in good if result.trained_on or _file_marks(result.part) & known]
     if not seen:
         return []
     return [f"{len(seen)} good test parts are among those trained on, such as {seen[0]}: figures promise too much"]

@@ -23,8 +23,13 @@ def fingerprint_in(scan: Scan) -> str:
 
 
 def marks_of(part: Part) -> set[str]:
-    """The part's fingerprint, and the hash of its file, which older models kept instead."""
-    return {fingerprint_of(part), _hash(file_of(part).read_bytes())}
+    """The part's fingerprint and its file's: what models of any version may know it by."""
+    return {fingerprint_of(part), file_mark_of(part)}
+
+
+def file_mark_of(part: Part) -> str:
+    """The hash of the part's file, which older models kept instead of a fingerprint."""
+    return _hash(file_of(part).read_bytes())
 
 
 def content_of(part: Part) -> str:

@@ -93,16 +93,35 @@ class Schema(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
 
 
-class Inspection(Base):
-    """One verdict and all that explains it later.
+class TakenIn:
+    """What is kept of every part that came in, whatever came of it.
 
     Attributes:
-        id: grows with every inspection and is never given twice.
+        id: grows with every row and is never given twice.
         at: when the part was taken in, UTC.
         part: what the client calls the part, such as its serial number.
         model, model_hash: name in the service, and SHA-256 of the model file.
-        engine: what computed it.
         version: of das3d.
+        rgb, depth: where the scan itself lies, None where it had no such member or is not kept.
+    """
+
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy reads it)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+    part: Mapped[str] = mapped_column(String(200), index=True)
+    model: Mapped[str] = mapped_column(String(200), index=True)
+    model_hash: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(40))
+    rgb: Mapped[str | None]
+    depth: Mapped[str | None]
+
+
+class Inspection(TakenIn, Base):
+    """One verdict and all that explains it later.
+
+    Attributes:
+        engine: what computed it.
         score: 0 to 1; higher is more likely defective.
         threshold: of the model then; None where it has none.
         verdict: None where the model has no threshold.
@@ -111,20 +130,12 @@ class Inspection(Base):
         height, width: of the scan and its map, pixels.
         seconds: from taking the part in to the verdict.
         map: where the anomaly map lies (float32 TIFF), as all files below the service's folder.
-        rgb, depth: where the scan itself lies, None where it had no such member or is not kept.
         depth_scale, depth_offset, depth_missing: how numbers in the depth file become metres (`DepthFormat`).
     """
 
     __tablename__ = "inspections"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy reads it)
 
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(UtcTime, index=True)
-    part: Mapped[str] = mapped_column(String(200), index=True)
-    model: Mapped[str] = mapped_column(String(200), index=True)
-    model_hash: Mapped[str] = mapped_column(String(64))
     engine: Mapped[str] = mapped_column(String(200))
-    version: Mapped[str] = mapped_column(String(40))
     score: Mapped[float]
     threshold: Mapped[float | None]
     verdict: Mapped[str | None] = mapped_column(String(20), index=True)
@@ -134,35 +145,21 @@ class Inspection(Base):
     width: Mapped[int]
     seconds: Mapped[float]
     map: Mapped[str]
-    rgb: Mapped[str | None]
-    depth: Mapped[str | None]
     depth_scale: Mapped[float | None]
     depth_offset: Mapped[float | None]
     depth_missing: Mapped[float | None]
 
 
-class Refusal(Base):
+class Refusal(TakenIn, Base):
     """One part that could not be judged: unreadable, without enough depth, of another scene than in training.
 
     Attributes:
-        id: grows with every refusal and is never given twice.
-        at, part, model, model_hash, version: as of an `Inspection`.
         reason: in one line.
-        rgb, depth: where the files of the part lie, None where it had no such member or is not kept.
     """
 
     __tablename__ = "refused"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  (SQLAlchemy reads it)
 
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(UtcTime, index=True)
-    part: Mapped[str] = mapped_column(String(200), index=True)
-    model: Mapped[str] = mapped_column(String(200), index=True)
-    model_hash: Mapped[str] = mapped_column(String(64))
-    version: Mapped[str] = mapped_column(String(40))
     reason: Mapped[str]
-    rgb: Mapped[str | None]
-    depth: Mapped[str | None]
 
 
 Row = TypeVar("Row", bound=Inspection | Refusal)
@@ -277,11 +274,7 @@ class Inspections:
             limit: how many at most.
             filters: as for `count`.
         """
-        query = _filtered(select(Inspection), filters).order_by(Inspection.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(Inspection.id < before)
-        with self._session() as session:
-            return list(session.scalars(query))
+        return self._newest(_filtered(select(Inspection), filters), Inspection, before, limit)
 
     def count(self, **filters: Any) -> int:
         """How many inspections there are.
@@ -295,9 +288,12 @@ class Inspections:
 
     def refused(self, *, before: int | None = None, limit: int = 50) -> list[Refusal]:
         """The newest refusals first; `before` and `limit` as for `page`."""
-        query = select(Refusal).order_by(Refusal.id.desc()).limit(limit)
+        return self._newest(select(Refusal), Refusal, before, limit)
+
+    def _newest(self, query: Select[tuple[Row]], kind: type[Row], before: int | None, limit: int) -> list[Row]:
+        query = query.order_by(kind.id.desc()).limit(limit)
         if before is not None:
-            query = query.where(Refusal.id < before)
+            query = query.where(kind.id < before)
         with self._session() as session:
             return list(session.scalars(query))
 
