@@ -121,7 +121,7 @@ def machine() -> list[str]:
     """What the figures were measured on, a line each."""
     import torch
 
-    from das3d.cache import version_of
+    from das3d.versions import version_of
 
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

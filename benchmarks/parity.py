@@ -21,7 +21,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from das3d.agreement import Computed, agreement, compute, find_parts
-from das3d.cache import version_of
 from das3d.detector import Detector, load
 from das3d.engines import BATCH, installed
 from das3d.errors import ModelError
@@ -29,6 +28,7 @@ from das3d.exporting import SUFFIX, export
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.run import machine
+from das3d.versions import version_of
 
 
 def timed(detector: Detector, scans: Sequence[PreparedScan]) -> tuple[Computed, float]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.console import warn
+from das3d.console import counted, warn
 from das3d.datasets import find_folder, folder_of
 from das3d.detector import Detector
 from das3d.engines import BATCH, in_batches
@@ -20,7 +20,6 @@ from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window
 from das3d.prepared import prepare_part
 from das3d.streaming import reading_of
-from das3d.threshold import counted
 
 
 @dataclass(frozen=True)

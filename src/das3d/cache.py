@@ -8,23 +8,21 @@ The pages (RGB, depth, flags) open in any viewer; a checksum stands behind them,
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import time
 from dataclasses import asdict
 from functools import cache
-from importlib import import_module, resources
-from importlib.metadata import PackageNotFoundError, version
+from importlib import resources
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
+from das3d.atomic import write_atomically
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan, Window
+from das3d.versions import version_of
 
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = (
@@ -57,16 +55,6 @@ def _code() -> str:
     sources = resources.files("das3d")
     versions = [f"{name} {version_of(name)}".encode() for name in READERS]
     return hashlib.sha256(b"\0".join([*versions, *((sources / name).read_bytes() for name in CODE)])).hexdigest()
-
-
-def version_of(package: str) -> str:
-    """Version of a package by its import name, whichever distribution brings it; "" where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:  # as of cv2, or of onnxruntime where onnxruntime-gpu brings it
-        with contextlib.suppress(ImportError):
-            return str(import_module(package).__version__)
-        return ""
 
 
 def load_json(key: str) -> Any | None:
@@ -143,97 +131,3 @@ def _keep(path: Path, content: bytes) -> None:
         raise DataError(
             f"{path}: expected a cache that can be written, found: {reason}; DAS3D_CACHE chooses another"
         ) from None
-
-
-def write_atomically(path: Path, content: bytes | memoryview, *, lasting: bool = True) -> None:
-    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
-
-    Args:
-        path: the file.
-        content: what it shall hold.
-        lasting: wait until the disk has it, so that not even a power failure leaves an empty file. Without it a file is
-            written many times as fast; for files that are checked when read, or made again.
-    """
-    temporary = _written_beside(path, content, lasting)
-    try:
-        replace_file(temporary, path)
-    except BaseException as error:
-        _give_up(error, path, temporary)
-        raise
-
-
-def write_pair(data: tuple[Path, bytes], head: tuple[Path, bytes]) -> None:
-    """Write two files of which the head means nothing without the data, as `write_atomically` does.
-
-    Neither is replaced before both are written. A head of before is never seen beside new data: for the moment between
-    there is none, and if the data cannot be replaced, the head of before comes back.
-    """
-    (path, content), (head_path, head_content) = data, head
-    temporary = _written_beside(path, content, lasting=True)
-    try:
-        new_head = _written_beside(head_path, head_content, lasting=True)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    old_head = _temporary_for(head_path)
-    try:
-        if head_path.is_file():
-            replace_file(head_path, old_head)
-        replace_file(temporary, path)
-    except BaseException as error:
-        if old_head.is_file():
-            replace_file(old_head, head_path)
-        _give_up(error, path, temporary, new_head)
-        raise
-    try:
-        replace_file(new_head, head_path)
-    except BaseException as error:
-        _give_up(error, head_path, new_head)
-        raise
-    finally:
-        old_head.unlink(missing_ok=True)
-
-
-def _temporary_for(path: Path) -> Path:
-    # Not tempfile's, which nobody but the user may read: a service often runs as somebody else than who trains.
-    return path.with_name(f".{path.name}.{uuid4().hex}")
-
-
-def _written_beside(path: Path, content: bytes | memoryview, lasting: bool) -> Path:
-    # The file under another name, or nothing where that fails.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_for(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
-    except BaseException as error:
-        _give_up(error, path, temporary)
-        raise
-    return temporary
-
-
-def _give_up(error: BaseException, path: Path, *temporaries: Path) -> None:
-    for temporary in temporaries:
-        temporary.unlink(missing_ok=True)
-    if isinstance(error, OSError):
-        error.filename = str(path)  # what the user knows, not the temporary file
-
-
-HELD = (5, 32, 33)  # Windows' errors where another program holds a file: access denied, sharing violation, lock violation
-WAITS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8)  # seconds, two in all: as long as a virus scanner looks at a new file
-
-
-def replace_file(source: Path, target: Path) -> None:
-    """Move a file into another's place, for readers at once; on Windows with some patience while a program holds it."""
-    for wait in WAITS:
-        try:
-            os.replace(source, target)
-            return
-        except OSError as error:
-            if getattr(error, "winerror", None) not in HELD:
-                raise
-        time.sleep(wait)
-    os.replace(source, target)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from das3d.batches import GoodParts
-from das3d.console import progress, say, warn
+from das3d.console import counted, progress, say, warn
 from das3d.datacheck.suspects import expected_beyond
 from das3d.datasets import find_categories, find_folder, folder_of
 from das3d.detector import Detector
@@ -37,7 +37,7 @@ from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import Threshold, counted, threshold_from
+from das3d.threshold import Threshold, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts

@@ -466,7 +466,7 @@ def calibrate(
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.cache import write_atomically
+    from das3d.atomic import write_atomically
     from das3d.calibration import calibrate as calibrated
     from das3d.console import warn
     from das3d.detector import load, model_file
@@ -793,15 +793,13 @@ def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
 
 
 def warn_of_known(known: int, parts: int) -> None:
-    from das3d.console import warn
-    from das3d.threshold import counted
+    from das3d.console import counted, warn
 
     warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
 
 
 def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
-    from das3d.console import say, warn
-    from das3d.threshold import counted
+    from das3d.console import counted, say, warn
 
     parts = defective = failed = known = 0
     for result in results:

@@ -45,6 +45,11 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def counted(number: int, what: str) -> str:
+    """1 part, 2 parts."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def sizes_text(sizes: Iterable[Sequence[int]]) -> str:
     """Heights and widths of pictures, as people say them: width first."""
     return ", ".join(f"{width} x {height}" for height, width in sizes)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat

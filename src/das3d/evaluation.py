@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
-from das3d.cache import write_atomically
-from das3d.console import progress, say, warn
+from das3d.atomic import write_atomically
+from das3d.console import counted, progress, say, warn
 from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
@@ -24,7 +24,6 @@ from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
 from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
-from das3d.threshold import counted
 
 UNLIKELY = 0.01  # more false alarms than that lets expect are told
 

@@ -21,7 +21,7 @@ import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
-from das3d.cache import version_of, write_atomically, write_pair
+from das3d.atomic import write_atomically, write_pair
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
 from das3d.engines import EXPORTED, OUTPUTS, batch_of, in_batches, installed
@@ -30,6 +30,7 @@ from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
 from das3d.preparation import PreparedScan
 from das3d.threshold import SAME
+from das3d.versions import version_of
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 OPSET = 18

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.scan import RGB, Mask, Scan
 
 Image = NDArray[np.uint8]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from das3d.console import warn
+from das3d.console import counted, warn
 from das3d.datasets import expect_outside, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
@@ -18,7 +18,6 @@ from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part, name_problem
 from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
-from das3d.threshold import counted
 
 SECONDS_BETWEEN_TABLES = 60.0
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import das3d
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.console import say, warn
 from das3d.errors import DataError
 from das3d.files import DepthFormat

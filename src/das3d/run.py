@@ -22,8 +22,9 @@ from lightning.fabric import Fabric
 
 import das3d
 from das3d import training
+from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
-from das3d.cache import cache_folder, write_atomically
+from das3d.cache import cache_folder
 from das3d.calibration import calibrated
 from das3d.console import is_worker, say
 from das3d.datasets import Dataset, expect_outside

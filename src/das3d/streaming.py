@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches

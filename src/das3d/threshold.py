@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from das3d.console import counted
+
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
@@ -247,7 +249,3 @@ def parts_to_be_sure(requested: float) -> int:
 def rate_text(rate: float) -> str:
     """A rate as people ask for it: 5%, 0.1%, 12.5%."""
     return f"{100 * rate:.4g}%"
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

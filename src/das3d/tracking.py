@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.console import warn
 from das3d.errors import Das3dError, SettingsError, missing, one_line
 from das3d.settings import Settings, flatten, settings_to_toml

@@ -23,8 +23,8 @@ from das3d import pictures
 from das3d._batch_norm import share_batch_norm
 from das3d._bundle import Together
 from das3d._replay import Replayed
+from das3d.atomic import write_atomically
 from das3d.batches import Batch, Draw, GoodParts, compose, draw_batch, make_batch
-from das3d.cache import write_atomically
 from das3d.console import duration, progress
 from das3d.errors import Das3dError, ModelError
 from das3d.losses import depth_loss, focal_loss, rgb_loss

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from das3d.console import say, warn
+from das3d.console import counted, say, warn
 from das3d.datasets import expect_outside
 from das3d.detector import Detector
 from das3d.errors import DataError
@@ -26,7 +26,6 @@ from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Search, unlabelled
 from das3d.parts import Part, name_problem
 from das3d.prediction import with_focal_length
 from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, reading_of, regions_line, score_row
-from das3d.threshold import counted
 
 COLUMNS = (*SCORE_COLUMNS, "time", "model", "files")  # of scores.csv
 LONG = 60.0  # seconds after which something that holds up a part is told

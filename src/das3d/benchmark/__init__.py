@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.choices import Modality
 from das3d.console import say
 from das3d.datasets import expect_outside, find_categories, find_dataset

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from das3d.atomic import write_atomically
 from das3d.benchmark.published import MEAN
-from das3d.cache import write_atomically
 from das3d.errors import explained
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from das3d.atomic import write_atomically
 from das3d.benchmark import NOT_RUN
 from das3d.benchmark.published import MEAN, OTHER, Published, published_for
-from das3d.cache import write_atomically
 from das3d.console import duration, figure, sizes_text, warn
 from das3d.errors import MissingPackageError
 from das3d.metrics import FIGURES

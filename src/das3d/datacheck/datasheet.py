@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 import das3d
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.console import percent
 from das3d.datacheck import DataCheck, median, pixel_pitch, suggested_size
 from das3d.datacheck.facts import Facts

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import das3d
-from das3d.cache import write_atomically
+from das3d.atomic import write_atomically
 from das3d.console import duration, figure, percent, progress
 from das3d.detector import Detector
 from das3d.errors import DataError, explained

@@ -49,6 +49,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from das3d import atomic
 from das3d.errors import SettingsError, explained, one_line
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
@@ -238,7 +239,7 @@ class Inspections:
             day.mkdir(exist_ok=True)
             for file in (*(folder / name for name in names), folder):
                 _flush(file)
-            os.replace(folder, place)
+            atomic.replace(folder, place)
             _flush(day)
             _flush(self.folder)
         where = place.relative_to(self.folder)
