@@ -57,11 +57,7 @@ class SynthesisSettings(_Section):
     )
     mask_threshold: float = Field(0.008, gt=0, le=1, description="th of eq. (7), on the normalised depth")
     opacity_rest: float = Field(
-        0.6,
-        ge=0,
-        le=1,
-        description="largest beta of eq. (8): share of the part that shines through; the same number widens scratches, and "
-        "above 0.4 turns shifts",
+        0.6, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
     )
     harmless: float = Field(
         0.25, ge=0, lt=1, description="share of pairs left whole in every round; others may stay whole by chance (drop)"
