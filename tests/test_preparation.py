@@ -362,6 +362,17 @@ def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) ->
     )
 
 
+def test_points_that_fly_count_as_missing_however_many_there_are(statistics: Statistics) -> None:
+    scene, rng = see(), np.random.default_rng(0)
+    flying = rng.random(scene.depth.shape) < 0.05
+    depth = np.where(flying, scene.depth + rng.uniform(-0.05, 0.05, scene.depth.shape), scene.depth)
+    plain, found = (prepare(scan_from_arrays(scene.rgb, one), statistics, SETTINGS) for one in (scene.depth, depth))
+    inside = cv2.erode(plain.foreground.astype(np.uint8), np.ones((5, 5))) > 0
+    # Those that fly by less than a tenth of the range cannot be told, and two may meet in a pixel.
+    assert np.quantile(np.abs(found.depth - plain.depth)[inside], 0.99) < 0.13
+    assert iou(found.foreground, plain.foreground) > 0.95
+
+
 def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
     scene = see(solids=FILLING)
     statistics = measure([scene.scan()], SETTINGS)

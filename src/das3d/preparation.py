@@ -33,7 +33,8 @@ SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no 
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
 LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
 TOO_LARGE = 1.5  # times the longest or largest part in training: what is larger is no lone part
-LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
+FLIES = 0.1  # of the depth range: pixels so far from the median around them fly if they are alone
+LONE = 2  # pixels within 5 x 5 at one depth are alone if they are no more than this
 
 
 @dataclass(frozen=True)
@@ -307,13 +308,16 @@ def _blank_rgb(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
 
 
 def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
-    # Lone known pixels far out of range. One alone would change what its neighbours become by more than any defect does.
-    span = statistics.far - statistics.near
-    wild = known & ((relative < statistics.near - 0.5 * span) | (relative > statistics.far + 0.5 * span))
-    if not wild.any():
-        return wild
-    around = cv2.boxFilter(wild.astype(np.float32), -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    return wild & (around < LONE + 0.5)
+    # Lone known pixels far from all around them. One alone would change what its neighbours become by more than any defect
+    # does. What is really there has neighbours at its own depth; pixels that fly have none, however many there are.
+    off = max(FLIES * (statistics.far - statistics.near), 5 * statistics.noise)
+    smooth = cv2.medianBlur(np.where(known, relative, np.float32(statistics.far)), 5)
+    odd = known & (np.abs(relative - smooth) > off)
+    v, u = np.nonzero(odd)
+    depths = np.pad(np.where(known, relative, np.float32(np.inf)), 2, constant_values=np.inf)
+    around = np.stack([depths[v + i, u + j] for i in range(5) for j in range(5)])
+    odd[v, u] = (np.abs(around - relative[v, u]) < off).sum(axis=0) <= LONE  # itself among them
+    return odd
 
 
 def fill_missing(values: Floats, known: Mask) -> Floats:

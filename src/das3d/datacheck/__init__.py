@@ -352,7 +352,8 @@ def _on_window(check: DataCheck) -> list[str]:
     if statistics.has_depth and statistics.background == "none":
         lines.append(
             "no background plane around the parts: the whole frame counts as part, and nothing is cut out. Where there is "
-            f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), or grows towards the camera."
+            f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), grows towards the camera, or "
+            "parts rise less than that above it, which preparation.background_distance can set (metres)."
         )
     side = statistics.window or max(statistics.frame or (0, 0))
     factor = side / settings.size
