@@ -136,6 +136,17 @@ def test_a_part_hardly_higher_than_the_noise_of_points_is_found_whole(height: fl
         assert iou(foreground_of(scene.scan()), scene.part) > 0.93
 
 
+def test_a_distance_that_is_set_holds_for_the_rim_too() -> None:
+    scan = see(solids=(Dome(0, 0, 0.04),), noise=0.0001).scan()
+    measured = measure([scan], SETTINGS)
+    found = []
+    for how in (SETTINGS, PreparationSettings(size=64, background_distance=measured.distance)):
+        statistics = measure([scan], how)
+        assert statistics.distance == pytest.approx(measured.distance)
+        found.append(prepare(scan, statistics, how).foreground)
+    assert found[1].sum() < found[0].sum() and (found[1] <= found[0]).all()
+
+
 def test_the_rim_of_a_high_part_does_not_run_out_over_a_table_that_is_not_flat() -> None:
     scene = see(noise=0.0001)
     depth = scene.depth.copy()

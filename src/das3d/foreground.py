@@ -26,7 +26,14 @@ RECTANGLE = 0.98  # share of its bounding box that an upright rectangle fills, p
 
 
 def find_foreground(
-    depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False, area: float = 0.0
+    depth: Depth,
+    valid: Mask,
+    plane: Plane,
+    distance: float,
+    *,
+    exact: bool = False,
+    runs_out: bool = False,
+    area: float = 0.0,
 ) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
@@ -34,9 +41,9 @@ def find_foreground(
     a wall and hides some of it, unless parts are known to run out of the frame themselves (`runs_out`), as ropes and belts
     do. `area`, the share of the frame that parts cover at least, if known, tells a small part from a speck beside a wall.
     Specks are left out, and so are separate patches that hardly rise above the plane, where the table itself was measured
-    too near. What is connected with the part belongs to it down to half of the distance, if a median over 5 x 5 pixels says
-    so: all of a low part, the rim of another. Missing points that the part encloses belong to it as far as its surface
-    surrounds them, so that the table seen through a ring, and a shadow on it, stay background.
+    too near. Unless the distance is `exact`, what is connected with the part belongs to it down to half of that, if a
+    median over 5 x 5 pixels says so: all of a low part, the rim of another. Missing points that the part encloses belong to
+    it as far as its surface surrounds them, so that the table seen through a ring, and a shadow on it, stay background.
     """
     rise = plane_depth(plane, depth.shape) - depth
     surface = valid & (rise > distance)
@@ -63,7 +70,8 @@ def find_foreground(
         near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
         surface |= steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
 
-    surface = _grown(surface, rise, valid, distance)
+    if not exact:
+        surface = _grown(surface, rise, valid, distance)
     outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
@@ -76,7 +84,7 @@ def _grown(surface: Mask, rise: Depth, valid: Mask, distance: float) -> Mask:
     # only what is near: a table is not flat either.
     smooth = cv2.medianBlur(np.where(valid, rise, np.float32(0)), 5)
     low = valid & (smooth > distance / 2) & (rise <= distance)
-    if np.quantile(rise[surface], 0.95) > LOW * distance:
+    if (rise[surface] > LOW * distance).mean() > 0.05:
         low &= morph(surface, cv2.MORPH_DILATE, 2 * math.ceil(RIM * max(surface.shape)) + 1)
     _, labels = cv2.connectedComponents((low | surface).astype(np.uint8), connectivity=8)
     belongs = np.zeros(int(labels.max()) + 1, dtype=bool)

@@ -277,7 +277,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
 
 def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
     assert scan.depth is not None and scan.valid is not None
-    foreground = find_foreground(scan.depth, scan.valid, plane, distance)
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance, exact=settings.distance_is_set)
     surface = foreground & scan.valid
     if not stands_out(surface):
         return None

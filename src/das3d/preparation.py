@@ -175,7 +175,7 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     if statistics.background == "plane":
-        foreground, plane = _above_the_plane(scan.name, scan.depth, scan.valid, statistics)
+        foreground, plane = _above_the_plane(scan.name, scan.depth, scan.valid, statistics, settings.distance_is_set)
     else:
         foreground, plane = _in_the_scene(scan.name, scan.depth, scan.valid, statistics), None
     if not settings.level:
@@ -196,7 +196,7 @@ def _in_the_scene(name: str, depth: Depth, valid: Mask, statistics: Statistics) 
     return outline
 
 
-def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistics) -> tuple[Mask, Plane]:
+def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistics, exact: bool) -> tuple[Mask, Plane]:
     # Where the part is in a scan with a background plane, and that plane.
     fit = background_like(depth, valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
@@ -204,10 +204,10 @@ def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistic
     most = 2 if fit else math.inf  # where the part hides the table it is as high as it happens to be
     _expect_distance(name, "the background", depth_at_centre(statistics.plane), found, most)
     runs_out, area = statistics.runs_out, statistics.area
-    foreground = find_foreground(depth, valid, plane, statistics.distance, runs_out=runs_out, area=area)
+    foreground = find_foreground(depth, valid, plane, statistics.distance, exact=exact, runs_out=runs_out, area=area)
     if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
         # Too little for a part: what lies at the end of the frame is then no wall but the rest of it, if it is no larger.
-        whole = find_foreground(depth, valid, plane, statistics.distance, runs_out=True)
+        whole = find_foreground(depth, valid, plane, statistics.distance, exact=exact, runs_out=True)
         if whole.any() and longer_side(whole) <= statistics.window:
             foreground = whole
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
@@ -314,7 +314,8 @@ def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
     smooth = cv2.medianBlur(np.where(known, relative, np.float32(statistics.far)), 5)
     odd = known & (np.abs(relative - smooth) > off)
     v, u = np.nonzero(odd)
-    depths = np.pad(np.where(known, relative, np.float32(np.inf)), 2, constant_values=np.inf)
+    depths = np.full((known.shape[0] + 4, known.shape[1] + 4), np.inf, dtype=np.float32)
+    depths[2:-2, 2:-2] = np.where(known, relative, np.float32(np.inf))
     around = np.stack([depths[v + i, u + j] for i in range(5) for j in range(5)])
     odd[v, u] = (np.abs(around - relative[v, u]) < off).sum(axis=0) <= LONE  # itself among them
     return odd

@@ -34,9 +34,14 @@ class PreparationSettings(_Section):
         0.0,
         ge=0,
         description="points closer than this to the plane are background, metres; 0: 5 times its noise, at least 0.3 % of "
-        "its distance",
+        "its distance, but down to half of that where they are connected with the part",
     )
     stretch: bool = Field(True, description="stretch RGB to the range of the training parts; false: 0 to 255")
+
+    @property
+    def distance_is_set(self) -> bool:
+        """Whether the user says how far from the plane the background ends, and not its noise."""
+        return self.background_distance > 0
 
 
 class SynthesisSettings(_Section):
