@@ -201,8 +201,8 @@ def _compared(
 
 def _with_odd_place(one: Facts, feature: Feature, odd: Floats, window: Window) -> Facts:
     down, right = np.unravel_index(int(odd.argmax()), odd.shape)
-    cell = window.side / GRID
-    place = (round(window.left + (right + 0.5) * cell), round(window.top + (down + 0.5) * cell))
+    v, u = window.frame_place(float(down), float(right), GRID)
+    place = (round(u + 0.5), round(v + 0.5))
     if feature == "colour":
         return replace(one, odd_colour=float(odd.max()), odd_colour_at=place)
     return replace(one, odd_shape=float(odd.max()), odd_shape_at=place)
