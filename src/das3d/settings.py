@@ -31,8 +31,7 @@ class PreparationSettings(_Section):
     margin: float = Field(0.08, ge=0, le=1, description="how much wider the window is than the widest part")
     squeeze: bool = Field(
         True,
-        description="where the whole frame is shown, and all frames are alike, squeeze it to a square; false: with borders, "
-        "as others who prepare MVTec 3D-AD do",
+        description="where the whole frame is shown, and all frames are alike, squeeze it to a square; false: with borders",
     )
     level: bool = Field(True, description="measure depth from the fitted plane; false: from the camera, as the paper does")
     background_distance: float = Field(
