@@ -41,7 +41,7 @@ class Prediction:
         name: of the scan.
         score: anomaly score of the part, 0 to 1; higher is more likely defective.
         image: (S, S) float32 anomaly map as the networks gave it, 0 to 1.
-        window: the square of the frame that it shows.
+        window: what it shows of the frame.
         defective: the verdict; None where the model carries no threshold.
         false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
             where the model keeps no held-out scores.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,25 @@ from das3d.masks import Box, bounding_box, filled, morph
 from das3d.scan import Depth, Mask
 
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
+LOW = 3.0  # times the distance from the plane: a part that rises less may lie below that distance here and there
+RIM = 0.02  # of the frame: how far the rim of a higher one may go on below that distance
 SMALLEST_PIECE = 100  # pixels; where nothing larger rises above a plane, there is no part on it but noise
-ON_TABLE = 0.2  # share of the outline of what stands before a wall that the table shows along
+ON_TABLE = 0.2  # share of the outline of what stands before a wall, or of a gap in a part, that the table shows along
+SPECK = 60  # pixels: smaller gaps belong to the part that surrounds them
 CLEARED = 0.75  # share of the frame; where the outline of what was measured has less, all but the part was cleared away
 ON_BORDER = 0.25  # share of the frame's border on which a part that is cut out by what was measured has depth at most
 RECTANGLE = 0.98  # share of its bounding box that an upright rectangle fills, pixels that were not measured aside
 
 
 def find_foreground(
-    depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False, area: float = 0.0
+    depth: Depth,
+    valid: Mask,
+    plane: Plane,
+    distance: float,
+    *,
+    exact: bool = False,
+    runs_out: bool = False,
+    area: float = 0.0,
 ) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
@@ -30,8 +41,9 @@ def find_foreground(
     a wall and hides some of it, unless parts are known to run out of the frame themselves (`runs_out`), as ropes and belts
     do. `area`, the share of the frame that parts cover at least, if known, tells a small part from a speck beside a wall.
     Specks are left out, and so are separate patches that hardly rise above the plane, where the table itself was measured
-    too near. Missing points that the part encloses belong to it as far as its surface surrounds them, so that the table
-    seen through a ring stays background.
+    too near. Unless the distance is `exact`, what is connected with the part belongs to it down to half of that, if a
+    median over 5 x 5 pixels says so: all of a low part, the rim of another. Missing points that the part encloses belong to
+    it as far as its surface surrounds them, so that the table seen through a ring, and a shadow on it, stay background.
     """
     rise = plane_depth(plane, depth.shape) - depth
     surface = valid & (rise > distance)
@@ -58,10 +70,42 @@ def find_foreground(
         near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
         surface |= steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
 
+    if not exact:
+        surface = _grown(surface, rise, valid, distance)
     outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
-    return surface | (outline & ~table)
+    return surface | _enclosed(outline & ~table & ~surface, surface, valid)
+
+
+def _grown(surface: Mask, rise: Depth, valid: Mask, distance: float) -> Mask:
+    # A low part, or the rim of a rounded one, rises little more than the noise of single points; a median over a few tells
+    # it from the table at half of the distance. Only what is connected with the part can belong to it, and of a high part
+    # only what is near: a table is not flat either.
+    smooth = cv2.medianBlur(np.where(valid, rise, np.float32(0)), 5)
+    low = valid & (smooth > distance / 2) & (rise <= distance)
+    if (rise[surface] > LOW * distance).mean() > 0.05:
+        low &= morph(surface, cv2.MORPH_DILATE, 2 * math.ceil(RIM * max(surface.shape)) + 1)
+    _, labels = cv2.connectedComponents((low | surface).astype(np.uint8), connectivity=8)
+    belongs = np.zeros(int(labels.max()) + 1, dtype=bool)
+    belongs[labels[surface]] = True
+    return belongs[labels]
+
+
+def _enclosed(gaps: Mask, surface: Mask, valid: Mask) -> Mask:
+    # Those gaps within the part's outline that its surface surrounds. A shadow on the table that is seen through a ring has
+    # the ring on one side and the table on the other.
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(gaps.astype(np.uint8), connectivity=8)
+    belongs = boxes[:, cv2.CC_STAT_AREA] > 0
+    belongs[0] = False
+    for label in np.flatnonzero(boxes[:, cv2.CC_STAT_AREA] > SPECK):
+        left, top, w, h, _ = boxes[label]
+        here = slice(max(top - 2, 0), top + h + 2), slice(max(left - 2, 0), left + w + 2)
+        gap = labels[here] == label
+        around = morph(gap, cv2.MORPH_DILATE, 5) & ~gap & valid[here]
+        if label and (around & ~surface[here]).sum() > ON_TABLE * around.sum():
+            belongs[label] = False
+    return belongs[labels]
 
 
 def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Box) -> Mask:

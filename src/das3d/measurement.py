@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.background import (
+    RELATIVE_NOISE,
+    SOME_BEHIND,
+    STEP,
     Plane,
     PlaneFit,
     background_distance,
@@ -176,10 +179,16 @@ def _background_shown(seen: list[_Look]) -> Background:
 def _on_the_usual_plane(seen: list[_Look], settings: PreparationSettings) -> tuple[list[_Look], Plane]:
     # The scans that say how high and large parts are, and the plane of most.
     plane = _median_plane([one.fit.plane for one in seen if one.fit is not None])
-    # What lies on another plane, such as a wall that fills the border, was not seen as it will be prepared.
-    alike = [one for one in seen if one.fit is not None and same_plane(one.fit.plane, plane)]
+    # What lies on another plane, such as a wall that fills the border or the part itself, was not seen as it will be
+    # prepared.
+    alike = [one for one in seen if one.fit is not None and _is_the_usual(one.fit, plane)]
     # Depth from the camera has a range of its own on each, all of which must fit.
     return alike if settings.level and len(alike) >= MOST * len(seen) else seen, plane
+
+
+def _is_the_usual(fit: PlaneFit, plane: Plane) -> bool:
+    # Those that differ a little are planes of their own, unless they have more behind them than a table has.
+    return same_plane(fit.plane, plane, STEP if fit.behind <= SOME_BEHIND else RELATIVE_NOISE)
 
 
 def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: PreparationSettings) -> int:
@@ -268,7 +277,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
 
 def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
     assert scan.depth is not None and scan.valid is not None
-    foreground = find_foreground(scan.depth, scan.valid, plane, distance)
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance, exact=settings.distance_is_set)
     surface = foreground & scan.valid
     if not stands_out(surface):
         return None
@@ -306,7 +315,11 @@ def _median_plane(planes: list[Plane]) -> Plane:
 def background_like(depth: Depth, valid: Mask, statistics: Statistics) -> PlaneFit | None:
     """The background plane of a scan (`fit_background`), with a say for the one that training scans showed."""
     fit = fit_background(depth, valid)
-    if fit is None or same_plane(fit.plane, statistics.plane):
+    if fit is None or same_plane(fit.plane, statistics.plane, RELATIVE_NOISE):
         return fit
-    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
-    return fit_background(depth, valid, known=statistics.plane) or fit
+    usual = fit_background(depth, valid, known=statistics.plane)
+    if usual is None:
+        return fit
+    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts. A plane
+    # only a little off it may be this scan's own; or it lies half on a part that fills the frame, with more behind it.
+    return fit if same_plane(fit.plane, statistics.plane) and fit.behind <= usual.behind else usual

@@ -26,7 +26,7 @@ def warm_up(detector: Detector) -> None:
     nothing = np.zeros((side, side), dtype=bool)
     scan = PreparedScan(
         "warm-up", np.zeros((side, side, 3), np.uint8), np.ones((side, side), np.float32), nothing, nothing, None,
-        Window(0, 0, side, (side, side)),
+        Window.square(0, 0, side, (side, side)),
     )  # fmt: skip
     detector.predict_prepared([scan])
 

@@ -103,7 +103,7 @@ def window_of(anomaly: NDArray[np.float32]) -> Window:
     seen = anomaly > 0
     top, bottom, left, right = bounding_box(seen) if seen.any() else (0, anomaly.shape[0], 0, anomaly.shape[1])
     side = max(bottom - top, right - left)
-    return Window(top - (side - bottom + top) // 2, left - (side - right + left) // 2, side, anomaly.shape)
+    return Window.square(top - (side - bottom + top) // 2, left - (side - right + left) // 2, side, anomaly.shape)
 
 
 def _gone(inspection: Inspection) -> HTTPException:
