@@ -95,6 +95,12 @@ def test_the_model_of_before_is_kept(tiny_run: Runs, tmp_path: Path) -> None:
     assert not (tmp_path / "new_before.safetensors").exists()
 
 
+@pytest.mark.parametrize("rate", [0, 1, 5])
+def test_a_rate_that_is_no_share_is_refused_before_any_work(rate: float, detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"false-alarm rate: expected a share above 0 and below 1, .* found {rate}"):
+        calibrate(detector, tmp_path / "none", max_false_alarm=rate)
+
+
 def test_the_model_tells_when_and_from_what_each_calibration_came(
     tiny_run: Runs, tiny_data: Path, new_parts: Path, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import Threshold, threshold_from
+from das3d.threshold import Threshold, expect_rate, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
@@ -65,7 +65,7 @@ def calibrate(
         data: good parts, as a plain folder or a data set in any layout. Parts that the model was trained on are left out,
             and so are test parts and those that are labelled defective. None: the held-out scores that the model keeps are
             used again, for another rate.
-        max_false_alarm: the share of good parts that may be called defective; as it was where None.
+        max_false_alarm: the share of good parts that may be called defective, above 0 and below 1; as it was where None.
         merge: add the new scores to those that the model keeps; otherwise they take their place.
         changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
@@ -75,10 +75,12 @@ def calibrate(
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
             prepared, or none is left.
         ModelError: old scores are needed and the model keeps none, or they would not compare with new ones.
-        SettingsError: a change is not of the score, or its value cannot work.
+        SettingsError: a change is not of the score, or its value cannot work; or `max_false_alarm` is no share.
     """
     if any(change.partition("=")[0].strip() == "score.max_false_alarm" for change in changes):
         raise SettingsError("calibrate: expected the rate as max_false_alarm (--max-false-alarm), found it as a change")
+    if max_false_alarm is not None:
+        expect_rate(max_false_alarm)  # before minutes of work
     if changes:
         if data is None or merge:
             raise ModelError(

@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from das3d.console import counted
+from das3d.errors import SettingsError
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
+
+
+def expect_rate(rate: float) -> None:
+    """Raise SettingsError where this is no false-alarm rate."""
+    if not 0 < rate < 1:
+        raise SettingsError(f"false-alarm rate: expected a share above 0 and below 1, such as 0.05 for 5%, found {rate:g}")
 
 
 def above(score: float, value: float) -> bool:
@@ -207,7 +214,11 @@ def threshold_from(
 
     Returns:
         None without scores.
+
+    Raises:
+        SettingsError: the rate is none.
     """
+    expect_rate(requested)
     count = len(scores)
     if count == 0:
         return None
