@@ -21,6 +21,7 @@ CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
+TERMS = 100_000  # of a sum that are held at a time
 
 
 def expect_rate(rate: float) -> None:
@@ -243,8 +244,10 @@ def chance_of_so_many(count: int, parts: int, rank: int, held_out: int) -> float
 
     if count <= 0:
         return 1.0
-    # A sum of what is small, as 1 less the rest would be rounded away where it is smallest.
-    return min(float(betabinom(parts, rank, held_out + 1 - rank).pmf(np.arange(count, parts + 1)).sum()), 1.0)
+    # A sum of what is small, as 1 less the rest would be rounded away where it is smallest. Its terms may be millions.
+    law = betabinom(parts, rank, held_out + 1 - rank)
+    starts = range(count, parts + 1, TERMS)
+    return min(sum(float(law.pmf(np.arange(start, min(start + TERMS, parts + 1))).sum()) for start in starts), 1.0)
 
 
 def parts_for(requested: float) -> int:
