@@ -466,8 +466,8 @@ def calibrate(
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.atomic import write_atomically
     from das3d.calibration import calibrate as calibrated
+    from das3d.calibration import keep_before
     from das3d.console import warn
     from das3d.detector import load, model_file
     from das3d.engines import EXPORTED
@@ -483,16 +483,13 @@ def calibrate(
         detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format,
     )  # fmt: skip
-    before = target.with_name(f"{target.stem}_before{target.suffix}")
-    replaced = target.is_file()
-    if replaced:  # a threshold that was spoiled by a defective part must not be for ever
-        write_atomically(before, target.read_bytes())
+    before = keep_before(target) if target.is_file() else None
     after.save(target)
     if detector.threshold is not None:
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
-    if replaced:
+    if before is not None:
         print(f"the model of before is kept as {before}; to go back, rename it to {target.name}")
     for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
