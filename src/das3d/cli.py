@@ -549,11 +549,15 @@ def export(
         Path | None, typer.Option(help="Parts to check and calibrate with; the training data by default.")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, kept in the file.")] = "",
+    max_changed: Annotated[
+        str, typer.Option(help="Share of verdicts that fp16 or int8 may change, or nothing is written.")
+    ] = "5%",
 ) -> None:
     """Export a model to run without PyTorch, and check it against the trained one."""
+    changed = parse_share(max_changed, "--max-changed")
     from das3d.exporting import export as write
 
-    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence))
+    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence, max_changed=changed))
 
 
 @app.command()
@@ -662,14 +666,14 @@ def parse_duration(text: str, option: str = "--budget") -> float:
     return seconds
 
 
-def parse_share(text: str) -> float:
+def parse_share(text: str, option: str = "--max-false-alarm") -> float:
     """The share in '1%' or '0.01'. Raises SettingsError."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = -1
     if not 0 < share < 1:
-        raise SettingsError(f"--max-false-alarm: expected a share such as 1% or 0.01, found {text!r}")
+        raise SettingsError(f"{option}: expected a share such as 1% or 0.01, found {text!r}")
     return share
 
 
@@ -826,6 +830,8 @@ def print_prediction(result: Any, detector: Any) -> None:
 
 
 def print_export(export: Any) -> None:
+    from das3d.console import warn
+
     print(f"checked on {export.parts} parts ({export.source})")
     width = max(len(one.engine) for one in export.engines)
     print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")
@@ -833,6 +839,8 @@ def print_export(export: Any) -> None:
     for one in export.engines:
         changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
         print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
+    if any(one.verdicts_changed for one in export.engines):
+        warn("its threshold is that of the trained model, whose scores it moves: parts near it may get the other verdict")
     print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
 
 
