@@ -257,6 +257,8 @@ def _tried(
             failure = (
                 f"{found.part.rgb or found.part.depth}: the networks failed: {one_line(error) or type(error).__name__}"
             )
+    if _state_of(found.part) != found.state:  # it is of something else
+        return None, ""
     return Inspected(found.part, None, failure), failure
 
 
