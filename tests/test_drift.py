@@ -169,7 +169,7 @@ def test_the_last_parts_alone(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", [None, 100])
 def test_a_table_of_years_is_read_in_little_memory(last: int | None, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "scores.csv", [0.2, 0.4] * 15_000, HELD_OUT, path="of the part " * 10)
+    table = write_table(tmp_path / "scores.csv", [0.2, 0.4] * 15_000, HELD_OUT, camera="of the line " * 10)
     drift_in(tmp_path, HELD_OUT, table, last=last)  # which imports what it needs
     tracemalloc.start()
     try:
