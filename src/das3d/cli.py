@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TextIO, get_args
 
 import typer
 
@@ -122,6 +122,9 @@ EngineName = Annotated[
     EngineChoice, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
 ]
 Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetensors, ONNX, OpenVINO).")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -349,9 +352,7 @@ def predict(
     depth_unit: DepthUnit = None,
     ray: RayAddress = None,
     focal_length: FocalLength = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
-    ] = False,
+    as_json: AsJson = False,
     exit_code: Annotated[
         bool,
         typer.Option("--exit-code", help="Exit with 0 where all parts are good, 3 where some are defective, 1 on errors."),
@@ -363,7 +364,7 @@ def predict(
     depth_format = parse_depth_unit(depth_unit, data)
     from das3d.detector import load
     from das3d.prediction import predict_folder, predict_part
-    from das3d.streaming import Inspected, inspect_on, json_line
+    from das3d.streaming import inspect_on
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
@@ -372,12 +373,8 @@ def predict(
     detector = load(run, device, engine)
     if exit_code and detector.threshold is None:
         raise ModelError(f"{run}: expected a model with a threshold for --exit-code, found one that gives no verdict")
-    results_to = sys.stdout
-
-    def tell(result: Inspected) -> None:
-        print(json_line(result), file=results_to, flush=True)
-
-    how: dict[str, Any] = {"depth_format": depth_format, "focal_length": focal_length, "tell": tell if as_json else None}
+    tell = partial(print_json, to=sys.stdout) if as_json else None
+    how: dict[str, Any] = {"depth_format": depth_format, "focal_length": focal_length, "tell": tell}
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         if data is not None and ray is not None:
             with cluster_at(ray) as cluster:
@@ -397,13 +394,14 @@ def predict(
 def watch(
     run: Model,
     data: Annotated[Path, typer.Option(help="Folder that files come into, such as 0005_rgb.png and 0005_depth.png.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, maps and overlays.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, and maps and overlays by day.")],
     settle: Annotated[str, typer.Option(help="How long the files of a part must stand still, such as 2s.")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Judge what is there now and end.")] = False,
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
     focal_length: FocalLength = None,
+    as_json: AsJson = False,
 ) -> None:
     """Judge parts as a camera drops them into a folder, each once; Ctrl-C ends it after the part at hand."""
     seconds = parse_duration(settle, "--settle")
@@ -412,12 +410,13 @@ def watch(
     from das3d.watching import watch as watched
 
     detector = load(run, device, engine)
-    with ended_softly() as stopping:
+    tell = partial(print_json, to=sys.stdout) if as_json else None
+    with ended_softly() as stopping, contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         results = watched(
             detector, data, out, model=model_hash(run), settle=seconds, once=once, depth_format=depth_format,
             focal_length=focal_length, stopping=stopping,
         )  # fmt: skip
-        print_watched(results, out, detector)
+        print_watched(results, out, detector, tell)
 
 
 @app.command()
@@ -466,8 +465,8 @@ def calibrate(
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.atomic import write_atomically
     from das3d.calibration import calibrate as calibrated
+    from das3d.calibration import keep_before
     from das3d.console import warn
     from das3d.detector import load, model_file
     from das3d.engines import EXPORTED
@@ -483,16 +482,13 @@ def calibrate(
         detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format,
     )  # fmt: skip
-    before = target.with_name(f"{target.stem}_before{target.suffix}")
-    replaced = target.is_file()
-    if replaced:  # a threshold that was spoiled by a defective part must not be for ever
-        write_atomically(before, target.read_bytes())
+    before = keep_before(target) if target.is_file() else None
     after.save(target)
     if detector.threshold is not None:
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
-    if replaced:
+    if before is not None:
         print(f"the model of before is kept as {before}; to go back, rename it to {target.name}")
     for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
@@ -552,11 +548,15 @@ def export(
         Path | None, typer.Option(help="Parts to check and calibrate with; the training data by default.")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, kept in the file.")] = "",
+    max_changed: Annotated[
+        str, typer.Option(help="Share of verdicts that fp16 or int8 may change, or nothing is written.")
+    ] = "5%",
 ) -> None:
     """Export a model to run without PyTorch, and check it against the trained one."""
+    changed = parse_share(max_changed, "--max-changed")
     from das3d.exporting import export as write
 
-    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence))
+    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence, max_changed=changed))
 
 
 @app.command()
@@ -665,14 +665,14 @@ def parse_duration(text: str, option: str = "--budget") -> float:
     return seconds
 
 
-def parse_share(text: str) -> float:
+def parse_share(text: str, option: str = "--max-false-alarm") -> float:
     """The share in '1%' or '0.01'. Raises SettingsError."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = -1
     if not 0 < share < 1:
-        raise SettingsError(f"--max-false-alarm: expected a share such as 1% or 0.01, found {text!r}")
+        raise SettingsError(f"{option}: expected a share such as 1% or 0.01, found {text!r}")
     return share
 
 
@@ -798,7 +798,7 @@ def warn_of_known(known: int, parts: int) -> None:
     warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
 
 
-def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
+def print_watched(results: Iterator[Any], out: Path, detector: Any, tell: Callable[[Any], None] | None = None) -> None:
     from das3d.console import counted, say, warn
 
     parts = defective = failed = known = 0
@@ -807,6 +807,8 @@ def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
         defective += result.verdict == "defective"
         failed += bool(result.error)
         known += result.trained_on
+        if tell:
+            tell(result)
         if result.error:
             warn(f"not judged: {result.error}")
         else:
@@ -816,6 +818,12 @@ def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
     told = counted(parts, "part") + (f", {defective} defective" if detector.threshold else "")
     told += f", {failed} not judged" if failed else ""
     say(f"{told}; scores.csv, regions.jsonl, maps and overlays in {out}; computed by {detector.engine.describe()}")
+
+
+def print_json(result: Any, to: TextIO) -> None:
+    from das3d.streaming import json_line
+
+    print(json_line(result), file=to, flush=True)
 
 
 def print_prediction(result: Any, detector: Any) -> None:
@@ -829,6 +837,8 @@ def print_prediction(result: Any, detector: Any) -> None:
 
 
 def print_export(export: Any) -> None:
+    from das3d.console import warn
+
     print(f"checked on {export.parts} parts ({export.source})")
     width = max(len(one.engine) for one in export.engines)
     print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")
@@ -836,6 +846,8 @@ def print_export(export: Any) -> None:
     for one in export.engines:
         changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
         print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
+    if any(one.verdicts_changed for one in export.engines):
+        warn("its threshold is that of the trained model, whose scores it moves: parts near it may get the other verdict")
     print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 
 import das3d
@@ -34,6 +33,7 @@ from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
+from das3d.locks import HeldError, locked
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
@@ -262,13 +262,13 @@ def _alone_in(out: Path, resume: bool) -> Iterator[None]:
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         try:
-            locks = cache_folder() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(locks / name, timeout=0))
-        except Timeout:
-            raise ModelError(f"{out}: another training writes there; wait for it, or choose another --out") from None
-        except (OSError, NotImplementedError):
-            pass  # there is no locking here
+            stack.enter_context(locked(cache_folder() / "locks" / name))
+        except HeldError as held:
+            raise ModelError(
+                f"{out}: another training writes there ({held}); wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # there is no cache to write to
         _check_out(out, resume)  # which another may have written since
         yield
 
