@@ -444,7 +444,7 @@ def test_a_failure_of_the_networks_is_no_end(
 def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
     start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("das3d.service.batches.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("das3d.service.queueing.RETRY_SECONDS", 0.05)
     client = start()
     batches, detector = service_of(client).batches, service_of(client).choose(None).detector
     healthy, go = type(detector).predict_prepared, threading.Event()

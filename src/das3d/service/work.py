@@ -22,7 +22,7 @@ from das3d.files import DepthFormat, Size
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, prepare
 from das3d.service.answers import ModelAnswer
-from das3d.service.batches import Batches
+from das3d.service.queueing import Batches
 from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
