@@ -17,10 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -45,6 +46,7 @@ from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.queueing import Batches
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
 from das3d.threshold import SAME
@@ -436,7 +438,10 @@ def test_a_failure_of_the_networks_is_no_end(
     with monkeypatch.context() as patch:
         detector = service_of(client).choose(None).detector
         patch.setattr(type(detector), "predict_prepared", lambda self, scans: 1 / 0)
-        refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
+        told = "the networks could not compute this part: ZeroDivisionError: division by zero"
+        refused(client.post("/inspections", files=files_of(part), data={"part": "serial-17"}), 503, told)
+    (kept,) = client.get("/refused").json()["items"]
+    assert (kept["part"], kept["reason"]) == ("serial-17", told), "no part goes without a trace"
     assert client.post("/inspections", files=files_of(part)).status_code == 201
     assert client.get("/inspections").json()["total"] == 1
 
@@ -455,17 +460,17 @@ def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
         raise RuntimeError("CUDA error: unspecified\nlaunch failure")
 
     monkeypatch.setattr(type(detector), "predict_prepared", lost)
-    refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
-    told = "the networks cannot compute: RuntimeError: CUDA error: unspecified launch failure"
-    refused(client.get("/readyz"), 503, told)
+    refused(client.post("/inspections", files=files_of(part)), 503, "could not compute this part", "CUDA error")
+    told = "cannot compute, tried again 0 times: RuntimeError: CUDA error: unspecified launch failure"
+    refused(client.get("/readyz"), 503, f"the networks of {CATEGORY} {told}")
     assert client.get("/healthz").status_code == 200, "it may come back"
     go.set()
-    wait_for(lambda: batches.failure.tries >= 3)
+    wait_for(lambda: batches.failures[0].tries >= 3)
     refused(client.get("/healthz"), 503, "tried", "CUDA error")
     refused(client.get("/readyz"), 503, "CUDA error")
     monkeypatch.setattr(type(detector), "predict_prepared", healthy)
     wait_for(lambda: client.get("/readyz").status_code == 200)
-    assert client.get("/healthz").status_code == 200 and batches.failure is None
+    assert client.get("/healthz").status_code == 200 and not batches.failures
     assert client.post("/inspections", files=files_of(part)).status_code == 201
 
 
@@ -481,9 +486,110 @@ def test_networks_that_compute_all_but_one_part_are_ready(
 
     monkeypatch.setattr(type(detector), "predict_prepared", picky)
     for _ in range(4):
-        refused(client.post("/inspections", files=files_of(part)), 500)
+        refused(client.post("/inspections", files=files_of(part)), 503)
     wait_for(lambda: client.get("/readyz").status_code == 200)
     assert client.get("/healthz").status_code == 200
+
+
+class Networks:
+    """A detector that computes what `able` lets it."""
+
+    settings = SimpleNamespace(preparation=SimpleNamespace(size=8))
+
+    def __init__(self, able: Callable[[list[str]], bool]) -> None:
+        self.able = able
+        self.asked: list[list[str]] = []
+
+    def predict_prepared(self, scans: list[Any]) -> list[str]:
+        names = [scan.name for scan in scans]
+        self.asked.append(names)
+        if not self.able(names):
+            raise RuntimeError("out of memory")
+        return names
+
+
+@contextmanager
+def batches_of(most: int) -> Iterator[Batches]:
+    batches = Batches(most)
+    yield batches
+    batches.close()
+
+
+def submit(batches: Batches, networks: Networks, names: list[str]) -> list[Future[Any]]:
+    """Parts that come to the thread together, as while it is busy."""
+    with batches._changed:
+        return [batches.submit(networks, SimpleNamespace(name=name)) for name in names]  # type: ignore[arg-type]
+
+
+def told(answer: Future[Any]) -> str:
+    error = answer.exception(20)
+    return answer.result() if error is None else str(error)
+
+
+def test_a_bad_part_spoils_no_other_of_its_batch() -> None:
+    networks = Networks(lambda names: "bad" not in names)
+    with batches_of(8) as batches:
+        for _ in range(2):
+            answers = [told(answer) for answer in submit(batches, networks, ["a", "bad", "b"])]
+            assert answers == ["a", "the networks could not compute this part: RuntimeError: out of memory", "b"]
+        wait_for(lambda: not batches.failures)
+    assert networks.asked[0] == networks.asked[5] == ["a", "bad", "b"], "it is the part's fault, not that of their number"
+
+
+def test_batches_become_smaller_where_so_many_do_not_fit() -> None:
+    networks = Networks(lambda names: len(names) < 4)
+    names = list("abcdefgh")
+    with batches_of(8) as batches:
+        for _ in range(4):
+            assert [told(answer) for answer in submit(batches, networks, names)] == names
+    sizes = [len(asked) for asked in networks.asked]
+    assert sizes == [8] + [1] * 8 + [4] + [1] * 4 + [2] * 10, "each size fails once"
+
+
+def test_dead_networks_are_not_asked_for_every_part_of_a_batch() -> None:
+    networks = Networks(lambda names: False)
+    with batches_of(8) as batches:
+        assert all("out of memory" in told(answer) for answer in submit(batches, networks, list("abcd")))
+        (failure,) = batches.failures
+        assert failure.tries == 1
+    assert networks.asked == [["a", "b", "c", "d"], ["a"], ["warm-up"]]
+
+
+def test_each_detector_has_a_failure_of_its_own_and_is_tried_again_while_others_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("das3d.service.queueing.RETRY_SECONDS", 0.05)
+    dead, lame, over = Networks(lambda _: False), Networks(lambda _: False), threading.Event()
+
+    def endless(_: list[str]) -> bool:  # there is always one more part of it
+        time.sleep(0.005)
+        if not over.is_set():
+            submit(batches, healthy, ["next"])
+        return True
+
+    healthy = Networks(endless)
+    with batches_of(1) as batches:
+        try:
+            for networks in (dead, lame):
+                assert "out of memory" in told(submit(batches, networks, ["a"])[0])
+            submit(batches, healthy, ["first"])
+            wait_for(lambda: len(batches.failures) == 2)
+            lame.able = lambda _: True
+            wait_for(lambda: len(dead.asked) > 4 and len(batches.failures) == 1)
+        finally:
+            over.set()
+        assert batches.failures[0].detector is dead, "what one computes says nothing of the other"
+
+
+def test_readiness_names_each_model_whose_networks_fail(
+    start: Start, model: ServedModel, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start([replace(model, name=name, detector=replace(model.detector)) for name in ("nut", "bolt", "gear")])
+    monkeypatch.setattr(type(model.detector), "predict_prepared", lambda self, scans: 1 / 0)
+    for name in ("nut", "bolt"):
+        refused(client.post("/inspections", files=files_of(part), data={"model": name}), 503)
+    refused(client.get("/readyz"), 503, "the networks of nut cannot compute", "the networks of bolt cannot compute")
+    assert "gear" not in client.get("/readyz").json()["detail"]
 
 
 def test_networks_that_hang_are_told_by_the_probes(

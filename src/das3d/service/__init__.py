@@ -19,9 +19,9 @@ from das3d.detector import load, model_hash
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.service.app import make_app
-from das3d.service.queueing import warm_up
 from das3d.service.gate import Limits
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.queueing import warm_up
 from das3d.service.work import ServedModel, served_model
 
 __all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]

@@ -95,7 +95,10 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     415: {"model": Problem, "description": "A file is of no known kind."},
     422: {"model": Problem, "description": "A file or field is not what it should be."},
     429: {"model": Problem, "description": "The service is full; Retry-After says when to come again."},
-    503: {"model": Problem, "description": "The service is stopping, its database is away, or it took too long."},
+    503: {
+        "model": Problem,
+        "description": "The service is stopping, its database is away, its networks failed, or it took too long.",
+    },
     507: {"model": Problem, "description": "The disk is full or cannot be written; nothing was recorded."},
 }
 

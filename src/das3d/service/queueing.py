@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from das3d.errors import one_line
 from das3d.preparation import PreparedScan, Window
 
 log = logging.getLogger("das3d.service")
-RETRY_SECONDS = 10.0  # between tries of networks that failed, while no part comes
+RETRY_SECONDS = 10.0  # between tries of networks that failed
 
 
 def warm_up(detector: Detector) -> None:
@@ -31,11 +31,8 @@ def warm_up(detector: Detector) -> None:
     detector.predict_prepared([scan])
 
 
-@dataclass(frozen=True)
-class _Job:
-    detector: Detector
-    scan: PreparedScan
-    answer: Future[Prediction] = field(default_factory=Future)
+class ComputeError(Exception):
+    """The networks could not compute a part. Says why in one line, for the client."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +50,52 @@ class Failure:
     tries: int = 0
 
 
+@dataclass
+class _Networks:
+    """The networks of one detector.
+
+    Attributes:
+        most: parts in one batch.
+        failure: the last one; None once they have computed since.
+        retry_at: when to try again what failed, by the monotonic clock.
+    """
+
+    detector: Detector
+    most: int
+    failure: Failure | None = None
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    networks: _Networks
+    scan: PreparedScan
+    answer: Future[Prediction] = field(default_factory=Future)
+
+
 class Batches:
     """Scores prepared scans for any number of callers, in their order, as many at once as wait for the same detector.
 
     No request waits for others to come: an idle service answers a lone part at once, a busy one fills its batches.
-    Networks that failed are tried again with the warm-up scan, at once and then now and then, until they compute: the
-    failure may have been the part's, and a GPU may come back.
+
+    The parts of a batch that fails are computed one by one, so that a bad one spoils no other. Where all of them can be,
+    there were too many for the memory, and later batches have half as many. Networks that fail on a lone part are tried
+    again with the warm-up scan, at once and then now and then, whatever else is computed, until they compute: the failure
+    may have been the part's, and a GPU may come back.
 
     Args:
         most: parts in one batch.
         observe: told the size of every batch.
-
-    Attributes:
-        failure: the last one; None once the same networks have computed since.
     """
 
     def __init__(self, most: int, observe: Callable[[int], None] = lambda size: None) -> None:
-        self.most = most
+        self._most = most
         self._observe = observe
+        self._networks: dict[int, _Networks] = {}  # by the id of their detector, which has no hash
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._begun: float | None = None  # when the batch that is under way was begun
-        self.failure: Failure | None = None
         self._thread = threading.Thread(target=self._work, name="das3d batches", daemon=True)
         self._thread.start()
 
@@ -89,12 +109,19 @@ class Batches:
         begun = self._begun
         return 0.0 if begun is None else time.monotonic() - begun
 
+    @property
+    def failures(self) -> list[Failure]:
+        """The last one of each detector that has computed nothing since."""
+        with self._changed:
+            return [networks.failure for networks in self._networks.values() if networks.failure is not None]
+
     def submit(self, detector: Detector, scan: PreparedScan) -> Future[Prediction]:
-        """The prediction to come. Cancel it where nobody waits for it any more."""
-        job = _Job(detector, scan)
+        """The prediction to come, or ComputeError. Cancel it where nobody waits for it any more."""
         with self._changed:
             if self._closed:
                 raise RuntimeError("closed")
+            networks = self._networks.setdefault(id(detector), _Networks(detector, self._most))
+            job = _Job(networks, scan)
             self._waiting.append(job)
             self._changed.notify()
         return job.answer
@@ -107,60 +134,94 @@ class Batches:
         self._thread.join()
 
     def _work(self) -> None:
-        while (jobs := self._next()) is not None:
-            self._begun = time.monotonic()
+        while (work := self._next()) is not None:
+            networks, jobs = work
             if jobs:
-                self._compute(jobs)
-            elif self.failure is not None:
-                self._try_again(self.failure)
+                self._compute(networks, jobs)
+            else:
+                self._try_again(networks)
             self._begun = None
 
-    def _compute(self, jobs: list[_Job]) -> None:
-        detector = jobs[0].detector
-        self._observe(len(jobs))
-        try:
-            predictions = detector.predict_prepared([job.scan for job in jobs])
-        except Exception as error:  # must reach those who wait, and must not end this thread
-            tries = 0 if self.failure is None else self.failure.tries
-            self.failure = Failure(detector, _reason(error), tries)
-            for job in jobs:
-                job.answer.set_exception(error)
-            self._try_again(self.failure)
+    def _compute(self, networks: _Networks, jobs: list[_Job]) -> None:
+        if (reason := self._answer(networks, jobs)) is None:
             return
-        self._has_computed(detector)
+        if len(jobs) == 1:
+            self._fail(networks, jobs[0], reason)
+            return
+        log.warning("a batch of %d parts cannot be computed, each is tried alone: %s", len(jobs), reason)
+        spoiled = False
+        for job in jobs:
+            if spoiled and networks.failure is not None:  # not even the warm-up scan can be computed
+                job.answer.set_exception(_told(networks.failure.reason))
+            elif (reason := self._answer(networks, [job])) is not None:
+                spoiled = True
+                self._fail(networks, job, reason)
+        if not spoiled:
+            networks.most = len(jobs) // 2
+            log.warning("each could be computed alone: from now on batches have %d parts at most", networks.most)
+
+    def _answer(self, networks: _Networks, jobs: list[_Job]) -> str | None:
+        # Why not, in words: the error itself would hold the memory that the next try may need.
+        self._observe(len(jobs))
+        self._begun = time.monotonic()
+        try:
+            predictions = networks.detector.predict_prepared([job.scan for job in jobs])
+        except Exception as error:  # must reach those who wait, and must not end this thread
+            if len(jobs) == 1:
+                log.exception("%s cannot be computed", jobs[0].scan.name)
+            return _reason(error)
+        self._has_computed(networks)
         for job, prediction in zip(jobs, predictions, strict=True):
             job.answer.set_result(prediction)
+        return None
 
-    def _try_again(self, failure: Failure) -> None:
+    def _fail(self, networks: _Networks, job: _Job, reason: str) -> None:
+        tries = 0 if networks.failure is None else networks.failure.tries
+        networks.failure = Failure(networks.detector, reason, tries)
+        job.answer.set_exception(_told(reason))
+        self._try_again(networks)
+
+    def _try_again(self, networks: _Networks) -> None:
+        self._begun = time.monotonic()
         try:
-            warm_up(failure.detector)
+            warm_up(networks.detector)
         except Exception as error:
-            self.failure = replace(failure, reason=_reason(error), tries=failure.tries + 1)
-            log.error("the networks cannot compute, tried %d times: %s", self.failure.tries, self.failure.reason)
+            tries = 1 if networks.failure is None else networks.failure.tries + 1
+            networks.failure = Failure(networks.detector, _reason(error), tries)
+            networks.retry_at = time.monotonic() + RETRY_SECONDS
+            log.error("the networks cannot compute, tried %d times: %s", tries, networks.failure.reason)
         else:
-            self._has_computed(failure.detector)
+            self._has_computed(networks)
 
-    def _has_computed(self, detector: Detector) -> None:
-        if self.failure is not None and self.failure.detector is detector:
-            log.warning("the networks compute again after: %s", self.failure.reason)
-            self.failure = None
+    def _has_computed(self, networks: _Networks) -> None:
+        if networks.failure is not None:
+            log.warning("the networks compute again after: %s", networks.failure.reason)
+            networks.failure = None
 
-    def _next(self) -> list[_Job] | None:
-        # The oldest job and those that share its detector; none where it is time to try again networks that failed, and
-        # None once closed and done.
+    def _next(self) -> tuple[_Networks, list[_Job]] | None:
+        # The oldest job and those that share its networks; networks alone where it is time to try them again, and None once
+        # closed and done.
         while True:
             with self._changed:
-                while not self._waiting and not self._closed:
-                    in_time = self._changed.wait(None if self.failure is None else RETRY_SECONDS)
-                    if not in_time and not self._waiting and not self._closed:
-                        return []
-                if not self._waiting:
-                    return None
-                detector = self._waiting[0].detector
-                chosen = [job for job in self._waiting if job.detector is detector][: self.most]
+                while True:
+                    failing = [one for one in self._networks.values() if one.failure is not None and not self._closed]
+                    first = min(failing, key=lambda one: one.retry_at, default=None)
+                    if first is not None and first.retry_at <= time.monotonic():
+                        return first, []
+                    if self._waiting:
+                        break
+                    if self._closed:
+                        return None
+                    self._changed.wait(None if first is None else first.retry_at - time.monotonic())
+                networks = self._waiting[0].networks
+                chosen = [job for job in self._waiting if job.networks is networks][: networks.most]
                 self._waiting = deque(job for job in self._waiting if not any(job is other for other in chosen))
             if wanted := [job for job in chosen if job.answer.set_running_or_notify_cancel()]:
-                return wanted
+                return networks, wanted
+
+
+def _told(reason: str) -> ComputeError:
+    return ComputeError(f"the networks could not compute this part: {reason}")
 
 
 def _reason(error: Exception) -> str:

@@ -22,9 +22,9 @@ from das3d.files import DepthFormat, Size
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, prepare
 from das3d.service.answers import ModelAnswer
-from das3d.service.queueing import Batches
 from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
+from das3d.service.queueing import Batches, ComputeError, Failure
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
 from das3d.threshold import SAME
@@ -102,7 +102,8 @@ class Service:
     ) -> Inspection:
         """Read, score and record one part, in this order; when this returns, the verdict is in the database.
 
-        A part that cannot be judged is recorded likewise, as a refusal, and answered by 422.
+        A part that cannot be judged is recorded likewise, as a refusal, and answered by 422, or by 503 where the networks
+        fail on it.
 
         What takes too long before its recording has begun is given up and leaves nothing. Once that has begun it is waited
         for, as long as the database's own limits allow, so that a client who comes again does not double a row.
@@ -116,16 +117,17 @@ class Service:
         recording: Future[None] | None = None
         row: Inspection | Refusal
         prediction: Prediction | None = None
+        status = 201
         try:
             try:
                 async with asyncio.timeout_at(deadline):
                     with self.metrics.stage_seconds.labels("read").time():
                         upload, scan, size = await self._in(self._readers, take_in)
                     with self.metrics.stage_seconds.labels("compute").time():
-                        prediction = await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+                        prediction = await self._computed(served, upload, scan)
                 row = _row(served, upload, size, depth_format, prediction, at, time.perf_counter() - begun)
             except UnjudgeableError as error:
-                row = _refusal(served, error, at)
+                row, status = _refusal(served, error, at), error.status
             with self.metrics.stage_seconds.labels("record").time():
                 recording = self._writers.submit(self._record, folder, row, prediction)
                 recorded = asyncio.wrap_future(recording)
@@ -142,12 +144,18 @@ class Service:
         if isinstance(row, Refusal):
             self.metrics.inspections.labels(served.name, "refused").inc()
             log.warning("%s: not judged by %s: %s", row.part, served.name, one_line(row.reason, 500))
-            raise HTTPException(422, row.reason)
+            raise HTTPException(status, row.reason)
         self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
         self.metrics.scores.labels(served.name).observe(row.score)
         if row.false_alarm_probability is not None:
             self.metrics.false_alarms.labels(served.name).observe(row.false_alarm_probability)
         return row
+
+    async def _computed(self, served: ServedModel, upload: Upload, scan: PreparedScan) -> Prediction:
+        try:
+            return await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+        except ComputeError as error:
+            raise UnjudgeableError(upload, str(error), 503) from error
 
     async def look(self, work: Callable[[], T]) -> T:
         """What `work` makes of a scan that is kept; 429 where too many look already."""
@@ -162,11 +170,11 @@ class Service:
 
     def check_life(self) -> None:
         """Raise 503 where only a restart helps: what failed so often, or hangs so long, does not come back by itself."""
-        failure, busy, most = self.batches.failure, self.batches.busy, TRIES * self.limits.seconds
+        busy, most = self.batches.busy, TRIES * self.limits.seconds
         if not self.batches.alive:
             raise HTTPException(503, "the thread that computes has ended")
-        if failure is not None and failure.tries >= TRIES:
-            raise HTTPException(503, f"the networks cannot compute, tried {failure.tries} times: {failure.reason}")
+        if lasting := [failure for failure in self.batches.failures if failure.tries >= TRIES]:
+            raise HTTPException(503, self._explain(lasting))
         if busy > most:
             raise HTTPException(503, _hung(busy, most))
 
@@ -175,8 +183,8 @@ class Service:
         self.check_life()
         if self.batches.busy > self.limits.seconds:
             raise HTTPException(503, _hung(self.batches.busy, self.limits.seconds))
-        if (failure := self.batches.failure) is not None:
-            raise HTTPException(503, f"the networks cannot compute: {failure.reason}")
+        if failures := self.batches.failures:
+            raise HTTPException(503, self._explain(failures))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
@@ -220,6 +228,16 @@ class Service:
         served = self.model_of(inspection)
         return None if served is None or served.depth_format is None else served.depth_format.focal_length
 
+    def _explain(self, failures: Sequence[Failure]) -> str:
+        # Of every model whose networks fail; the others compute.
+        told = []
+        for failure in failures:
+            names = [name for name, served in self.models.items() if served.detector is failure.detector]
+            told.append(
+                f"the networks of {', '.join(names)} cannot compute, tried again {failure.tries} times: {failure.reason}"
+            )
+        return "; ".join(told)
+
     def close(self) -> None:
         """Finish what was taken in, then let everything go."""
         self._readers.shutdown()
@@ -248,11 +266,11 @@ class Service:
 
 
 class UnjudgeableError(Exception):
-    """A part that came in whole and on which there can be no verdict."""
+    """A part that came in whole and on which there can be no verdict; `status` is what its client gets."""
 
-    def __init__(self, upload: Upload, reason: str) -> None:
+    def __init__(self, upload: Upload, reason: str, status: int = 422) -> None:
         super().__init__(reason)
-        self.upload, self.reason = upload, reason
+        self.upload, self.reason, self.status = upload, reason, status
 
 
 def _take_in(
