@@ -44,6 +44,7 @@ from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
+from das3d.service import work as das3d_work
 from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.queueing import Batches
@@ -149,6 +150,37 @@ def test_the_view_of_depth_alone_has_true_proportions_where_the_lens_is_known(
         told = client.post("/inspections", files=files_of((part[0], depth))).json()
         pitches.append(client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"])
     assert pitches[0] is None and pitches[1] > 0
+
+
+@pytest.mark.parametrize("known", [None, DepthFormat(1.0, focal_length=200.0)])
+def test_a_focal_length_that_is_given_to_serve_counts(
+    start: Start, model: ServedModel, part: tuple[Path, Path], tmp_path: Path, known: DepthFormat | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.ascontiguousarray(tifffile.imread(part[1])[..., 2]))
+    seen: list[float] = []
+    prepare = das3d_work.prepare
+
+    def watched(scan: Any, *rest: Any) -> Any:
+        seen.append(scan.camera.fx)
+        return prepare(scan, *rest)
+
+    monkeypatch.setattr(das3d_work, "prepare", watched)
+    client = start([replace(model, depth_format=known, focal_length=100.0)])
+    told = client.post("/inspections", files=files_of((part[0], depth))).json()
+    assert seen == [100.0], "for areas in mm2"
+    pitch = client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"]
+    exact = start([replace(model, depth_format=DepthFormat(1.0, focal_length=100.0))])
+    told = exact.post("/inspections", files=files_of((part[0], depth))).json()
+    assert pitch == exact.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"] > 0
+
+
+def test_serve_takes_a_focal_length_as_predict_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("das3d.service.serve", lambda *_, **options: given.update(options))
+    assert das3d("serve", "model.onnx", "--focal-length", "615").exit_code == 0
+    assert given["focal_length"] == 615
 
 
 def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
@@ -797,7 +829,10 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
     inspections = service_of(client).inspections
     with monkeypatch.context() as patch:
         patch.setattr(inspections, "free", lambda: (1 << 30) - 1)
-        refused(client.get("/readyz"), 503, f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB")
+        told = f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB"
+        refused(client.get("/readyz"), 503, told)
+        refused(client.post("/inspections", files=files_of(part)), 507, told)
+        assert not list(inspections.folder.glob("incoming/*/*"))
     assert inspections.free() > 0 and client.get("/readyz").status_code == 200
     with inspections._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE inspections RENAME TO away")
@@ -835,6 +870,12 @@ def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> 
 def test_containers_are_given_the_time_that_a_stop_may_take() -> None:
     services = read_yaml(PROJECT / "compose.yaml")["services"]
     assert int(services["das3d"]["stop_grace_period"].removesuffix("s")) > 2 * Limits().seconds + DATABASE_SECONDS
+
+
+def test_uploads_do_not_fill_the_memory_of_the_container() -> None:
+    service = read_yaml(PROJECT / "compose.yaml")["services"]["das3d"]
+    places = [volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")]
+    assert service["environment"]["TMPDIR"] in places and service["environment"]["TMPDIR"] != service["tmpfs"]
 
 
 def test_a_graceful_stop_finishes_what_was_taken_in(

@@ -525,6 +525,7 @@ def serve(
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
+    focal_length: FocalLength = None,
 ) -> None:
     """Inspect parts over HTTP, with a page for people at /."""
     depth_format = parse_depth_unit(depth_unit)
@@ -535,7 +536,7 @@ def serve(
     limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
     run(
         models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
-        engine=engine, depth_format=depth_format,
+        engine=engine, depth_format=depth_format, focal_length=focal_length,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def serve(
     device: str = "auto",
     engine: str = "auto",
     depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM); what was taken in by then is finished, recorded and answered.
 
@@ -62,12 +63,13 @@ def serve(
         limits: what the service takes on.
         device, engine: of the models, as `das3d.load` takes them.
         depth_format: how depth is read where a request does not say; None: as in training.
+        focal_length: of the camera in pixels, for areas in mm2 where files hold depth alone; None: as in training.
 
     Raises:
         ModelError: a model cannot be used, or two share a name.
         SettingsError: the database or the address cannot be used.
     """
-    served = open_models(models, device, engine, depth_format)
+    served = open_models(models, device, engine, depth_format, focal_length)
     for model in served:
         warm_up(model.detector)
         say(f"{model.name}: {model.engine}; {model.describe().about}")
@@ -90,7 +92,11 @@ def serve(
 
 
 def open_models(
-    models: Sequence[str], device: str = "auto", engine: str = "auto", depth_format: DepthFormat | None = None
+    models: Sequence[str],
+    device: str = "auto",
+    engine: str = "auto",
+    depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
 ) -> list[ServedModel]:
     """Load models given as PATH or NAME=PATH; without a name, they are called by the category of their training parts.
 
@@ -106,7 +112,7 @@ def open_models(
         called = name if equals and "/" not in name else str(detector.training.get("category") or path.stem)
         if called in served:
             raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
-        served[called] = served_model(called, model_hash(path), detector, depth_format)
+        served[called] = served_model(called, model_hash(path), detector, depth_format, focal_length)
     return list(served.values())
 
 

@@ -17,6 +17,7 @@ from das3d.masks import bounding_box
 from das3d.measurement import Statistics
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
+from das3d.prediction import with_focal_length
 from das3d.preparation import Window
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
@@ -58,9 +59,10 @@ def scan_of(inspections: Inspections, inspection: Inspection, focal_length: floa
     known = inspection.depth_scale
     depth_format = None
     if known is not None:
-        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing, focal_length)
+        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+    part = Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format)
     try:
-        return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format).read()
+        return with_focal_length([part], focal_length)[0].read()
     except DataError as error:
         raise _gone(inspection) from error
 

@@ -33,7 +33,7 @@ log = logging.getLogger("das3d.service")
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
 TRIES = 3  # of networks that fail, and times the limit of seconds that they may hang, before only a restart helps
-LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
+LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are taken in
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class ServedModel:
         hash: SHA-256 of its file.
         detector: the model itself.
         depth_format: how depth is read where a request does not say; None takes floats as metres and refuses integers.
+        focal_length: of the camera in pixels, where files hold depth alone; None: as `depth_format` says.
     """
 
     name: str
     hash: str
     detector: Detector
     depth_format: DepthFormat | None
+    focal_length: float | None = None
 
     @property
     def engine(self) -> str:
@@ -112,8 +114,8 @@ class Service:
         depth_format = told.over(served.depth_format) if told else served.depth_format
         at, begun = datetime.now(UTC), time.perf_counter()
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
-        folder = await self._in(self._folders, self.inspections.new_folder)
-        take_in = partial(_take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth)
+        folder = await self._in(self._folders, self._new_folder)
+        take_in = partial(_take_in, folder, served, depth_format, self.limits.pixels, part, rgb, depth)
         recording: Future[None] | None = None
         row: Inspection | Refusal
         prediction: Prediction | None = None
@@ -188,12 +190,19 @@ class Service:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
-                free = await self._in(self._probe, self.inspections.free)
+                await self._in(self._probe, self._check_room, 503)
         except TimeoutError:
             raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
-        if free < LEAST_FREE:
+
+    def _check_room(self, status: int) -> None:
+        if (free := self.inspections.free()) < LEAST_FREE:
             expected = f"expected {LEAST_FREE >> 30} GiB of free space, found {free >> 20} MiB"
-            raise HTTPException(503, f"{self.inspections.folder}: {expected}")
+            raise HTTPException(status, f"{self.inspections.folder}: {expected}")
+
+    def _new_folder(self) -> Path:
+        # A disk that fills to the last byte takes the database down with it.
+        self._check_room(507)
+        return self.inspections.new_folder()
 
     def choose(self, name: str | None) -> ServedModel:
         """The model of this name; without a name the only one."""
@@ -226,7 +235,9 @@ class Service:
     def focal_length(self, inspection: Inspection) -> float | None:
         """Of the camera, pixels, where depth files are known to be of one lens; None where the model is no more served."""
         served = self.model_of(inspection)
-        return None if served is None or served.depth_format is None else served.depth_format.focal_length
+        if served is None:
+            return None
+        return served.focal_length or (served.depth_format and served.depth_format.focal_length)
 
     def _explain(self, failures: Sequence[Failure]) -> str:
         # Of every model whose networks fail; the others compute.
@@ -275,7 +286,7 @@ class UnjudgeableError(Exception):
 
 def _take_in(
     folder: Path,
-    detector: Detector,
+    served: ServedModel,
     depth_format: DepthFormat | None,
     most_pixels: int,
     part: str | None,
@@ -285,8 +296,9 @@ def _take_in(
     # The scan itself is let go here: what waits to be computed is small, whatever was sent.
     upload = save_upload(folder, part, rgb, depth)
     try:
-        scan = read_upload(upload, depth_format, most_pixels)
-        return upload, prepare(scan, detector.statistics, detector.settings.preparation).judgeable, scan.size
+        scan = read_upload(upload, depth_format, most_pixels, served.focal_length)
+        prepared = prepare(scan, served.detector.statistics, served.detector.settings.preparation)
+        return upload, prepared.judgeable, scan.size
     except DataError as error:
         raise UnjudgeableError(upload, in_clients_words(str(error), upload)) from error
 
@@ -335,6 +347,12 @@ def _depth_format(unit: str | None) -> DepthFormat | None:
         raise HTTPException(422, f"depth_unit: {error}") from None
 
 
-def served_model(name: str, hash: str, detector: Detector, depth_format: DepthFormat | None = None) -> ServedModel:
+def served_model(
+    name: str,
+    hash: str,
+    detector: Detector,
+    depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
+) -> ServedModel:
     """A detector as the service holds it: depth is read as that of its training parts where nobody says else."""
-    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"])
+    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"], focal_length)
