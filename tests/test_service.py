@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,7 @@ from das3d.service import work as das3d_work
 from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.queueing import Batches
+from das3d.service.retention import DAY, Keep, prune
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
 from das3d.threshold import SAME
@@ -117,7 +119,8 @@ def test_a_part_gets_the_detectors_verdict_and_all_of_it_is_kept(
     assert told["part"] == "A 17" and told["model"] == model.name and len(told["model_hash"]) == 64
     assert (told["height"], told["width"]) == SIZE
     assert client.get(f"/inspections/{told['id']}").json() == told
-    assert client.get("/inspections").json() == {"items": [told], "total": 1, "next": None}
+    assert client.get("/inspections").json() == {"items": [told], "total": None, "next": None}
+    assert client.get("/inspections?count=true").json()["total"] == 1
     anomaly = tifffile.imread(io.BytesIO(client.get(told["map"]).content))
     np.testing.assert_allclose(anomaly, expected.map, atol=1e-6)
     overlay = client.get(told["overlay"])
@@ -314,11 +317,11 @@ def test_an_inspection_that_takes_too_long_is_given_up(
     with held(service_of(client), monkeypatch) as go:
         refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
         go.set()
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     deadline = time.monotonic() + 60
     while (answer := client.post("/inspections", files=files_of(part))).status_code == 503:  # a slow machine needs longer
         assert time.monotonic() < deadline
-    assert answer.status_code == 201 and client.get("/inspections").json()["total"] == 1
+    assert answer.status_code == 201 and client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_a_recording_that_has_begun_is_waited_for(
@@ -346,7 +349,7 @@ def test_a_recording_that_has_begun_is_waited_for(
         answer = waiting.result()
     assert answer.status_code == 201, "it is in the database, so the client must not send it again"
     assert client.get(answer.json()["map"]).status_code == 200
-    assert client.get("/inspections").json()["total"] == 1
+    assert client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Start, part: tuple[Path, Path]) -> None:
@@ -360,7 +363,7 @@ def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Sta
         waited = service._writers._work_queue.qsize()
     go.set()
     assert all(one.result() for one in busy)
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list((service.inspections.folder / "incoming").glob("*/*"))
 
 
@@ -378,6 +381,33 @@ def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:
     inspections = service_of(client).inspections
     inspections.file(inspections.get(told["id"]).map).write_bytes(b"")
     refused(client.get(told["overlay"]), 404, "no longer where they were put")
+
+
+def test_an_inspection_whose_files_were_removed_says_so(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(keep=Keep(good=DAY, defective=DAY))
+    told = client.post("/inspections", files=files_of(part)).json()
+    inspections = service_of(client).inspections
+    prune(inspections, Keep(good=DAY, defective=DAY), now=datetime.now(UTC) + timedelta(days=2))
+    assert client.get(f"/inspections/{told['id']}").json() == told | {"map": None, "overlay": None}
+    for path in (told["map"], told["overlay"], f"/inspections/{told['id']}/view"):
+        refused(client.get(path), 410, f"the files of inspection {told['id']} were removed")
+
+
+def test_serve_keeps_all_for_ever_unless_it_is_told(
+    start: Start, model: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("das3d.service.serve", lambda *_, **options: given.update(options))
+    assert das3d("serve", "model.onnx").exit_code == 0 and given["keep"].forever
+    words = ("--keep-good", "30d", "--keep-defective", "1y", "--keep-rows", "5y")
+    assert das3d("serve", "model.onnx", *words).exit_code == 0
+    assert given["keep"] == Keep(30 * DAY, 365 * DAY, 365 * DAY, 5 * 365 * DAY)
+    assert das3d("serve", "model.onnx", "--keep-refused", "0.5d").exit_code == 1
+    inspections = Inspections(tmp_path)
+    orphan = tmp_path / "2020-01-01" / ("ab" * 16)
+    orphan.mkdir(parents=True)
+    with TestClient(make_app([model], inspections, keep=given["keep"])):
+        wait_for(lambda: not orphan.exists())
 
 
 def test_those_who_look_are_limited_and_hold_up_neither_the_line_nor_probes(
@@ -448,7 +478,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         found = "No such file" if place == "form" else "No space left on device"
         told = f"{named}: expected a folder that can be written, found {found}"
         refused(client.post("/inspections", files=files), 507, told)
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list(inspections.folder.glob("*/*/*"))
     assert client.post("/inspections", files=files_of(part)).status_code == 201
 
@@ -475,7 +505,7 @@ def test_a_failure_of_the_networks_is_no_end(
     (kept,) = client.get("/refused").json()["items"]
     assert (kept["part"], kept["reason"]) == ("serial-17", told), "no part goes without a trace"
     assert client.post("/inspections", files=files_of(part)).status_code == 201
-    assert client.get("/inspections").json()["total"] == 1
+    assert client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
@@ -730,7 +760,7 @@ def test_files_that_do_not_fit(start: Start, part: tuple[Path, Path], tmp_path: 
     inner = io.BytesIO()
     tifffile.imwrite(inner, np.zeros((*SIZE, 3), np.uint8), photometric="rgb", compression="jpeg")
     refused(post(rgb=("a.tiff", inner.getvalue())), 422, "a.tiff", "codec 7")
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list(service_of(client).inspections.folder.glob("incoming/*/*"))
     assert post().status_code == 201
 
@@ -748,7 +778,7 @@ def test_parts_that_cannot_be_judged_leave_a_trace(
     ]
     client.post("/inspections")  # a form without a part
     client.post("/inspections", files=files | {"rgb": ("part.gif", b"")})
-    page = client.get("/refused", params={"limit": 1}).json()
+    page = client.get("/refused", params={"limit": 1, "count": True}).json()
     assert page["total"] == 2 and page["next"] == page["items"][0]["id"]
     kept = [*page["items"], *client.get("/refused", params={"before": page["next"]}).json()["items"]]
     for told, answer in zip(reversed(kept), answers, strict=True):
@@ -762,7 +792,7 @@ def test_parts_that_cannot_be_judged_leave_a_trace(
     else:
         assert all(told["rgb"] is told["depth"] is None for told in kept) and not list(folder.glob("*-*-*"))
     assert metric(client, f'das3d_inspections_total{{model="{model["name"]}",verdict="refused"}}') == 2
-    assert client.get("/inspections").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
+    assert client.get("/inspections?count=true").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,16 +22,20 @@ from das3d.service.app import make_app
 from das3d.service.gate import Limits
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
 from das3d.service.queueing import warm_up
+from das3d.service.retention import Keep
 from das3d.service.work import ServedModel, served_model
 
-__all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
+__all__ = ["Keep", "Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
     "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line"}},  # on standard error
-    "loggers": {name: {"handlers": ["line"], "level": "WARNING", "propagate": False} for name in ("uvicorn", "das3d")},
+    "loggers": {
+        name: {"handlers": ["line"], "level": level, "propagate": False}
+        for name, level in (("uvicorn", "WARNING"), ("das3d", "INFO"))
+    },
 }
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -45,6 +49,7 @@ def serve(
     database: str | None = None,
     key: str | None = None,
     keep_scans: bool = True,
+    keep: Keep = Keep(),
     limits: Limits = Limits(),
     device: str = "auto",
     engine: str = "auto",
@@ -60,6 +65,7 @@ def serve(
         database: URL of another database, such as "postgresql://user:password@host/name".
         key: that every request must show.
         keep_scans: whether uploaded files are kept beside the maps; without them past parts cannot be looked at again.
+        keep: how long what is kept.
         limits: what the service takes on.
         device, engine: of the models, as `das3d.load` takes them.
         depth_format: how depth is read where a request does not say; None: as in training.
@@ -80,7 +86,7 @@ def serve(
         if host not in LOOPBACK and key is None:
             warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
         hosts = LOOPBACK if host in LOOPBACK and key is None else None
-        app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
+        app = make_app(served, inspections, limits, key, keep_scans=keep_scans, keep=keep, hosts=hosts)
         patience = round(2 * limits.seconds) + DATABASE_SECONDS  # to take in, to compute and to record
         config = uvicorn.Config(
             app, log_config=LOGGING, log_level="warning", access_log=False, timeout_graceful_shutdown=patience,

@@ -29,8 +29,11 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
     """The file of the anomaly map.
 
     Raises:
-        HTTPException: 404 where somebody has removed it.
+        HTTPException: 410 where its time is over, 404 where somebody has removed it.
     """
+    if not inspection.map:
+        detail = f"the files of inspection {inspection.id} were removed: they are kept for a time only"
+        raise HTTPException(410, detail)
     path = inspections.file(inspection.map)
     if not path.is_file():
         raise _gone(inspection)
@@ -38,7 +41,7 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
 
 
 def map_of(inspections: Inspections, inspection: Inspection) -> NDArray[np.float32]:
-    """The anomaly map (H, W) of an inspection. Raises HTTPException: 404 where it is gone or damaged."""
+    """The anomaly map (H, W) of an inspection. Raises HTTPException as `map_file`, and 404 where it is damaged."""
     try:
         return read_map(map_file(inspections, inspection))
     except DataError as error:

@@ -25,6 +25,7 @@ from das3d.service.answers import ModelAnswer
 from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
 from das3d.service.queueing import Batches, ComputeError, Failure
+from das3d.service.retention import Keep, Retention
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
 from das3d.threshold import SAME
@@ -82,10 +83,11 @@ class Service:
         inspections: where verdicts are recorded; closed with the service.
         limits: what it takes on.
         keep_scans: whether uploads are kept beside the maps.
+        keep: how long what is kept.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], inspections: Inspections, limits: Limits, *, keep_scans: bool
+        self, models: Sequence[ServedModel], inspections: Inspections, limits: Limits, *, keep_scans: bool, keep: Keep
     ) -> None:
         self.models = {model.name: model for model in models}
         self.inspections, self.limits, self.metrics = inspections, limits, Metrics()
@@ -98,6 +100,7 @@ class Service:
         self._viewers = ThreadPoolExecutor(limits.readers, "das3d viewer")
         self._probe = ThreadPoolExecutor(1, "das3d probe")
         self._looking = 0
+        self._retention = Retention(inspections, keep)
 
     async def inspect(
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
@@ -257,6 +260,7 @@ class Service:
         self._writers.shutdown()
         self._folders.shutdown()
         self._probe.shutdown(wait=False)
+        self._retention.close()
         self.inspections.close()
 
     def _record(self, folder: Path, row: Inspection | Refusal, prediction: Prediction | None) -> None:
