@@ -441,11 +441,13 @@ def test_a_removal_that_fails_is_told_and_tried_again(
     old(kept, 40)
     monkeypatch.setattr("das3d.service.retention.prune", failing)
     retention = Retention(kept, RULES)
+    retention.start()
     assert done.wait(60)
     retention.close()
     assert not kept.page()[0].map and caplog.text.count("could not be removed, tried again in") == 2
     assert "removed as too old: the files of 1 good, 0 defective and 0 refused parts, 0.0 MB, and 0 rows" in caplog.text
     idle = Retention(kept, Keep())
+    idle.start()
     idle.close()
     assert tries == [3], "a service that keeps all for ever looks at nothing"
     kept.close()

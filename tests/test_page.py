@@ -301,14 +301,14 @@ def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browse
 def test_a_part_whose_files_are_gone_shows_nothing_of_another(
     browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
 ) -> None:
-    record(tmp_path, [{"part": "over", "map": ""}, {"part": "moved", "map": "gone.tiff"}])
+    record(tmp_path, [{"part": "expired", "map": ""}, {"part": "moved", "map": "gone.tiff"}])
     with serve() as address, opened(browser, address) as page:
         page.set_input_files("#files", list(parts[0]))
         page.wait_for_selector("#solid canvas")
         expect(page.locator("#save-map")).to_be_enabled()
         seen = pixels(page, "#heatmap")
         for name, told in (
-            ("over", "were removed: they are kept for a time only"),
+            ("expired", "were removed: they are kept for a time only"),
             ("moved", "no longer where they were"),
         ):
             page.get_by_role("button", name=name).click()
@@ -331,10 +331,10 @@ def test_the_page_has_inspections_counted_once_and_knows_how_many_there_are(
 ) -> None:
     record(tmp_path, [{"part": f"a{number}"} for number in range(60)])
     with serve() as address, opened(browser, address) as page:
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
         total = page.locator("#total")
         expect(total).to_have_text("60")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         record(tmp_path, [{"part": "b1"}, {"part": "b2"}])
         expect(total).to_have_text("62")
         assert not [url for url in asked if "count=true" in url], "once, when the page was opened"

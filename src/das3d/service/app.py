@@ -71,6 +71,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.retention.start()
         yield
         await asyncio.to_thread(service.close)
 

@@ -201,19 +201,22 @@ def _date_of(folder: Path) -> datetime | None:
 
 
 class Retention:
-    """Prunes once a day, in a thread that a failure does not end."""
+    """Prunes at its start and once a day, in a thread that a failure does not end."""
 
     def __init__(self, inspections: Inspections, keep: Keep) -> None:
         self._inspections, self._keep = inspections, keep
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="das3d retention", daemon=True)
-        if not keep.forever:
+
+    def start(self) -> None:
+        """Begin, where anything is ever removed."""
+        if not self._keep.forever:
             self._thread.start()
 
     def close(self) -> None:
         """Stop after the part at hand."""
         self._over.set()
-        if not self._keep.forever:
+        if self._thread.is_alive():
             self._thread.join()
 
     def _work(self) -> None:
@@ -225,7 +228,8 @@ class Retention:
                 log.error("what is too old could not be removed, tried again in %.0f s: %s", AGAIN, one_line(error, 500))
                 wait = AGAIN
                 continue
-            log.info("removed as too old: %s", removed.describe())
+            if removed != Removed():
+                log.info("removed as too old: %s", removed.describe())
             if removed.stuck is not None:
                 log.error("%s: expected a folder that can be removed", removed.stuck)
             wait = DAY

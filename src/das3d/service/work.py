@@ -100,7 +100,7 @@ class Service:
         self._viewers = ThreadPoolExecutor(limits.readers, "das3d viewer")
         self._probe = ThreadPoolExecutor(1, "das3d probe")
         self._looking = 0
-        self._retention = Retention(inspections, keep)
+        self.retention = Retention(inspections, keep)
 
     async def inspect(
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
@@ -240,7 +240,8 @@ class Service:
         served = self.model_of(inspection)
         if served is None:
             return None
-        return served.focal_length or (served.depth_format and served.depth_format.focal_length)
+        form = served.depth_format
+        return served.focal_length or (None if form is None else form.focal_length)
 
     def _explain(self, failures: Sequence[Failure]) -> str:
         # Of every model whose networks fail; the others compute.
@@ -260,7 +261,7 @@ class Service:
         self._writers.shutdown()
         self._folders.shutdown()
         self._probe.shutdown(wait=False)
-        self._retention.close()
+        self.retention.close()
         self.inspections.close()
 
     def _record(self, folder: Path, row: Inspection | Refusal, prediction: Prediction | None) -> None:
