@@ -344,6 +344,16 @@ def test_the_page_has_inspections_counted_once_and_knows_how_many_there_are(
         expect(total).to_have_text("62")
         page.fill("#search", "b1")
         expect(total).to_have_text("11")
+        page.route("**/inspections?*part=b2&*", lambda route: late.append(route))
+        late: list[Any] = []
+        page.fill("#search", "b2")
+        page.fill("#search", "b")
+        expect(total).to_have_text("62")
+        late[0].continue_()
+        with page.expect_request("**/inspections?*"):
+            pass
+        expect(total).to_have_text("62")
+        expect(page.locator("#list li")).to_have_count(50)
 
 
 def test_a_part_that_could_not_be_judged_does_not_pass_as_the_one_before(

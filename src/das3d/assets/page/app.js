@@ -199,7 +199,9 @@ async function listed(path) {
 
 /** The newest page; what is further down in the list stays, unless more came in than a page holds. */
 async function refresh() {
-  const page = await listed(query({ count: state.total === null }));
+  const wanted = query();
+  const page = await listed(state.total === null ? `${wanted}&count=true` : wanted);
+  if (wanted !== query()) return []; // it answers an earlier filter
   const known = new Map(state.items.map((item) => [item.id, item]));
   const newest = page.items.map((item) => known.get(item.id) || item);
   const last = newest.at(-1)?.id;
