@@ -125,6 +125,22 @@ Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetens
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
 ]
+Database = Annotated[
+    str | None,
+    typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
+]
+KeepGood = Annotated[
+    str | None, typer.Option(help="How long to keep the files of good parts, such as 30d; for ever by default.")
+]
+KeepDefective = Annotated[
+    str | None, typer.Option(help="The same of defective parts, and of those of a model without a threshold.")
+]
+KeepRefused = Annotated[
+    str | None, typer.Option(help="The same of parts that could not be judged; as long as defective ones by default.")
+]
+KeepRows = Annotated[
+    str | None, typer.Option(help="How long to keep verdicts in the database, such as 5y; for ever by default.")
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -503,14 +519,15 @@ def serve(
     out: Annotated[Path, typer.Option(help="Folder for maps, scans and the database.")] = Path("inspections"),
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all of this machine's addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    database: Annotated[
-        str | None,
-        typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
-    ] = None,
+    database: Database = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with a key that every request must show; or set DAS3D_API_KEY.")
     ] = None,
     keep_scans: Annotated[bool, typer.Option(help="Keep uploaded files, to look at past parts again.")] = True,
+    keep_good: KeepGood = None,
+    keep_defective: KeepDefective = None,
+    keep_refused: KeepRefused = None,
+    keep_rows: KeepRows = None,
     queue: Annotated[int, typer.Option(min=1, help="Inspections under way at once; further ones get 429.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Parts computed together.")] = 8,
     max_upload: Annotated[float, typer.Option(min=0.001, help="MiB of one request.")] = 64,
@@ -521,18 +538,41 @@ def serve(
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
+    focal_length: FocalLength = None,
 ) -> None:
     """Inspect parts over HTTP, with a page for people at /."""
     depth_format = parse_depth_unit(depth_unit)
     key = read_key(api_key_file)
+    keep = parse_keep(keep_good, keep_defective, keep_refused, keep_rows)
     from das3d.service import Limits
     from das3d.service import serve as run
 
     limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
     run(
-        models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
-        engine=engine, depth_format=depth_format,
+        models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, keep=keep, limits=limits,
+        device=device, engine=engine, depth_format=depth_format, focal_length=focal_length,
     )  # fmt: skip
+
+
+@app.command()
+@reported
+def prune(
+    out: Annotated[Path, typer.Argument(help="Folder of a service, its --out.")],
+    database: Database = None,
+    keep_good: KeepGood = None,
+    keep_defective: KeepDefective = None,
+    keep_refused: KeepRefused = None,
+    keep_rows: KeepRows = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove past inspections of a service that are older than they shall be kept; the service may run meanwhile."""
+    keep = parse_keep(keep_good, keep_defective, keep_refused, keep_rows)
+    from das3d.service.retention import prune_folder
+
+    removed = prune_folder(out, database, keep, dry_run=dry_run)
+    print(f"{'would remove' if dry_run else 'removed'} {removed.describe()}")
+    if removed.stuck is not None:
+        raise Das3dError(f"{removed.stuck}: expected a folder that can be removed; it is tried again next time")
 
 
 @app.command()
@@ -653,16 +693,26 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
 
 
-def parse_duration(text: str, option: str = "--budget") -> float:
-    """Seconds in '90s', '20m' or '1.5h'. Raises SettingsError."""
-    units = {"s": 1, "m": 60, "h": 3600}
+def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m or 1h") -> float:
+    """Seconds in '90s', '20m', '1.5h', '30d' or '1y' (of 365 days). Raises SettingsError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
     try:
         seconds = float(text[:-1]) * units[text[-1:]]
     except (ValueError, KeyError):
         seconds = -1
     if not 0 < seconds < 1e9:
-        raise SettingsError(f"{option}: expected a time such as 90s, 20m or 1h, found {text!r}")
+        raise SettingsError(f"{option}: expected a time such as {example}, found {text!r}")
     return seconds
+
+
+def parse_keep(good: str | None, defective: str | None, refused: str | None, rows: str | None) -> Any:
+    """Keep of '30d' and the like; refused parts as long as defective ones where nobody says else. Raises SettingsError."""
+    told = {"good": good, "defective": defective, "refused": refused or defective, "rows": rows}
+    from das3d.service.retention import Keep
+
+    return Keep(**{
+        name: None if text is None else parse_duration(text, f"--keep-{name}", "30d or 1y") for name, text in told.items()
+    })  # fmt: skip
 
 
 def parse_share(text: str, option: str = "--max-false-alarm") -> float:
