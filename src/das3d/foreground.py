@@ -42,26 +42,44 @@ def find_foreground(
     ends = bounding_box(valid)
     steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, valid, labels, boxes, ends)
     if steps.any():
-        count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
-    pixels = boxes[1:, cv2.CC_STAT_AREA]
-    inside = _inside(boxes[1:], ends) | runs_out
-    sizeable = pixels >= min(0.1 * pixels.max(), 0.5 * area * depth.size or np.inf)
-    candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
-    largest = pixels[candidates].max()
-    keep = (pixels >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
-    pieces = np.flatnonzero(keep)
-    if pieces.size > 1:
-        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
-        keep[pieces] = tops >= FLAT * tops[np.argmax(pixels[pieces])]
-    surface = np.concatenate([[False], keep])[labels]
-    if steps.any():  # of which those on the near side belong to the part
-        near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
-        surface |= steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
+        _, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
+    pieces = _pieces_of_part(boxes[1:, cv2.CC_STAT_AREA], _inside(boxes[1:], ends) | runs_out, 0.5 * area * depth.size)
+    pieces &= _high_enough(pieces, rise, labels, boxes)
+    surface = np.concatenate([[False], pieces])[labels]
+    if steps.any():
+        surface |= _near_side(steps, surface, depth, valid)
+    return surface | _enclosed(surface, valid)
 
+
+def _pieces_of_part(pixels: NDArray[Any], inside: Mask, least: float) -> Mask:
+    # Which of N separate pieces may be of the part, by their sizes (N,) and whether they lie inside what was measured (N,).
+    # One of `least` pixels is large enough, 0 if nobody knows. Where none inside is, those that run out of it may be.
+    sizeable = inside & (pixels >= min(0.1 * pixels.max(), least or np.inf))
+    candidates = sizeable if sizeable.any() else np.ones_like(inside)
+    return (pixels >= 0.02 * pixels[candidates].max()) & (inside | ~sizeable.any())
+
+
+def _high_enough(pieces: Mask, rise: Depth, labels: NDArray[Any], boxes: NDArray[Any]) -> Mask:
+    # Which of N pieces rise as a part does, by the largest of those that `pieces` (N,) marks; True for all others.
+    high, marked = np.ones_like(pieces), np.flatnonzero(pieces)
+    if marked.size > 1:
+        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in marked])
+        high[marked] = tops >= FLAT * tops[np.argmax(boxes[marked + 1, cv2.CC_STAT_AREA])]
+    return high
+
+
+def _near_side(steps: Mask, surface: Mask, depth: Depth, valid: Mask) -> Mask:
+    # Which pixels of the steps before a wall belong to the part beside them.
+    near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
+    return steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
+
+
+def _enclosed(surface: Mask, valid: Mask) -> Mask:
+    # What the part encloses, but for the table that is seen through it.
     outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
-    return surface | (outline & ~table)
+    return outline & ~table
 
 
 def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Box) -> Mask:
