@@ -565,6 +565,25 @@ def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple
 # ------------------------------------------------------------------------------------------- real scans
 
 
+@given(
+    top=st.integers(-60, 90),
+    left=st.integers(-60, 90),
+    side=st.integers(20, 300),
+    place=st.tuples(*[st.integers(0, 24)] * 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_box_is_put_back_like_the_whole(top: int, left: int, side: int, place: tuple[int, int]) -> None:
+    window, image = Window(top, left, side, (100, 120)), np.zeros((32, 32), np.float32)
+    v, u = place
+    image[v : v + 8, u : u + 5] = 1
+    whole = window.put_back(image)
+    first_row, end_row, first_column, end_column = box = window.box_on_frame(bounding_box(image > 0), 32)
+    rows, columns = slice(first_row, end_row), slice(first_column, end_column)
+    assert window.put_back(image, box) == pytest.approx(whole[rows, columns], abs=1e-4)
+    whole[rows, columns] = 0
+    assert not whole.any(), "nothing lies beyond the box"
+
+
 def test_real_parts_are_cut_out_with_their_defects(real_data: Path) -> None:
     dataset = find_dataset(real_data / "mvtec3d", "cable_gland")
     settings = PreparationSettings()

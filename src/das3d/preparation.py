@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, measured_outline
-from das3d.masks import bounding_box, longer_side
+from das3d.masks import Box, bounding_box, longer_side
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
@@ -66,18 +66,33 @@ class Window:
         v, u = round((row + 0.5) * scale - 0.5 + self.top), round((column + 0.5) * scale - 0.5 + self.left)
         return min(max(v, 0), height - 1), min(max(u, 0), width - 1)
 
-    def put_back(self, image: Floats) -> Floats:
-        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window."""
-        height, width = self.frame
+    def box_on_frame(self, box: Box, side: int) -> Box:
+        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
+        image.
+        """
+        scale, reach = self.side / side, 1.5  # image pixels, of which linear interpolation looks one far
+        ends = []
+        for first, end, offset, size in ((*box[:2], self.top, self.frame[0]), (*box[2:], self.left, self.frame[1])):
+            low = min(max(math.floor((first - reach) * scale) + offset, 0), size - 1)
+            ends += [low, min(max(math.ceil((end + reach) * scale) + offset, low + 1), size)]
+        return ends[0], ends[1], ends[2], ends[3]
+
+    def put_back(self, image: Floats, box: Box | None = None) -> Floats:
+        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
+
+        Of the frame, that which lies in `box` alone, where one is given.
+        """
+        top, bottom, left, right = box or (0, self.frame[0], 0, self.frame[1])
         scale = image.shape[0] / self.side
         # Centres of pixels map onto each other: the frame's (x + 0.5 - left) * scale is the image's (x' + 0.5).
+        beside, below = left - self.left, top - self.top
         matrix = np.array(
-            [[scale, 0, (0.5 - self.left) * scale - 0.5], [0, scale, (0.5 - self.top) * scale - 0.5]], dtype=np.float64
+            [[scale, 0, (beside + 0.5) * scale - 0.5], [0, scale, (below + 0.5) * scale - 0.5]], dtype=np.float64
         )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        spread = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        inside = np.zeros(self.frame, dtype=bool)
-        inside[max(self.top, 0) : self.top + self.side, max(self.left, 0) : self.left + self.side] = True
+        spread = cv2.warpAffine(image, matrix, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        inside = np.zeros(spread.shape, dtype=bool)
+        inside[max(-below, 0) : max(self.side - below, 0), max(-beside, 0) : max(self.side - beside, 0)] = True
         return np.where(inside, spread, 0).astype(np.float32)
 
 
