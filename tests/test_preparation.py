@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,24 @@ def test_rgb_alone_is_taken_whole() -> None:
     back = np.stack([prepared.window.put_back(prepared.rgb[..., c].astype(np.float32)) for c in range(3)], axis=-1)
     shown = np.clip(scene.rgb * (255 / statistics.rgb_high), 0, 255)
     assert np.abs(back - shown)[12:-12].mean() < 8
+
+
+def test_a_long_narrow_picture_takes_little_memory() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 2048, 3), dtype=np.uint8)
+    scan = Scan("strip", rgb)
+    known = measure([scan], SETTINGS)
+    tracemalloc.start()
+    prepared = prepare(scan, known, SETTINGS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    window = prepared.window
+    assert window.side == 2048 and peak < 12 * 2048**2, "bytes: a few for each pixel of the window, not each channel's"
+    inside = window.cut(np.ones(rgb.shape[:2], np.float32))
+    shown, share = (
+        cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in (window.cut(rgb) * inside[..., None], inside)
+    )
+    shown = np.clip(np.round(shown / np.maximum(share, 1e-6)[..., None] * (255 / known.rgb_high)), 0, 255)
+    assert np.array_equal(prepared.rgb, shown * (share > 0.5)[..., None])
 
 
 def test_depth_alone_is_prepared_as_with_rgb(statistics: Statistics) -> None:

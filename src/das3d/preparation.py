@@ -161,8 +161,8 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         depth = np.where(small, steps * DEPTH_STEP, 1.0).astype(np.float32)
     rgb = np.zeros((side, side, 3), dtype=np.uint8)
     if scan.rgb is not None:
-        shown = window.cut(scan.rgb).astype(np.float32) * inside[..., None]
-        stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
+        channels = [_resize(_on_part(window.cut(scan.rgb[..., i]), inside), side) for i in range(3)]
+        stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
     area, doubt = _pixel_area(scan, foreground), _doubt(scan, foreground, statistics)
@@ -360,6 +360,13 @@ def _pull_push(values: Floats, weight: Floats) -> Floats:
     up = cv2.resize(coarse, (w.shape[1], w.shape[0]), interpolation=cv2.INTER_LINEAR)[:height, :width]
     share = np.minimum(weight, 1.0)
     return (share * values + (1 - share) * up).astype(np.float32)
+
+
+def _on_part(channel: NDArray[np.uint8], inside: Mask) -> Floats:
+    # Without a copy on the way, and of one channel at a time: the window of a long, narrow picture takes much memory.
+    values = channel.astype(np.float32)
+    values *= inside
+    return values
 
 
 def _resize(image: Floats, side: int) -> Floats:
