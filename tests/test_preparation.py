@@ -442,6 +442,17 @@ def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() 
         _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
 
 
+def test_a_part_of_which_no_depth_is_left_is_in_doubt() -> None:
+    settings = PreparationSettings(size=32)
+    scenes = [see(seed=seed, solids=FILLING, size=(300, 360), focal=1000.0) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], settings)
+    tolerant = replace(known, missing=1.0, density=0.0)  # as of a model of before these were measured
+    stripes = np.broadcast_to(np.arange(300)[:, None] % 20 >= 2, (300, 360))
+    prepared = prepare(with_holes(scenes[0], stripes), tolerant, settings)
+    assert prepared.foreground.any() and not prepared.valid.any()
+    assert prepared.doubt.startswith("expected depth on the part, found it on 0.0% of its pixels")
+
+
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
     scene = see(seed=7)
     columns = np.flatnonzero(scene.part.any(axis=0))

@@ -27,7 +27,7 @@ from das3d.versions import version_of
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = (
     "_arrays.py", "_clouds.py", "background.py", "cache.py", "files.py", "foreground.py", "masks.py", "measurement.py",
-    "parts.py", "preparation.py", "scan.py",
+    "parts.py", "preparation.py", "scan.py", "sparse.py",
 )  # fmt: skip
 READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0

@@ -23,12 +23,14 @@ from das3d.masks import Box, bounding_box, longer_side
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
+from das3d.sparse import DENSE, dense, density
 
 Floats = NDArray[np.float32]
 
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
+LEAST_KNOWN = 0.01  # of the part: where less has depth, all of it was made up
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
 LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
@@ -67,9 +69,7 @@ class Window:
         return min(max(v, 0), height - 1), min(max(u, 0), width - 1)
 
     def box_on_frame(self, box: Box, side: int) -> Box:
-        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
-        image.
-        """
+        """Where `put_back` shows this box of an image of `side` x `side`: a box of the frame, one pixel at least."""
         scale, reach = self.side / side, 1.5  # image pixels, of which linear interpolation looks one far
         ends = []
         for first, end, offset, size in ((*box[:2], self.top, self.frame[0]), (*box[2:], self.left, self.frame[1])):
@@ -138,6 +138,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
+    closely, scan = 0.0 if scan.valid is None else density(scan.valid), dense(scan)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics)
     if window.side > WIDEST:
@@ -165,8 +166,10 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    area, doubt = _pixel_area(scan, foreground), _doubt(scan, foreground, statistics)
-    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
+    doubt = _doubt(scan, foreground, statistics)
+    if statistics.has_depth:
+        doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
 
 
 def _check_like_training(scan: Scan, statistics: Statistics) -> None:
@@ -287,6 +290,24 @@ def _too_little_measured(scan: Scan, foreground: Mask, statistics: Statistics) -
         f"{found}, and a part on {foreground.mean():.1%} of it, in training at least on {statistics.area:.1%}: "
         "too little was measured to judge it"
     )
+
+
+def _too_sparse(closely: float, statistics: Statistics) -> str:
+    # Between points far apart the depth is smooth, whatever lies there.
+    if statistics.density < DENSE or closely >= min(DENSE, (1 - MOST_LOST) * statistics.density):
+        return ""
+    return (
+        f"expected depth on {statistics.density:.0%} of the pixels beside one with depth, as in training at least, found "
+        f"it on {closely:.0%}: too sparse to judge it"
+    )
+
+
+def _blind(valid: Mask, foreground: Mask) -> str:
+    # Both (S, S). Depth that was filled in from afar looks like that of a good part.
+    share = float(valid[foreground].mean()) if foreground.any() else 1.0
+    if share >= LEAST_KNOWN:
+        return ""
+    return f"expected depth on the part, found it on {share:.1%} of its pixels: too little was measured to judge it"
 
 
 def _too_large(foreground: Mask, statistics: Statistics) -> str:
