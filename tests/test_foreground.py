@@ -81,7 +81,7 @@ def test_parts_that_run_out_of_the_frame_are_kept_whole_where_all_do(gaps: tuple
     holes = np.zeros(scene.part.shape, dtype=bool)
     for gap in gaps:
         holes[:, gap : gap + 8] = True
-    prepared = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180}))
+    prepared = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180, "squeeze": False}))
     found = prepared.foreground[15:-15]  # what lies in the frame
     assert iou(found, scene.part & ~holes) > 0.93, "the piece between two gaps is not all there is"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +237,25 @@ def test_rgb_alone_is_taken_whole() -> None:
     assert np.abs(back - shown)[12:-12].mean() < 8
 
 
+def test_a_long_narrow_picture_takes_little_memory() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 2048, 3), dtype=np.uint8)
+    scan = Scan("strip", rgb)
+    how = SETTINGS.model_copy(update={"squeeze": False})
+    known = measure([scan], how)
+    tracemalloc.start()
+    prepared = prepare(scan, known, how)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    window = prepared.window
+    assert window.side == 2048 and peak < 12 * 2048**2, "bytes: a few for each pixel of the window, not each channel's"
+    inside = window.cut(np.ones(rgb.shape[:2], np.float32))
+    shown, share = (
+        cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in (window.cut(rgb) * inside[..., None], inside)
+    )
+    shown = np.clip(np.round(shown / np.maximum(share, 1e-6)[..., None] * (255 / known.rgb_high)), 0, 255)
+    assert np.array_equal(prepared.rgb, shown * (share > 0.5)[..., None])
+
+
 def test_depth_alone_is_prepared_as_with_rgb(statistics: Statistics) -> None:
     with_rgb = see(seed=3).scan()
     alone = with_rgb.without(rgb=True)
@@ -437,6 +457,17 @@ def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() 
         _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
 
 
+def test_a_part_of_which_no_depth_is_left_is_in_doubt() -> None:
+    settings = PreparationSettings(size=32)
+    scenes = [see(seed=seed, solids=FILLING, size=(300, 360), focal=1000.0) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], settings)
+    tolerant = replace(known, missing=1.0, density=0.0)  # as of a model of before these were measured
+    stripes = np.broadcast_to(np.arange(300)[:, None] % 20 >= 2, (300, 360))
+    prepared = prepare(with_holes(scenes[0], stripes), tolerant, settings)
+    assert prepared.foreground.any() and not prepared.valid.any()
+    assert prepared.doubt.startswith("expected depth on the part, found it on 0.0% of its pixels")
+
+
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
     scene = see(seed=7)
     columns = np.flatnonzero(scene.part.any(axis=0))
@@ -588,6 +619,25 @@ def test_each_axis_is_resized_as_it_needs(shape: tuple[int, int], size: int) -> 
 
 
 # ------------------------------------------------------------------------------------------- real scans
+
+
+@given(
+    top=st.integers(-60, 90),
+    left=st.integers(-60, 90),
+    size=st.tuples(st.integers(20, 300), st.integers(20, 300)),
+    place=st.tuples(*[st.integers(0, 24)] * 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_box_is_put_back_like_the_whole(top: int, left: int, size: tuple[int, int], place: tuple[int, int]) -> None:
+    window, image = Window(top, left, *size, (100, 120)), np.zeros((32, 32), np.float32)
+    v, u = place
+    image[v : v + 8, u : u + 5] = 1
+    whole = window.put_back(image)
+    first_row, end_row, first_column, end_column = box = window.box_on_frame(bounding_box(image > 0), 32)
+    rows, columns = slice(first_row, end_row), slice(first_column, end_column)
+    assert window.put_back(image, box) == pytest.approx(whole[rows, columns], abs=1e-4)
+    whole[rows, columns] = 0
+    assert not whole.any(), "nothing lies beyond the box"
 
 
 def test_real_parts_are_cut_out_with_their_defects(real_data: Path) -> None:

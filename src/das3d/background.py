@@ -5,7 +5,6 @@ Only depth and pixel positions are used, never x and y, so a scan gives the same
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ HYPOTHESES = 300
 RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 MEASURED = 0.7  # share of either side of the frame that was measured, where its border is taken for that of the scene
+SAMPLE = 4000  # measured points that tell how many lie behind a plane
 MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
 SOME_BEHIND = 0.01  # with more than this, a plane with fewer is looked for: it may lie through the part and the table
 STEP = 0.05  # of the distance: what stands before a wall ends in a step like that, and planes so far apart are two things
@@ -144,10 +144,12 @@ def _refined(plane: NDArray[Any], rows: NDArray[np.float64], z: NDArray[np.float
 
 
 def _behind(depth: Depth, valid: Mask) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    # Tells of planes (N, 3) which share (N,) of the measured points lies behind each. A few thousand points say it.
+    # Tells of planes (N, 3) which share (N,) of the measured points lies behind each. A few thousand points say it,
+    # drawn by chance: those on a grid may all be missing.
     height, width = depth.shape
-    step = max(1, math.isqrt(depth.size // 4000))
-    v, u = step * np.stack(np.nonzero(valid[::step, ::step]))
+    measured = np.flatnonzero(valid)
+    drawn = np.random.default_rng(0).choice(measured.size, min(measured.size, SAMPLE), replace=False)
+    v, u = np.divmod(measured[drawn], width)
     points = np.stack([u / width, v / height, np.ones(u.size)], axis=0) * depth[v, u].astype(np.float64)
     return lambda planes: np.asarray((planes @ points > 1 + 2 * RELATIVE_NOISE).mean(axis=1))
 

@@ -54,28 +54,38 @@ def find_foreground(
     ends = bounding_box(valid)
     steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, valid, labels, boxes, ends)
     if steps.any():
-        count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
-    pixels = boxes[1:, cv2.CC_STAT_AREA]
-    inside = _inside(boxes[1:], ends) | runs_out
-    sizeable = pixels >= min(0.1 * pixels.max(), 0.5 * area * depth.size or np.inf)
-    candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
-    largest = pixels[candidates].max()
-    keep = (pixels >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
-    pieces = np.flatnonzero(keep)
-    if pieces.size > 1:
-        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
-        keep[pieces] = tops >= FLAT * tops[np.argmax(pixels[pieces])]
-    surface = np.concatenate([[False], keep])[labels]
-    if steps.any():  # of which those on the near side belong to the part
-        near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
-        surface |= steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
-
+        _, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
+    pieces = _pieces_of_part(boxes[1:, cv2.CC_STAT_AREA], _inside(boxes[1:], ends) | runs_out, 0.5 * area * depth.size)
+    pieces &= _high_enough(pieces, rise, labels, boxes)
+    surface = np.concatenate([[False], pieces])[labels]
+    if steps.any():
+        surface |= _near_side(steps, surface, depth, valid)
     if not exact:
         surface = _grown(surface, rise, valid, distance)
-    outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
-    # Lone background points between missing ones are noise; only a patch of them is the table.
-    table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
-    return surface | _enclosed(outline & ~table & ~surface, surface, valid)
+    return surface | _enclosed(surface, valid)
+
+
+def _pieces_of_part(pixels: NDArray[Any], inside: Mask, least: float) -> Mask:
+    # Which of N separate pieces may be of the part, by their sizes (N,) and whether they lie inside what was measured (N,).
+    # One of `least` pixels is large enough, 0 if nobody knows. Where none inside is, those that run out of it may be.
+    sizeable = inside & (pixels >= min(0.1 * pixels.max(), least or np.inf))
+    candidates = sizeable if sizeable.any() else np.ones_like(inside)
+    return (pixels >= 0.02 * pixels[candidates].max()) & (inside | ~sizeable.any())
+
+
+def _high_enough(pieces: Mask, rise: Depth, labels: NDArray[Any], boxes: NDArray[Any]) -> Mask:
+    # Which of N pieces rise as a part does, by the largest of those that `pieces` (N,) marks; True for all others.
+    high, marked = np.ones_like(pieces), np.flatnonzero(pieces)
+    if marked.size > 1:
+        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in marked])
+        high[marked] = tops >= FLAT * tops[np.argmax(boxes[marked + 1, cv2.CC_STAT_AREA])]
+    return high
+
+
+def _near_side(steps: Mask, surface: Mask, depth: Depth, valid: Mask) -> Mask:
+    # Which pixels of the steps before a wall belong to the part beside them.
+    near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
+    return steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
 
 
 def _grown(surface: Mask, rise: Depth, valid: Mask, distance: float) -> Mask:
@@ -92,19 +102,22 @@ def _grown(surface: Mask, rise: Depth, valid: Mask, distance: float) -> Mask:
     return belongs[labels]
 
 
-def _enclosed(gaps: Mask, surface: Mask, valid: Mask) -> Mask:
+def _enclosed(surface: Mask, valid: Mask) -> Mask:
     # Those gaps within the part's outline that its surface surrounds. A shadow on the table that is seen through a ring has
     # the ring on one side and the table on the other.
+    outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
+    # Lone background points between missing ones are noise; only a patch of them is the table.
+    table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
+    gaps = outline & ~table & ~surface
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(gaps.astype(np.uint8), connectivity=8)
-    belongs = boxes[:, cv2.CC_STAT_AREA] > 0
+    belongs = np.ones(len(boxes), dtype=bool)
     belongs[0] = False
-    for label in np.flatnonzero(boxes[:, cv2.CC_STAT_AREA] > SPECK):
+    for label in np.flatnonzero(belongs & (boxes[:, cv2.CC_STAT_AREA] > SPECK)):
         left, top, w, h, _ = boxes[label]
         here = slice(max(top - 2, 0), top + h + 2), slice(max(left - 2, 0), left + w + 2)
         gap = labels[here] == label
         around = morph(gap, cv2.MORPH_DILATE, 5) & ~gap & valid[here]
-        if label and (around & ~surface[here]).sum() > ON_TABLE * around.sum():
-            belongs[label] = False
+        belongs[label] = (around & ~surface[here]).sum() <= ON_TABLE * around.sum()
     return belongs[labels]
 
 

@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, measured_outline
-from das3d.masks import bounding_box, longer_side
+from das3d.masks import Box, bounding_box, longer_side
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
+from das3d.sparse import DENSE, dense, density
 
 Floats = NDArray[np.float32]
 
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
+LEAST_KNOWN = 0.01  # of the part: where less has depth, all of it was made up
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
 LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
@@ -81,18 +83,34 @@ class Window:
         v, u = self.frame_place(row, column, side)
         return min(max(round(v), 0), self.frame[0] - 1), min(max(round(u), 0), self.frame[1] - 1)
 
-    def put_back(self, image: Floats) -> Floats:
-        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window."""
-        rows, columns = self.frame
-        down, right = image.shape[0] / self.height, image.shape[1] / self.width
-        # Centres of pixels map onto each other: the frame's (x + 0.5 - left) * right is the image's (x' + 0.5).
-        matrix = np.array(
-            [[right, 0, (0.5 - self.left) * right - 0.5], [0, down, (0.5 - self.top) * down - 0.5]], dtype=np.float64
-        )
+    def box_on_frame(self, box: Box, side: int) -> Box:
+        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
+        image.
+        """
+        reach = 1.5  # image pixels, of which linear interpolation looks one far
+        ends = []
+        for first, end, length, offset, size in (
+            (*box[:2], self.height, self.top, self.frame[0]),
+            (*box[2:], self.width, self.left, self.frame[1]),
+        ):
+            low = min(max(math.floor((first - reach) * length / side) + offset, 0), size - 1)
+            ends += [low, min(max(math.ceil((end + reach) * length / side) + offset, low + 1), size)]
+        return ends[0], ends[1], ends[2], ends[3]
+
+    def put_back(self, image: Floats, box: Box | None = None) -> Floats:
+        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
+
+        Of the frame, that which lies in `box` alone, where one is given.
+        """
+        top, bottom, left, right = box or (0, self.frame[0], 0, self.frame[1])
+        beside, below = left - self.left, top - self.top
+        x, y = image.shape[1] / self.width, image.shape[0] / self.height
+        # Centres of pixels map onto each other: the frame's (u + 0.5 - left) * x is the image's (u' + 0.5).
+        matrix = np.array([[x, 0, (beside + 0.5) * x - 0.5], [0, y, (below + 0.5) * y - 0.5]], dtype=np.float64)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        spread = cv2.warpAffine(image, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        inside = np.zeros(self.frame, dtype=bool)
-        inside[max(self.top, 0) : self.top + self.height, max(self.left, 0) : self.left + self.width] = True
+        spread = cv2.warpAffine(image, matrix, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        inside = np.zeros(spread.shape, dtype=bool)
+        inside[max(-below, 0) : max(self.height - below, 0), max(-beside, 0) : max(self.width - beside, 0)] = True
         return np.where(inside, spread, 0).astype(np.float32)
 
 
@@ -138,6 +156,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
+    closely, scan = 0.0 if scan.valid is None else density(scan.valid), dense(scan)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics, settings)
     if window.side > WIDEST:
@@ -161,12 +180,14 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         depth = np.where(small, steps * DEPTH_STEP, 1.0).astype(np.float32)
     rgb = np.zeros((side, side, 3), dtype=np.uint8)
     if scan.rgb is not None:
-        shown = window.cut(scan.rgb).astype(np.float32) * inside[..., None]
-        stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
+        channels = [_resize(_on_part(window.cut(scan.rgb[..., i]), inside), side) for i in range(3)]
+        stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    area, doubt = _pixel_area(scan, foreground), _doubt(scan, foreground, statistics)
-    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
+    doubt = _doubt(scan, foreground, statistics)
+    if statistics.has_depth:
+        doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
 
 
 def _check_like_training(scan: Scan, statistics: Statistics) -> None:
@@ -293,6 +314,24 @@ def _too_little_measured(scan: Scan, foreground: Mask, statistics: Statistics) -
     )
 
 
+def _too_sparse(closely: float, statistics: Statistics) -> str:
+    # Between points far apart the depth is smooth, whatever lies there.
+    if statistics.density < DENSE or closely >= min(DENSE, (1 - MOST_LOST) * statistics.density):
+        return ""
+    return (
+        f"expected depth on {statistics.density:.0%} of the pixels beside one with depth, as in training at least, found "
+        f"it on {closely:.0%}: too sparse to judge it"
+    )
+
+
+def _blind(valid: Mask, foreground: Mask) -> str:
+    # Both (S, S). Depth that was filled in from afar looks like that of a good part.
+    share = float(valid[foreground].mean()) if foreground.any() else 1.0
+    if share >= LEAST_KNOWN:
+        return ""
+    return f"expected depth on the part, found it on {share:.1%} of its pixels: too little was measured to judge it"
+
+
 def _too_large(foreground: Mask, statistics: Statistics) -> str:
     # The window grows with what is found, and every defect in it shrinks.
     for expected, found, what in (
@@ -368,6 +407,13 @@ def _pull_push(values: Floats, weight: Floats) -> Floats:
     up = cv2.resize(coarse, (w.shape[1], w.shape[0]), interpolation=cv2.INTER_LINEAR)[:height, :width]
     share = np.minimum(weight, 1.0)
     return (share * values + (1 - share) * up).astype(np.float32)
+
+
+def _on_part(channel: NDArray[np.uint8], inside: Mask) -> Floats:
+    # Without a copy on the way, and of one channel at a time: the window of a long, narrow picture takes much memory.
+    values = channel.astype(np.float32)
+    values *= inside
+    return values
 
 
 def _resize(image: Floats, side: int) -> Floats:
