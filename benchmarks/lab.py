@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from das3d import train
-from das3d.cli import parse_duration
+from das3d.arguments import parse_duration
 from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
 from das3d.preparation import PreparedScan, Window

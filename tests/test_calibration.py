@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import SIZE, copy_category, das3d
 
+from das3d.arguments import parse_share
 from das3d.calibration import KEPT, SMALLEST, calibrate, calibrated, harmed, keep_before
-from das3d.cli import parse_share
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load

@@ -13,7 +13,8 @@ import pytest
 import typer
 from tiny import das3d
 
-from das3d.cli import parse_depth_unit, parse_duration, reported
+from das3d.arguments import parse_depth_unit, parse_duration
+from das3d.cli import reported
 from das3d.errors import SettingsError
 from das3d.files import DepthFormat
 

@@ -27,13 +27,13 @@ from doc_blocks import blocks_of
 from tiny import das3d
 
 from das3d import watching
-from das3d.cli import print_watched
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, Prediction, load, model_hash
 from das3d.errors import DataError, ModelError
 from das3d.parts import UNKNOWN, Part
 from das3d.prediction import predict_folder
 from das3d.preparation import PreparedScan, Window
+from das3d.printing import print_watched
 from das3d.regions import Region
 from das3d.streaming import Inspected
 from das3d.threshold import threshold_from

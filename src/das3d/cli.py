@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, TextIO, get_args
+from typing import Annotated, Any
 
 import typer
 
 import das3d
+from das3d.arguments import (
+    parse_depth_unit,
+    parse_duration,
+    parse_keep,
+    parse_modalities,
+    parse_seeds,
+    parse_share,
+    read_key,
+    texture_changes,
+    words_in,
+)
 from das3d.choices import EngineChoice, Modality, Precision, Preset, Target
-from das3d.errors import Das3dError, DataError, ModelError, SettingsError, explained
+from das3d.errors import Das3dError, ModelError, explained
+from das3d.printing import print_export, print_json, print_metrics, print_predictions, print_watched
 
 app = typer.Typer(
     name="das3d",
@@ -693,127 +703,6 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
 
 
-def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m or 1h") -> float:
-    """Seconds in '90s', '20m', '1.5h', '30d' or '1y' (of 365 days). Raises SettingsError."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
-    try:
-        seconds = float(text[:-1]) * units[text[-1:]]
-    except (ValueError, KeyError):
-        seconds = -1
-    if not 0 < seconds < 1e9:
-        raise SettingsError(f"{option}: expected a time such as {example}, found {text!r}")
-    return seconds
-
-
-def parse_keep(good: str | None, defective: str | None, refused: str | None, rows: str | None) -> Any:
-    """Keep of '30d' and the like; refused parts as long as defective ones where nobody says else. Raises SettingsError."""
-    told = {"good": good, "defective": defective, "refused": refused or defective, "rows": rows}
-    from das3d.service.retention import Keep
-
-    return Keep(**{
-        name: None if text is None else parse_duration(text, f"--keep-{name}", "30d or 1y") for name, text in told.items()
-    })  # fmt: skip
-
-
-def parse_share(text: str, option: str = "--max-false-alarm") -> float:
-    """The share in '1%' or '0.01'. Raises SettingsError."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1
-    if not 0 < share < 1:
-        raise SettingsError(f"{option}: expected a share such as 1% or 0.01, found {text!r}")
-    return share
-
-
-def read_key(file: Path | None) -> str | None:
-    """The API key in a file, or in the environment; None where there is neither. It is not shown in any message."""
-    key = os.environ.get("DAS3D_API_KEY") if file is None else file.read_text(encoding="utf-8", errors="replace")
-    if key is None:
-        return None
-    key = key.strip()
-    if not (len(key) >= 8 and key.isascii() and key.isprintable()):
-        where = "DAS3D_API_KEY" if file is None else str(file)
-        raise SettingsError(f"{where}: expected an API key of 8 or more ASCII characters, found something else")
-    return key
-
-
-def words_in(text: str, option: str) -> list[str]:
-    """The words of a list such as 'a,b'. Raises SettingsError where one is empty or comes twice."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(words) or len(set(words)) < len(words):
-        raise SettingsError(f"{option}: expected different words with commas between them, found {text!r}")
-    return words
-
-
-def parse_modalities(text: str) -> Any:
-    """('rgb+depth', 'rgb') of 'rgb+depth,rgb'. Raises SettingsError."""
-    known = get_args(Modality)
-    if unknown := [word for word in words_in(text, "--modalities") if word not in known]:
-        raise SettingsError(f"--modalities: expected some of {','.join(known)}, found {','.join(unknown)!r}")
-    return tuple(words_in(text, "--modalities"))
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """(0, 1, 2) of '0,1,2'. Raises SettingsError."""
-    words = words_in(text, "--seeds")
-    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        raise SettingsError(f"--seeds: expected whole numbers such as 0,1,2, found {text!r}")
-    return tuple(int(word) for word in words)
-
-
-def texture_changes(folder: Path | None) -> list[str]:
-    """The settings that take textures from a folder."""
-    if folder is None:
-        return []
-    return ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(folder))}"]
-
-
-def parse_depth_unit(text: str | None, data: Path | None = None, category: str | None = None) -> Any:
-    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError.
-
-    Warns where the data itself says, which is what counts.
-    """
-    if text is None:
-        return None
-    from das3d.console import warn
-    from das3d.files import DepthFormat
-    from das3d.layouts import declaration_for
-
-    if data is not None:
-        folder = data / category if category and (data / category).is_dir() else data
-        if folder.is_dir() and (path := declaration_for(folder)):
-            warn(f"{path} declares how depth is read; --depth-unit {text} is not used")
-    try:
-        return DepthFormat.parse(text)
-    except DataError as error:
-        raise SettingsError(f"--depth-unit: {error}") from None
-
-
-def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
-    from das3d.console import figure, percent, sizes_text
-    from das3d.metrics import FIGURES
-
-    parts = f"{metrics['n_good']} good and {metrics['n_defective']} defective parts"
-    print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes_text(metrics['map_size'])}")
-    rows = {name: figure(metrics[key], 4) for key, name in FIGURES.items()}
-    rows |= {f"I-AUROC {kind}": figure(value, 4) for kind, value in metrics["per_defect"].items()}
-    rows["false alarms at threshold"] = percent(metrics["false_alarms"])
-    rows["defective found at threshold"] = percent(metrics["detected"])
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {value:>7}")
-    if metrics["threshold"]:
-        known = metrics["threshold"]
-        print(
-            f"  (expected false alarms {known['false_alarm_rate']:.1%}, at most {known['false_alarm_bound']:.1%} with "
-            f"{known['confidence']:.0%} confidence; {known['parts']} held-out parts)"
-        )
-    for note in metrics["notes"]:
-        print(f"note: {note}")
-    print(f"written to {folder}; computed by {metrics['engine']}")
-
-
 def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
     """Add figures to the experiment trackers of the run."""
     from das3d.metrics import FIGURES
@@ -821,84 +710,6 @@ def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
 
     names = [*FIGURES, "per_defect", "false_alarms", "detected", "n_good", "n_defective"]
     record(run, detector.settings, {name: metrics[name] for name in names}, detector.training.get("iterations", 0))
-
-
-def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
-    failed = [result for result in results if result.error]
-    shown = [result for result in results if not result.error]
-    for result in shown[:20]:
-        print_prediction(result, detector)
-    if len(shown) > 20:
-        print(f"... and {len(shown) - 20} more")
-    if detector.threshold is not None and shown:
-        defective = sum(result.verdict == "defective" for result in shown)
-        print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
-    if known := sum(result.trained_on for result in shown):
-        warn_of_known(known, len(shown))
-    print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
-    if failed:
-        lines = [result.error for result in failed[:10]]
-        more = len(failed) - len(lines)
-        raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
-
-
-def warn_of_known(known: int, parts: int) -> None:
-    from das3d.console import counted, warn
-
-    warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
-
-
-def print_watched(results: Iterator[Any], out: Path, detector: Any, tell: Callable[[Any], None] | None = None) -> None:
-    from das3d.console import counted, say, warn
-
-    parts = defective = failed = known = 0
-    for result in results:
-        parts += 1
-        defective += result.verdict == "defective"
-        failed += bool(result.error)
-        known += result.trained_on
-        if tell:
-            tell(result)
-        if result.error:
-            warn(f"not judged: {result.error}")
-        else:
-            print_prediction(result, detector)
-    if known:
-        warn_of_known(known, parts)
-    told = counted(parts, "part") + (f", {defective} defective" if detector.threshold else "")
-    told += f", {failed} not judged" if failed else ""
-    say(f"{told}; scores.csv, regions.jsonl, maps and overlays in {out}; computed by {detector.engine.describe()}")
-
-
-def print_json(result: Any, to: TextIO) -> None:
-    from das3d.streaming import json_line
-
-    print(json_line(result), file=to, flush=True)
-
-
-def print_prediction(result: Any, detector: Any) -> None:
-    score = result.prediction.score
-    compared = "" if detector.threshold is None else detector.threshold.compared(score)
-    words = [result.part.id, f"score {score:.4f}", compared, result.verdict]
-    print("  ".join(word for word in words if word), flush=True)
-    if regions := result.prediction.regions:
-        smaller = f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""
-        print(f"  {regions[0].describe()}{smaller}", flush=True)
-
-
-def print_export(export: Any) -> None:
-    from das3d.console import warn
-
-    print(f"checked on {export.parts} parts ({export.source})")
-    width = max(len(one.engine) for one in export.engines)
-    print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")
-    print(f"  {'PyTorch, fp32, CPU':{width}}  {'':44}  {export.trained_ms:9.0f}")
-    for one in export.engines:
-        changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
-        print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
-    if any(one.verdicts_changed for one in export.engines):
-        warn("its threshold is that of the trained model, whose scores it moves: parts near it may get the other verdict")
-    print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
 
 
 def main() -> None:
