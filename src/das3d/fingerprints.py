@@ -13,10 +13,7 @@ from das3d.scan import Scan
 
 
 def fingerprint_of(part: Part) -> str:
-    """A hash of the part's colours and depth, as far as it has them; the same in every format without loss.
-
-    Parts as a model reads them have those members alone that it looks at.
-    """
+    """A hash of the part's colours and depth, as far as it has them; the same in every format without loss."""
     return fingerprint_in(_read(part))
 
 
