@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from das3d import train
-from das3d.cli import parse_duration
+from das3d.arguments import parse_duration
 from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
-from das3d.preparation import PreparedScan
+from das3d.preparation import PreparedScan, Window
 from das3d.prepared import find_training_data, prepare_dataset
 from das3d.settings import Settings, make_settings
 
@@ -235,7 +235,7 @@ def synthetic_figures(detector: Detector, good: list[PreparedScan]) -> dict[str,
     scans = [*good, *harmed(good, detector.settings)]
     scores, maps = [], []
     for start in range(0, len(scans), 16):
-        batch = [replace(scan, window=replace(scan.window, top=0, left=0, side=len(scan.depth), frame=scan.depth.shape))
+        batch = [replace(scan, window=Window.square(0, 0, len(scan.depth), scan.depth.shape))
                  for scan in scans[start : start + 16]]  # fmt: skip
         for prediction in detector.predict_prepared(batch, regions=False):
             scores.append(prediction.score)

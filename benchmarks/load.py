@@ -267,7 +267,7 @@ def killed(model: str, folder: Path, parts: list[Files], clients: int) -> list[s
     without = [row.id for row in rows.values() if not (folder / row.map).is_file()]
     must(not lost and not without, f"kill: {len(lost)} answered verdicts lost, {len(without)} rows without a map")
     with service(model, folder) as (_, address):
-        total = httpx2.get(f"{address}/inspections").json()["total"]
+        total = httpx2.get(f"{address}/inspections?count=true").json()["total"]
     must(total == len(rows), f"kill: {total} inspections after the restart, {len(rows)} before")
     return [f"| kill -9 under load | {len(answered)} answered, {len(rows)} recorded, {len(lost)} lost |"]
 

@@ -153,7 +153,7 @@ def preparation() -> list[Row]:
         theirs: list[NDArray[np.bool_]] = []
         fit = fit_background(scan.depth, scan.valid)
         assert fit is not None
-        ours = find_foreground(scan.depth, scan.valid, fit.plane, statistics.distance)
+        ours = find_foreground(scan.depth, scan.valid, fit.plane, statistics.distance, exact=True)
         quick = timed(lambda: prepare(scan, statistics, settings), 15, warm=2)  # noqa: B023
         slow = timed(lambda: theirs.append(references.peers_foreground(points)), rounds, warm=0)  # noqa: B023
         same = references.agreement(ours, theirs[0], scan.valid)

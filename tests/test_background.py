@@ -137,3 +137,15 @@ def test_distance_to_the_background_follows_the_noise_unless_set() -> None:
         assert fit is not None
         assert background_distance(fit, SETTINGS) == pytest.approx(expected, rel=0.1)
         assert background_distance(fit, PAPER) == 0.005
+
+
+def test_points_behind_a_plane_are_looked_for_wherever_depth_was_measured() -> None:
+    # Every second pixel alone, none of which a grid from the corner of the frame meets. A plate fills most of the border.
+    scan = see(solids=(Box(-0.3, 0.3, -0.3, 0.055, 0.05),), size=(150, 180)).scan()
+    assert scan.depth is not None
+    valid = np.zeros(scan.size, dtype=bool)
+    valid[1::2, 1::2] = True
+    fits = [fit_background(scan.depth, where) for where in (valid, np.ones(scan.size, dtype=bool))]
+    planes = [None if fit is None else plane_depth(fit.plane, scan.size) for fit in fits]
+    assert planes[0] is not None and planes[1] is not None
+    assert planes[0] == pytest.approx(planes[1], abs=0.001)

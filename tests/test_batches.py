@@ -64,7 +64,7 @@ def test_good_parts_hold_the_members_of_scans_in_their_order() -> None:
             valid=np.ones((SIDE, SIDE), dtype=bool),
             foreground=rng.random((SIDE, SIDE)) > 0.5,
             mask=None,
-            window=Window(0, 0, SIDE, (SIDE, SIDE)),
+            window=Window.square(0, 0, SIDE, (SIDE, SIDE)),
         )
         for i in range(3)
     ]

@@ -141,7 +141,7 @@ def test_a_prepared_scan_comes_back_bit_for_bit() -> None:
     scan = prepared()
     save_scan(KEY, scan)
     assert same(load_scan(KEY), scan)
-    without = replace(scan, mask=None, name="Teil 7, größer", window=Window(-3, 5, 99, (70, 123)), doubt="half of it")
+    without = replace(scan, mask=None, name="Teil 7, größer", window=Window(-3, 5, 99, 98, (70, 123)), doubt="half of it")
     save_scan(KEY, without)
     assert same(load_scan(KEY), without), "the later content replaces the earlier"
 
@@ -158,7 +158,7 @@ def test_every_value_that_preparation_can_give_comes_back(
 ) -> None:
     depth = (codes * DEPTH_STEP - 0.5).astype(np.float32)
     valid, foreground, mask = ((flags & bit) > 0 for bit in (1, 2, 4))
-    scan = PreparedScan("x", rgb, depth, valid, foreground, mask if has_mask else None, Window(0, 0, 8, (8, 8)))
+    scan = PreparedScan("x", rgb, depth, valid, foreground, mask if has_mask else None, Window.square(0, 0, 8, (8, 8)))
     save_scan(KEY, scan)
     assert same(load_scan(KEY), scan)
 

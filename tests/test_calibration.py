@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,8 +19,8 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import SIZE, copy_category, das3d
 
-from das3d.calibration import SMALLEST, calibrate, calibrated, harmed
-from das3d.cli import parse_share
+from das3d.arguments import parse_share
+from das3d.calibration import KEPT, SMALLEST, calibrate, calibrated, harmed, keep_before
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
@@ -81,18 +83,46 @@ def test_command_sets_the_threshold_by_new_parts_and_keeps_the_weights(
 
 def test_the_model_of_before_is_kept(tiny_run: Runs, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run(), tmp_path / "run"))
-    file, before = run / "model.safetensors", run / "model_before.safetensors"
-    contents = [file.read_bytes()]
+    file, names = run / "model.safetensors", []
     for rate in ("30%", "40%"):
+        content, begun = file.read_bytes(), datetime.now(UTC)
         result = das3d("calibrate", run, "--max-false-alarm", rate)
         assert result.exit_code == 0
-        back = f"the model of before is kept as {before}; to go back, rename it to model.safetensors"
-        assert result.stdout.splitlines()[-1] == back
-        assert before.read_bytes() == contents[-1], "the last one alone"
-        contents.append(file.read_bytes())
+        told = re.fullmatch(
+            r"the model of before is kept as (.*); to go back, rename it to model\.safetensors",
+            result.stdout.splitlines()[-1],
+        )
+        assert told is not None
+        before = Path(told[1])
+        assert before.read_bytes() == content and before.parent == run
+        at = datetime.strptime(before.stem, "model_before_%Y-%m-%dT%H-%M-%S-%fZ").replace(tzinfo=UTC)
+        assert -0.001 <= (at - begun).total_seconds() < 60
+        names.append(before.name)
+    assert sorted(path.name for path in run.glob("*_before*")) == names, "both are there"
     new = das3d("calibrate", run, "--max-false-alarm", "50%", "--out", tmp_path / "new.safetensors")
     assert new.exit_code == 0 and "of before is kept" not in new.stdout
-    assert not (tmp_path / "new_before.safetensors").exists()
+    assert not list(tmp_path.glob("new_before*"))
+
+
+def test_attempts_do_not_push_out_the_model_that_worked(tmp_path: Path) -> None:
+    model = tmp_path / "model[1].safetensors"
+    others = [tmp_path / name for name in ("model_before_notes.txt", "model[1]_before_notes.txt")]
+    for file in others:
+        file.write_text("of the user")
+    kept = []
+    for attempt in range(KEPT + 4):
+        model.write_text(f"model {attempt}")
+        kept.append(keep_before(model))
+        time.sleep(0.002)  # of names with thousandths of seconds
+        assert kept[-1].is_file() and kept[-1].read_text() == f"model {attempt}"
+    assert [file for file in kept if file.is_file()] == [kept[0], *kept[-KEPT:]]
+    assert all(file.is_file() for file in others)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 5])
+def test_a_rate_that_is_no_share_is_refused_before_any_work(rate: float, detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"false-alarm rate: expected a share above 0 and below 1, .* found {rate}"):
+        calibrate(detector, tmp_path / "none", max_false_alarm=rate)
 
 
 def test_the_model_tells_when_and_from_what_each_calibration_came(

@@ -17,7 +17,8 @@ import typer
 from helpers import python
 from tiny import das3d
 
-from das3d.cli import parse_depth_unit, parse_duration, reported
+from das3d.arguments import parse_depth_unit, parse_duration
+from das3d.cli import reported
 from das3d.errors import Das3dError, SettingsError
 from das3d.files import DepthFormat
 from das3d.service import Limits

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from das3d.batches import GoodParts
 from das3d.detector import MODEL_FILE, Detector, load
-from das3d.engines import batch_of
+from das3d.engines import EngineOutput, batch_of
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
 from das3d.measurement import measure
@@ -74,6 +74,21 @@ def detector(modality: str = "rgb+depth", *changes: str, scenes: list[Scene] | N
 @pytest.fixture(scope="module")
 def both() -> Detector:
     return detector()
+
+
+@pytest.mark.parametrize("member", ["score", "map"])
+def test_what_is_no_number_is_no_verdict(member: str, both: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = both.engine.run
+
+    def damaged(**members: Any) -> EngineOutput:
+        output = run(**members)
+        values = getattr(output, member).copy()
+        values[1] = np.nan
+        return replace(output, **{member: values})
+
+    monkeypatch.setattr(both.engine, "run", damaged)
+    with pytest.raises(ModelError, match="second: expected a finite score and map, found score"):
+        list(both.predict_scans([see(seed=3).scan("first"), see(seed=4).scan("second")]))
 
 
 # ------------------------------------------------------------------------------------------- live cameras

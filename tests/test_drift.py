@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def test_chance_is_the_share_of_orders_in_which_so_many_lie_beyond(held_out: int
 
 def test_chances_that_are_tiny_are_not_rounded_away() -> None:
     assert 0 < chance_of_so_many(500, 500, 30, 60) < 1e-30
+
+
+def test_a_sum_of_many_terms_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = chance_of_so_many(40, 1000, 3, 60)
+    monkeypatch.setattr("das3d.threshold.TERMS", 7)
+    assert chance_of_so_many(40, 1000, 3, 60) == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize(("held_out", "parts"), [(9, 25), (10, 25), (23, 40), (60, 200)])
@@ -158,6 +165,19 @@ def test_the_last_parts_alone(run: Path, tmp_path: Path) -> None:
     assert das3d("drift", run, "--scores", table).exit_code == 0
     result = das3d("drift", run, "--scores", table, "--last", 25)
     assert result.exit_code == 3 and result.stdout.startswith("25 parts beside")
+
+
+@pytest.mark.parametrize("last", [None, 100])
+def test_a_table_of_years_is_read_in_little_memory(last: int | None, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "scores.csv", [0.2, 0.4] * 15_000, HELD_OUT, camera="of the line " * 10)
+    drift_in(tmp_path, HELD_OUT, table, last=last)  # which imports what it needs
+    tracemalloc.start()
+    try:
+        found = drift_in(tmp_path, HELD_OUT, table, last=last)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.parts == (last or 30_000) and peak < table.stat().st_size
 
 
 def test_what_says_nothing_is_left_out_and_counted(run: Path, tmp_path: Path) -> None:

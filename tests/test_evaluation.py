@@ -142,7 +142,7 @@ def test_shares_at_the_threshold_follow_from_the_scores(evaluated: Callable[[str
 def test_scores_come_back_exactly_from_the_file(tmp_path: Path, score: float) -> None:
     # Were they rounded, a tie in the file would hide an order that counted in the figures.
     part = Part("test/good/000", "test", "good", Path("000.png"), None)
-    prediction = Prediction("000.png", score, np.zeros((0, 0), np.float32), Window(0, 0, 0, (0, 0)), None)
+    prediction = Prediction("000.png", score, np.zeros((0, 0), np.float32), Window.square(0, 0, 0, (0, 0)), None)
     write_scores(tmp_path / "scores.csv", [Inspected(part, prediction)], verdicts=False)
     assert np.float32(scores_of(tmp_path)[0]["score"]) == np.float32(score)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny import SIZE, copy_category, das3d
 
 from das3d import exporting
-from das3d.agreement import find_parts, made_up_parts, prepare_some
+from das3d.agreement import Agreement, agreement, find_parts, made_up_parts, prepare_some
 from das3d.demo import CATEGORY
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine
@@ -163,11 +163,11 @@ def test_openvino_ir_is_a_pair(tiny_run: Runs, trained: Detector, tmp_path: Path
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("precision", "size"), [("fp16", 0.8), ("int8", 0.8)])
+@pytest.mark.parametrize(("precision", "size"), [("fp16", 0.51), ("int8", 0.85)])  # of the weights in float
 def test_lower_precision_says_what_it_costs(
     precision: Any, size: float, tiny_run: Runs, tiny_onnx: Path, trained: Detector, tiny_data: Path, tmp_path: Path
 ) -> None:
-    done = export(tiny_run(), precision=precision, out=tmp_path / "small.onnx", data=tiny_data)
+    done = export(tiny_run(), precision=precision, out=tmp_path / "small.onnx", data=tiny_data, max_changed=1)
     kinds = {tensor.data_type for tensor in onnx.load(done.file).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
     assert done.size == done.file.stat().st_size and bytes_of_weights(done.file) < size * bytes_of_weights(tiny_onnx)
@@ -210,6 +210,37 @@ def test_a_graph_that_differs_is_not_written(
         f"error: {tmp_path / 'cover.onnx'}: expected scores within 0.0001 and maps within 0.001 "
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_that_changes_too_many_verdicts_is_written_only_where_that_is_asked_for(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = 2
+
+    def moved(*arguments: Any) -> Agreement:
+        return replace(agreement(*arguments), verdicts_changed=changed, score=5e-5)
+
+    monkeypatch.setattr(exporting, "agreement", moved)
+    file = tmp_path / "small.onnx"
+    words = ("export", tiny_run(), "--precision", "fp16", "--data", tiny_data, "--out", file)
+    result = das3d(*words)
+    assert (result.exit_code, result.stdout, list(tmp_path.iterdir())) == (1, "", [])
+    assert result.stderr == (
+        f"error: {file}: expected 5% of the trained model's verdicts changed at most, found 2 of 10 (ONNX Runtime, fp16, "
+        "CPU), as fp16 moves scores by up to 5e-05 and the threshold stays; --max-changed allows more, fp32 changes none; "
+        "nothing is written\n"
+    )
+    result = das3d(*words, "--max-changed", "20%")
+    assert result.exit_code == 0 and file.is_file() and "2 of 10" in result.stdout
+    assert result.stderr.startswith("warning: its threshold is that of the trained model, ")
+    result = das3d(*words, "--max-changed", "2")
+    assert result.stderr == "error: --max-changed: expected a share such as 1% or 0.01, found '2'\n"
+    with pytest.raises(SettingsError, match="max_changed: expected a share of verdicts from 0 to 1, found 2"):
+        export(tiny_run(), precision="fp16", out=file, max_changed=2)
+    changed = 1
+    with pytest.raises(ModelError, match="with 1 verdicts changed"):
+        export(tiny_run(), out=file, max_changed=1)  # which full precision never does
 
 
 def test_int8_needs_good_parts(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from das3d.background import background_distance, fit_background
 from das3d.errors import DataError
 from das3d.foreground import find_foreground
 from das3d.masks import bounding_box
-from das3d.measurement import measure
+from das3d.measurement import background_like, measure
 from das3d.preparation import prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
@@ -81,7 +81,7 @@ def test_parts_that_run_out_of_the_frame_are_kept_whole_where_all_do(gaps: tuple
     holes = np.zeros(scene.part.shape, dtype=bool)
     for gap in gaps:
         holes[:, gap : gap + 8] = True
-    prepared = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180}))
+    prepared = prepare(with_holes(scene, holes), ropes, SETTINGS.model_copy(update={"size": 180, "squeeze": False}))
     found = prepared.foreground[15:-15]  # what lies in the frame
     assert iou(found, scene.part & ~holes) > 0.93, "the piece between two gaps is not all there is"
 
@@ -110,6 +110,66 @@ def test_table_seen_through_a_ring_is_background() -> None:
     v, u = (int(x) for x in np.mean(np.nonzero(scene.part), axis=1))
     assert not scene.part[v - 8 : v + 8, u - 8 : u + 8].any(), "the middle shows the table"
     assert not found[v - 8 : v + 8, u - 8 : u + 8].any()
+
+
+def test_the_shadow_of_a_ring_on_the_table_within_it_is_background() -> None:
+    # Nothing is measured in the shadow, which has the ring on one side and the table on the other.
+    scene = see(solids=FRAME)
+    v, u = (int(x) for x in np.mean(np.nonzero(scene.part), axis=1))
+    inside = np.zeros(scene.part.shape, dtype=bool)
+    inside[v - 30 : v + 30, u - 30 : u + 30] = True
+    shadow = inside & ~scene.part
+    shadow[:, u - 12 :] = False
+    assert shadow.sum() > 300
+    found = foreground_of(with_holes(scene, shadow))
+    assert (found & shadow).sum() < 0.1 * shadow.sum()
+    assert iou(found, scene.part) > 0.95
+    holes = np.zeros(scene.part.shape, dtype=bool)
+    holes[:, u - 2 : u + 3] = scene.part[:, u - 2 : u + 3]  # across the ring, from the table within to that without
+    assert not foreground_of(with_holes(scene, holes))[holes].all()
+
+
+@pytest.mark.parametrize("height", [0.002, 0.0025])
+def test_a_part_hardly_higher_than_the_noise_of_points_is_found_whole(height: float) -> None:
+    for seed in range(3):
+        scene = see(solids=(Box(-0.05, 0.05, -0.03, 0.03, height),), noise=0.0004, seed=seed)
+        assert iou(foreground_of(scene.scan()), scene.part) > 0.93
+
+
+def test_a_distance_that_is_set_holds_for_the_rim_too() -> None:
+    scan = see(solids=(Dome(0, 0, 0.04),), noise=0.0001).scan()
+    measured = measure([scan], SETTINGS)
+    found = []
+    for how in (SETTINGS, PreparationSettings(size=64, background_distance=measured.distance)):
+        statistics = measure([scan], how)
+        assert statistics.distance == pytest.approx(measured.distance)
+        found.append(prepare(scan, statistics, how).foreground)
+    assert found[1].sum() < found[0].sum() and (found[1] <= found[0]).all()
+
+
+def test_the_rim_of_a_high_part_does_not_run_out_over_a_table_that_is_not_flat() -> None:
+    scene = see(noise=0.0001)
+    depth = scene.depth.copy()
+    depth[:, : scene.part.shape[1] // 2] -= 0.0012  # over half of the distance that a part must rise at least
+    found = foreground_of(scan_from_arrays(scene.rgb, depth))
+    near = cv2.dilate(scene.part.astype(np.uint8), np.ones((15, 15))) > 0
+    assert not (found & ~near).any() and (scene.part <= found).mean() > 0.99
+
+
+def test_a_part_that_nearly_fills_the_frame_lies_on_the_table_and_not_on_a_plane_through_its_top() -> None:
+    scenes = []
+    for seed in range(8):
+        dx, dy = np.random.default_rng(seed).uniform(-0.012, 0.012, 2)
+        block = Box(dx - 0.098, dx + 0.098, dy - 0.098, dy + 0.098, 0.025)
+        scenes.append(see(size=(180, 180), tilt=3.0, roll=0.5, seed=seed, solids=(block,)))
+    statistics = measure((scene.scan() for scene in scenes), SETTINGS)
+    assert 0.02 < -statistics.near < 0.03, "the height of the block and a tenth of it"
+    for scene in scenes:
+        scan = scene.scan()
+        assert scan.depth is not None and scan.valid is not None
+        fit = background_like(scan.depth, scan.valid, statistics)
+        assert fit is not None
+        assert iou(find_foreground(scan.depth, scan.valid, fit.plane, statistics.distance), scene.part) > 0.98
 
 
 def test_specks_are_left_out() -> None:

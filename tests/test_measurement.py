@@ -175,3 +175,11 @@ def test_margin_and_crop_decide_the_window(crop: bool) -> None:
 def test_training_scans_that_cannot_be_measured_are_refused(scans: list[Scan], message: str) -> None:
     with pytest.raises(DataError, match=message):
         measure(scans, SETTINGS)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, PAPER], ids=["levelled", "paper"])
+def test_depth_that_is_the_same_everywhere_is_refused(settings: PreparationSettings) -> None:
+    rgb = see().rgb
+    scans = [scan_from_arrays(rgb, np.full(rgb.shape[:2], 0.6), name=f"flat {i}") for i in range(3)]
+    with pytest.raises(DataError, match=r"flat 0 and 2 other scans: expected depth that differs .* 0\.6 m everywhere"):
+        measure(scans, settings)

@@ -438,3 +438,5 @@ def test_summary_refuses_what_does_not_fit() -> None:
         evaluate_maps([MAP] * 2, [MASK] * 2, [0, 1], [0, 1, 2], ["good"])
     with pytest.raises(DataError, match="mask 0: expected no defect on a good part, found 1 marked pixels"):
         evaluate_maps([MAP] * 2, [MASK] * 2, [0, 1], [0, 1], ["good", "hole"])
+    with pytest.raises(DataError, match="mask b: expected no defect on a good part, found 1 marked pixels"):
+        evaluate_maps([MAP] * 2, [MASK] * 2, [1, 0], [1, 0], ["hole", "good"], ["a", "b"])

@@ -298,6 +298,64 @@ def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browse
             assert colours(page) == good
 
 
+def test_a_part_whose_files_are_gone_shows_nothing_of_another(
+    browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
+) -> None:
+    record(tmp_path, [{"part": "expired", "map": ""}, {"part": "moved", "map": "gone.tiff"}])
+    with serve() as address, opened(browser, address) as page:
+        page.set_input_files("#files", list(parts[0]))
+        page.wait_for_selector("#solid canvas")
+        expect(page.locator("#save-map")).to_be_enabled()
+        seen = pixels(page, "#heatmap")
+        for name, told in (
+            ("expired", "were removed: they are kept for a time only"),
+            ("moved", "no longer where they were"),
+        ):
+            page.get_by_role("button", name=name).click()
+            expect(page.locator("#name")).to_have_text(name)
+            expect(page.locator("#unseen")).to_contain_text(told)
+            expect(page.locator("#solid")).to_contain_text(told)
+            expect(page.locator("#save-map")).to_be_disabled()
+            expect(page.locator("#save-overlay")).to_be_disabled()
+            expect(page.locator("#score")).to_have_text("score 0.100")
+            assert len(pixels(page, "#heatmap")) < len(seen) / 10, "no picture of the part before"
+        page.locator("#list button").first.click()
+        page.wait_for_selector("#solid canvas")
+        expect(page.locator("#unseen")).not_to_be_visible()
+        expect(page.locator("#save-map")).to_be_enabled()
+        assert pixels(page, "#heatmap") == seen
+
+
+def test_the_page_has_inspections_counted_once_and_knows_how_many_there_are(
+    browser: Browser, serve: Serve, tmp_path: Path
+) -> None:
+    record(tmp_path, [{"part": f"a{number}"} for number in range(60)])
+    with serve() as address, opened(browser, address) as page:
+        total = page.locator("#total")
+        expect(total).to_have_text("60")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        record(tmp_path, [{"part": "b1"}, {"part": "b2"}])
+        expect(total).to_have_text("62")
+        assert not [url for url in asked if "count=true" in url], "once, when the page was opened"
+        record(tmp_path, [{"part": f"b{number}"} for number in range(3, 63)])
+        expect(total).to_have_text("122")
+        page.fill("#search", "b")
+        expect(total).to_have_text("62")
+        page.fill("#search", "b1")
+        expect(total).to_have_text("11")
+        page.route("**/inspections?*part=b2&*", lambda route: late.append(route))
+        late: list[Any] = []
+        page.fill("#search", "b2")
+        page.fill("#search", "b")
+        expect(total).to_have_text("62")
+        late[0].continue_()
+        with page.expect_request("**/inspections?*"):
+            pass
+        expect(total).to_have_text("62")
+        expect(page.locator("#list li")).to_have_count(50)
+
+
 def test_a_part_that_could_not_be_judged_does_not_pass_as_the_one_before(
     browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import sample, write_member
 from tiny import CATEGORY, das3d
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -243,6 +245,18 @@ def test_again_refuses_an_unknown_part(tiny_data: Path) -> None:
     pairs = pairs_of(tiny_data)
     with pytest.raises(DataError, match="nothing: expected one of the 4 good parts here"):
         pairs.again(0, "nothing", [])
+
+
+def test_again_refuses_a_recipe_whose_textures_are_gone(tiny_data: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        write_member(tmp_path / f"{index}.png", sample(index).rgb)
+    changes = ("synthesis.texture=folder", f"synthesis.texture_folder={tmp_path}")
+    pair = pairs_of(tiny_data, 1, 0, *changes).pair(0)
+    recipes = [replace(recipe, texture=torch.full_like(recipe.texture, 2)) for recipe in pair.recipes]
+    assert pairs_of(tiny_data, 1, 0, *changes).again(0, pair.part, recipes).part == pair.part
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"expected the texture pictures .* 3 at least, found 2 \("):
+        pairs_of(tiny_data, 1, 0, *changes).again(0, pair.part, recipes)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.masks import bounding_box
 from das3d.measurement import Statistics, measure
-from das3d.preparation import DEPTH_STEP, PreparedScan, Window, fill_missing, prepare
+from das3d.preparation import DEPTH_STEP, PreparedScan, Window, _resize, fill_missing, prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
 
@@ -236,6 +237,25 @@ def test_rgb_alone_is_taken_whole() -> None:
     assert np.abs(back - shown)[12:-12].mean() < 8
 
 
+def test_a_long_narrow_picture_takes_little_memory() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 2048, 3), dtype=np.uint8)
+    scan = Scan("strip", rgb)
+    how = SETTINGS.model_copy(update={"squeeze": False})
+    known = measure([scan], how)
+    tracemalloc.start()
+    prepared = prepare(scan, known, how)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    window = prepared.window
+    assert window.side == 2048 and peak < 12 * 2048**2, "bytes: a few for each pixel of the window, not each channel's"
+    inside = window.cut(np.ones(rgb.shape[:2], np.float32))
+    shown, share = (
+        cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in (window.cut(rgb) * inside[..., None], inside)
+    )
+    shown = np.clip(np.round(shown / np.maximum(share, 1e-6)[..., None] * (255 / known.rgb_high)), 0, 255)
+    assert np.array_equal(prepared.rgb, shown * (share > 0.5)[..., None])
+
+
 def test_depth_alone_is_prepared_as_with_rgb(statistics: Statistics) -> None:
     with_rgb = see(seed=3).scan()
     alone = with_rgb.without(rgb=True)
@@ -362,12 +382,26 @@ def test_a_pixel_that_flies_changes_nothing_around_it(solids: Any, to: float) ->
     )
 
 
+def test_points_that_fly_count_as_missing_however_many_there_are(statistics: Statistics) -> None:
+    scene, rng = see(), np.random.default_rng(0)
+    flying = rng.random(scene.depth.shape) < 0.05
+    depth = np.where(flying, scene.depth + rng.uniform(-0.05, 0.05, scene.depth.shape), scene.depth)
+    plain, found = (prepare(scan_from_arrays(scene.rgb, one), statistics, SETTINGS) for one in (scene.depth, depth))
+    inside = cv2.erode(plain.foreground.astype(np.uint8), np.ones((5, 5))) > 0
+    # Those that fly by less than a tenth of the range cannot be told, and two may meet in a pixel.
+    assert np.quantile(np.abs(found.depth - plain.depth)[inside], 0.99) < 0.13
+    assert iou(found.foreground, plain.foreground) > 0.95
+
+
 def test_a_part_that_fills_the_frame_is_taken_whole() -> None:
     scene = see(solids=FILLING)
     statistics = measure([scene.scan()], SETTINGS)
     assert (statistics.background, statistics.window) == ("none", 0)
     prepared = prepare(scene.scan(), statistics, SETTINGS)
-    assert prepared.window == Window(-15, 0, 180, (150, 180))
+    assert prepared.window == Window(0, 0, 150, 180, (150, 180))
+    assert prepared.foreground.all()
+    prepared = prepare(scene.scan(), statistics, SETTINGS.model_copy(update={"squeeze": False}))
+    assert prepared.window == Window.square(-15, 0, 180, (150, 180))
     rows = slice(6, -6)  # on either side 15 of 180 rows lie beyond the frame, 5.3 of 64
     assert prepared.foreground[rows].all() and not prepared.foreground[:5].any()
     assert 0 <= np.quantile(prepared.depth[rows], 0.01) < np.quantile(prepared.depth[rows], 0.99) <= 1
@@ -421,6 +455,17 @@ def test_a_part_without_background_of_which_much_was_not_measured_is_in_doubt() 
     half = np.arange(180)[None, :] < 90
     with pytest.raises(DataError, match=r"holes: .* none on 50% of the picture, .* too little was measured"):
         _ = prepare(with_holes(scenes[1], np.broadcast_to(half, scenes[1].part.shape)), known, SETTINGS).judgeable
+
+
+def test_a_part_of_which_no_depth_is_left_is_in_doubt() -> None:
+    settings = PreparationSettings(size=32)
+    scenes = [see(seed=seed, solids=FILLING, size=(300, 360), focal=1000.0) for seed in range(3)]
+    known = measure([scene.scan() for scene in scenes], settings)
+    tolerant = replace(known, missing=1.0, density=0.0)  # as of a model of before these were measured
+    stripes = np.broadcast_to(np.arange(300)[:, None] % 20 >= 2, (300, 360))
+    prepared = prepare(with_holes(scenes[0], stripes), tolerant, settings)
+    assert prepared.foreground.any() and not prepared.valid.any()
+    assert prepared.doubt.startswith("expected depth on the part, found it on 0.0% of its pixels")
 
 
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:
@@ -516,7 +561,8 @@ def test_sound_training_parts_are_not_in_doubt_however_they_differ() -> None:
 # ------------------------------------------------------------------------------------------- window
 
 START, LENGTH = st.integers(-19, 60), st.integers(61, 90)  # every window shows some of the frame
-WINDOWS = st.builds(Window, START, START, st.integers(20, 120), st.tuples(LENGTH, LENGTH))
+SIDE = st.integers(20, 120)
+WINDOWS = st.builds(Window, START, START, SIDE, SIDE, st.tuples(LENGTH, LENGTH))
 
 
 @given(window=WINDOWS, colours=st.booleans())
@@ -525,7 +571,7 @@ def test_cut_is_the_window_with_zeros_beyond_the_frame(window: Window, colours: 
     array = np.random.default_rng(0).integers(1, 255, (*window.frame, 3) if colours else window.frame).astype(np.uint8)
     cut = window.cut(array)
     padded = np.pad(array, [(200, 200), (200, 200), (0, 0)][: array.ndim])
-    expected = padded[200 + window.top :, 200 + window.left :][: window.side, : window.side]
+    expected = padded[200 + window.top :, 200 + window.left :][: window.height, : window.width]
     assert cut.dtype == np.uint8
     assert np.array_equal(cut, expected)
 
@@ -536,7 +582,8 @@ def test_put_back_undoes_cut_at_the_same_resolution(window: Window) -> None:
     array = np.random.default_rng(0).random(window.frame).astype(np.float32)
     back = window.put_back(window.cut(array))
     v, u = np.indices(window.frame)
-    inside = (v >= window.top) & (v < window.top + window.side) & (u >= window.left) & (u < window.left + window.side)
+    inside = (v >= window.top) & (v < window.top + window.height)
+    inside &= (u >= window.left) & (u < window.left + window.width)
     assert back.dtype == np.float32
     assert np.abs(back - array)[inside].max(initial=0) < 1e-6
     assert (back[~inside] == 0).all(), "nothing is known outside the window"
@@ -547,14 +594,13 @@ def test_put_back_undoes_cut_at_the_same_resolution(window: Window) -> None:
 def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple[float, float]) -> None:
     # A bright patch inside both frame and window, seen by a network at another resolution.
     low = np.maximum([window.top, window.left], 0) + 7
-    high = np.minimum([window.top + window.side, window.left + window.side], window.frame) - 8
+    high = np.minimum([window.top + window.height, window.left + window.width], window.frame) - 8
     if (high < low).any():
         return
     row, column = (low + np.array(place) * (high - low)).round().astype(int)
     frame = np.zeros(window.frame, np.float32)
     frame[row - 3 : row + 4, column - 3 : column + 4] = 1
-    mode = cv2.INTER_AREA if size < window.side else cv2.INTER_LINEAR
-    seen = cv2.resize(window.cut(frame), (size, size), interpolation=mode)
+    seen = _resize(window.cut(frame), size)
     back = window.put_back(seen.astype(np.float32))
     assert back.shape == window.frame
     v, u = np.indices(window.frame)
@@ -562,7 +608,36 @@ def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple
     assert found == pytest.approx((row, column), abs=0.5)
 
 
+@given(shape=st.tuples(st.integers(20, 120), st.integers(20, 120)), size=st.sampled_from([32, 64, 96]))
+@settings(max_examples=30, deadline=None)
+def test_each_axis_is_resized_as_it_needs(shape: tuple[int, int], size: int) -> None:
+    # Averaged where it shrinks, so that no pixel is left out, and interpolated where it grows.
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    modes = [cv2.INTER_AREA if size < length else cv2.INTER_LINEAR for length in shape]
+    rows = cv2.resize(image, (shape[1], size), interpolation=modes[0])
+    assert np.allclose(_resize(image, size), cv2.resize(rows, (size, size), interpolation=modes[1]), atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------- real scans
+
+
+@given(
+    top=st.integers(-60, 90),
+    left=st.integers(-60, 90),
+    size=st.tuples(st.integers(20, 300), st.integers(20, 300)),
+    place=st.tuples(*[st.integers(0, 24)] * 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_box_is_put_back_like_the_whole(top: int, left: int, size: tuple[int, int], place: tuple[int, int]) -> None:
+    window, image = Window(top, left, *size, (100, 120)), np.zeros((32, 32), np.float32)
+    v, u = place
+    image[v : v + 8, u : u + 5] = 1
+    whole = window.put_back(image)
+    first_row, end_row, first_column, end_column = box = window.box_on_frame(bounding_box(image > 0), 32)
+    rows, columns = slice(first_row, end_row), slice(first_column, end_column)
+    assert window.put_back(image, box) == pytest.approx(whole[rows, columns], abs=1e-4)
+    whole[rows, columns] = 0
+    assert not whole.any(), "nothing lies beyond the box"
 
 
 def test_real_parts_are_cut_out_with_their_defects(real_data: Path) -> None:

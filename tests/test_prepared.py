@@ -22,7 +22,7 @@ from das3d.files import METRES, DepthFormat
 from das3d.measurement import measure
 from das3d.parts import Part, Split
 from das3d.preparation import prepare
-from das3d.prepared import PreparedData, prepare_dataset, train_and_held_out
+from das3d.prepared import PreparedData, prepare_dataset, prepare_part, train_and_held_out
 from das3d.settings import Settings, make_settings
 
 FORMAT = DepthFormat(1e-5)
@@ -241,6 +241,14 @@ def test_all_parts_that_cannot_be_read_or_prepared_are_named(data: Dataset) -> N
         assert len(wrong) == 2 and all("expected a measured depth" in problem for problem in caught.value.problems)
         for file, values in zip(wrong, kept, strict=True):
             np.save(file, values)
+
+
+def test_a_link_to_nothing_is_a_part_that_cannot_be_prepared(data: Dataset, tmp_path: Path) -> None:
+    known = with_settings()
+    statistics, part = prepare_dataset(data, known).statistics, data.parts[-1]
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone\.png: expected a file of a part, found No such file"):
+        prepare_part(replace(part, rgb=tmp_path / "gone.png"), statistics, known.preparation)
 
 
 def test_a_training_part_of_another_size_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,7 @@ def prepare_flat(side: int) -> PreparedScan:
     part[8:-8, 8:-8] = True
     flat = np.where(part, np.float32(0.5), np.float32(1))
     grey = np.where(part[..., None], np.uint8(120), np.uint8(0)) * np.ones(3, np.uint8)
-    return PreparedScan("flat", grey, flat, part, part, None, Window(0, 0, side, (side, side)))
+    return PreparedScan("flat", grey, flat, part, part, None, Window.square(0, 0, side, (side, side)))
 
 
 # ------------------------------------------------------------------------------------ evidence
@@ -291,7 +291,7 @@ def test_place_and_area_are_those_on_the_frame(
 
 def test_a_region_beyond_the_frame_lies_at_its_edge(good: PreparedScan, scene: Scene, statistics: Statistics) -> None:
     size = len(good.depth)
-    scan = replace(good, window=Window(-250, 0, 900, (400, 900)))  # of a wide frame, with borders above and below
+    scan = replace(good, window=Window.square(-250, 0, 900, (400, 900)))  # of a wide frame, with borders above and below
     mask = np.zeros((size, size), dtype=bool)
     mask[1:3, size // 2 : size // 2 + 3] = True
     place = _place(mask, scan)

@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from tiny import das3d
 
+from das3d.detector import load
 from das3d.regions import Region
 from das3d.report import charts
 from das3d.report.evaluated import read_evaluation
@@ -114,6 +115,11 @@ def test_every_part_shows_what_its_modality_has(reported: Callable[..., Path], m
         rows = {row["id"]: row for row in csv.DictReader(file)}
     cards = page.of("li", class_="card")
     assert {card["data-name"] for card in cards} == set(rows)
+    threshold = load(run, "cpu").threshold
+    assert threshold is not None
+    for row in rows.values():
+        score = float(row["score"])
+        assert f"score <b>{score:.3f}</b>, {threshold.compared(score)}</span>" in page.text, "in the words of predict"
     for card in cards:
         row = rows[card["data-name"]]
         assert float(card["data-score"]) == float(row["score"]) and card["data-kind"] == row["defect"]

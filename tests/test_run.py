@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import CHANGES, ITERATIONS, copy_category, das3d
 
-from das3d import __version__
+from das3d import __version__, training
 from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.errors import DataError, ModelError, SettingsError
@@ -227,6 +227,33 @@ def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path
         ModelError, match=r"training\.json: expected the data .* found parts 3 instead of 4; use a new folder"
     ):
         train(category, copied, device="cpu", resume=True)
+
+
+def test_a_finished_run_comes_back_before_any_part_is_prepared(
+    copied: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("prepared parts")
+
+    monkeypatch.setattr("das3d.run.prepare_dataset", fail)
+    assert train(tiny_data, copied, device="cpu", resume=True).threshold == load(copied).threshold
+
+
+def test_a_training_whose_parts_go_away_meanwhile_still_knows_them(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    category = copy_category(tiny_data, tmp_path)
+
+    def fit_and_lose(*args: object, **options: object) -> object:
+        state = fit(*args, **options)  # type: ignore[arg-type]
+        shutil.rmtree(category / "train")
+        return state
+
+    fit = training.fit
+    monkeypatch.setattr("das3d.run.training.fit", fit_and_lose)
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=1"])
+    train(category, tmp_path / "run", settings=settings, device="cpu")
+    assert len(set(load(tmp_path / "run").fingerprints["train"])) == 4
 
 
 def test_resume_keeps_the_precision_of_the_run(tiny_data: Path, tmp_path: Path) -> None:

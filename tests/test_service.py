@@ -18,10 +18,12 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -45,8 +47,11 @@ from das3d.detector import Prediction
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
+from das3d.service import work as das3d_work
 from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.queueing import Batches
+from das3d.service.retention import DAY, Keep, prune
 from das3d.service.uploads import save_upload
 from das3d.streaming import full_red
 from das3d.threshold import SAME
@@ -116,7 +121,8 @@ def test_a_part_gets_the_detectors_verdict_and_all_of_it_is_kept(
     assert told["part"] == "A 17" and told["model"] == model.name and len(told["model_hash"]) == 64
     assert (told["height"], told["width"]) == SIZE
     assert client.get(f"/inspections/{told['id']}").json() == told
-    assert client.get("/inspections").json() == {"items": [told], "total": 1, "next": None}
+    assert client.get("/inspections").json() == {"items": [told], "total": None, "next": None}
+    assert client.get("/inspections?count=true").json()["total"] == 1
     anomaly = tifffile.imread(io.BytesIO(client.get(told["map"]).content))
     np.testing.assert_allclose(anomaly, expected.map, atol=1e-6)
     overlay = client.get(told["overlay"])
@@ -149,6 +155,37 @@ def test_the_view_of_depth_alone_has_true_proportions_where_the_lens_is_known(
         told = client.post("/inspections", files=files_of((part[0], depth))).json()
         pitches.append(client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"])
     assert pitches[0] is None and pitches[1] > 0
+
+
+@pytest.mark.parametrize("known", [None, DepthFormat(1.0, focal_length=200.0)])
+def test_a_focal_length_that_is_given_to_serve_counts(
+    start: Start, model: ServedModel, part: tuple[Path, Path], tmp_path: Path, known: DepthFormat | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.ascontiguousarray(tifffile.imread(part[1])[..., 2]))
+    seen: list[float] = []
+    prepare = das3d_work.prepare
+
+    def watched(scan: Any, *rest: Any) -> Any:
+        seen.append(scan.camera.fx)
+        return prepare(scan, *rest)
+
+    monkeypatch.setattr(das3d_work, "prepare", watched)
+    client = start([replace(model, depth_format=known, focal_length=100.0)])
+    told = client.post("/inspections", files=files_of((part[0], depth))).json()
+    assert seen == [100.0], "for areas in mm2"
+    pitch = client.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"]
+    exact = start([replace(model, depth_format=DepthFormat(1.0, focal_length=100.0))])
+    told = exact.post("/inspections", files=files_of((part[0], depth))).json()
+    assert pitch == exact.get(f"/inspections/{told['id']}/view").json()["surface"]["pitch"] > 0
+
+
+def test_serve_takes_a_focal_length_as_predict_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("das3d.service.serve", lambda *_, **options: given.update(options))
+    assert das3d("serve", "model.onnx", "--focal-length", "615").exit_code == 0
+    assert given["focal_length"] == 615
 
 
 def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
@@ -288,11 +325,11 @@ def test_an_inspection_that_takes_too_long_is_given_up(
     with held(service_of(client), monkeypatch) as go:
         refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
         go.set()
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     deadline = time.monotonic() + 60
     while (answer := client.post("/inspections", files=files_of(part))).status_code == 503:  # a slow machine needs longer
         assert time.monotonic() < deadline
-    assert answer.status_code == 201 and client.get("/inspections").json()["total"] == 1
+    assert answer.status_code == 201 and client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_a_recording_that_has_begun_is_waited_for(
@@ -320,7 +357,7 @@ def test_a_recording_that_has_begun_is_waited_for(
         answer = waiting.result()
     assert answer.status_code == 201, "it is in the database, so the client must not send it again"
     assert client.get(answer.json()["map"]).status_code == 200
-    assert client.get("/inspections").json()["total"] == 1
+    assert client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Start, part: tuple[Path, Path]) -> None:
@@ -334,7 +371,7 @@ def test_a_recording_that_cannot_begin_is_given_up_and_leaves_nothing(start: Sta
         waited = service._writers._work_queue.qsize()
     go.set()
     assert all(one.result() for one in busy)
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list((service.inspections.folder / "incoming").glob("*/*"))
 
 
@@ -352,6 +389,33 @@ def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:
     inspections = service_of(client).inspections
     inspections.file(inspections.get(told["id"]).map).write_bytes(b"")
     refused(client.get(told["overlay"]), 404, "no longer where they were put")
+
+
+def test_an_inspection_whose_files_were_removed_says_so(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(keep=Keep(good=DAY, defective=DAY))
+    told = client.post("/inspections", files=files_of(part)).json()
+    inspections = service_of(client).inspections
+    prune(inspections, Keep(good=DAY, defective=DAY), now=datetime.now(UTC) + timedelta(days=2))
+    assert client.get(f"/inspections/{told['id']}").json() == told | {"map": None, "overlay": None}
+    for path in (told["map"], told["overlay"], f"/inspections/{told['id']}/view"):
+        refused(client.get(path), 410, f"the files of inspection {told['id']} were removed")
+
+
+def test_serve_keeps_all_for_ever_unless_it_is_told(
+    start: Start, model: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("das3d.service.serve", lambda *_, **options: given.update(options))
+    assert das3d("serve", "model.onnx").exit_code == 0 and given["keep"].forever
+    words = ("--keep-good", "30d", "--keep-defective", "1y", "--keep-rows", "5y")
+    assert das3d("serve", "model.onnx", *words).exit_code == 0
+    assert given["keep"] == Keep(30 * DAY, 365 * DAY, 365 * DAY, 5 * 365 * DAY)
+    assert das3d("serve", "model.onnx", "--keep-refused", "0.5d").exit_code == 1
+    inspections = Inspections(tmp_path)
+    orphan = tmp_path / "2020-01-01" / ("ab" * 16)
+    orphan.mkdir(parents=True)
+    with TestClient(make_app([model], inspections, keep=given["keep"])):
+        wait_for(lambda: not orphan.exists())
 
 
 def test_those_who_look_are_limited_and_hold_up_neither_the_line_nor_probes(
@@ -422,7 +486,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         found = "No such file" if place == "form" else "No space left on device"
         told = f"{named}: expected a folder that can be written, found {found}"
         refused(client.post("/inspections", files=files), 507, told)
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list(inspections.folder.glob("*/*/*"))
     assert client.post("/inspections", files=files_of(part)).status_code == 201
 
@@ -444,15 +508,18 @@ def test_a_failure_of_the_networks_is_no_end(
     with monkeypatch.context() as patch:
         detector = service_of(client).choose(None).detector
         patch.setattr(type(detector), "predict_prepared", lambda self, scans: 1 / 0)
-        refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
+        told = "the networks could not compute this part: ZeroDivisionError: division by zero"
+        refused(client.post("/inspections", files=files_of(part), data={"part": "serial-17"}), 503, told)
+    (kept,) = client.get("/refused").json()["items"]
+    assert (kept["part"], kept["reason"]) == ("serial-17", told), "no part goes without a trace"
     assert client.post("/inspections", files=files_of(part)).status_code == 201
-    assert client.get("/inspections").json()["total"] == 1
+    assert client.get("/inspections?count=true").json()["total"] == 1
 
 
 def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
     start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("das3d.service.batches.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("das3d.service.queueing.RETRY_SECONDS", 0.05)
     client = start()
     batches, detector = service_of(client).batches, service_of(client).choose(None).detector
     healthy, go = type(detector).predict_prepared, threading.Event()
@@ -463,17 +530,17 @@ def test_networks_that_fail_are_told_by_the_probes_and_heal_by_themselves(
         raise RuntimeError("CUDA error: unspecified\nlaunch failure")
 
     monkeypatch.setattr(type(detector), "predict_prepared", lost)
-    refused(client.post("/inspections", files=files_of(part)), 500, "its log says why")
-    told = "the networks cannot compute: RuntimeError: CUDA error: unspecified launch failure"
-    refused(client.get("/readyz"), 503, told)
+    refused(client.post("/inspections", files=files_of(part)), 503, "could not compute this part", "CUDA error")
+    told = "cannot compute, tried again 0 times: RuntimeError: CUDA error: unspecified launch failure"
+    refused(client.get("/readyz"), 503, f"the networks of {CATEGORY} {told}")
     assert client.get("/healthz").status_code == 200, "it may come back"
     go.set()
-    wait_for(lambda: batches.failure.tries >= 3)
+    wait_for(lambda: batches.failures[0].tries >= 3)
     refused(client.get("/healthz"), 503, "tried", "CUDA error")
     refused(client.get("/readyz"), 503, "CUDA error")
     monkeypatch.setattr(type(detector), "predict_prepared", healthy)
     wait_for(lambda: client.get("/readyz").status_code == 200)
-    assert client.get("/healthz").status_code == 200 and batches.failure is None
+    assert client.get("/healthz").status_code == 200 and not batches.failures
     assert client.post("/inspections", files=files_of(part)).status_code == 201
 
 
@@ -489,17 +556,121 @@ def test_networks_that_compute_all_but_one_part_are_ready(
 
     monkeypatch.setattr(type(detector), "predict_prepared", picky)
     for _ in range(4):
-        refused(client.post("/inspections", files=files_of(part)), 500)
+        refused(client.post("/inspections", files=files_of(part)), 503)
     wait_for(lambda: client.get("/readyz").status_code == 200)
     assert client.get("/healthz").status_code == 200
+
+
+class Networks:
+    """A detector that computes what `able` lets it."""
+
+    settings = SimpleNamespace(preparation=SimpleNamespace(size=8))
+
+    def __init__(self, able: Callable[[list[str]], bool]) -> None:
+        self.able = able
+        self.asked: list[list[str]] = []
+
+    def predict_prepared(self, scans: list[Any]) -> list[str]:
+        names = [scan.name for scan in scans]
+        self.asked.append(names)
+        if not self.able(names):
+            raise RuntimeError("out of memory")
+        return names
+
+
+@contextmanager
+def batches_of(most: int) -> Iterator[Batches]:
+    batches = Batches(most)
+    yield batches
+    batches.close()
+
+
+def submit(batches: Batches, networks: Networks, names: list[str]) -> list[Future[Any]]:
+    """Parts that come to the thread together, as while it is busy."""
+    with batches._changed:
+        return [batches.submit(networks, SimpleNamespace(name=name)) for name in names]  # type: ignore[arg-type]
+
+
+def told(answer: Future[Any]) -> str:
+    error = answer.exception(20)
+    return answer.result() if error is None else str(error)
+
+
+def test_a_bad_part_spoils_no_other_of_its_batch() -> None:
+    networks = Networks(lambda names: "bad" not in names)
+    with batches_of(8) as batches:
+        for _ in range(2):
+            answers = [told(answer) for answer in submit(batches, networks, ["a", "bad", "b"])]
+            assert answers == ["a", "the networks could not compute this part: RuntimeError: out of memory", "b"]
+        wait_for(lambda: not batches.failures)
+    assert networks.asked[0] == networks.asked[5] == ["a", "bad", "b"], "it is the part's fault, not that of their number"
+
+
+def test_batches_become_smaller_where_so_many_do_not_fit() -> None:
+    networks = Networks(lambda names: len(names) < 4)
+    names = list("abcdefgh")
+    with batches_of(8) as batches:
+        for _ in range(4):
+            assert [told(answer) for answer in submit(batches, networks, names)] == names
+    sizes = [len(asked) for asked in networks.asked]
+    assert sizes == [8] + [1] * 8 + [4] + [1] * 4 + [2] * 10, "each size fails once"
+
+
+def test_dead_networks_are_not_asked_for_every_part_of_a_batch() -> None:
+    networks = Networks(lambda names: False)
+    with batches_of(8) as batches:
+        assert all("out of memory" in told(answer) for answer in submit(batches, networks, list("abcd")))
+        (failure,) = batches.failures
+        assert failure.tries == 1
+    assert networks.asked == [["a", "b", "c", "d"], ["a"], ["warm-up"]]
+
+
+def test_each_detector_has_a_failure_of_its_own_and_is_tried_again_while_others_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("das3d.service.queueing.RETRY_SECONDS", 0.05)
+    dead, lame, over = Networks(lambda _: False), Networks(lambda _: False), threading.Event()
+
+    def endless(_: list[str]) -> bool:  # there is always one more part of it
+        time.sleep(0.005)
+        if not over.is_set():
+            submit(batches, healthy, ["next"])
+        return True
+
+    healthy = Networks(endless)
+    with batches_of(1) as batches:
+        try:
+            for networks in (dead, lame):
+                assert "out of memory" in told(submit(batches, networks, ["a"])[0])
+            submit(batches, healthy, ["first"])
+            wait_for(lambda: len(batches.failures) == 2)
+            lame.able = lambda _: True
+            wait_for(lambda: len(dead.asked) > 4 and len(batches.failures) == 1)
+        finally:
+            over.set()
+        assert batches.failures[0].detector is dead, "what one computes says nothing of the other"
+
+
+def test_readiness_names_each_model_whose_networks_fail(
+    start: Start, model: ServedModel, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = start([replace(model, name=name, detector=replace(model.detector)) for name in ("nut", "bolt", "gear")])
+    monkeypatch.setattr(type(model.detector), "predict_prepared", lambda self, scans: 1 / 0)
+    for name in ("nut", "bolt"):
+        refused(client.post("/inspections", files=files_of(part), data={"model": name}), 503)
+    refused(client.get("/readyz"), 503, "the networks of nut cannot compute", "the networks of bolt cannot compute")
+    assert "gear" not in client.get("/readyz").json()["detail"]
 
 
 def test_networks_that_hang_are_told_by_the_probes(
     start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = start(limits=Limits(seconds=0.5))
+    deadline = time.monotonic() + 120
     with held(service_of(client), monkeypatch) as go:
-        refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
+        while not service_of(client).batches.busy:  # a slow machine may take too long before
+            assert time.monotonic() < deadline
+            refused(client.post("/inspections", files=files_of(part)), 503, "longer than 0.5 s")
         wait_for(lambda: client.get("/readyz").status_code == 503)
         refused(client.get("/readyz"), 503, "the networks cannot compute: expected a batch within")
         wait_for(lambda: client.get("/healthz").status_code == 503)
@@ -600,7 +771,7 @@ def test_files_that_do_not_fit(start: Start, part: tuple[Path, Path], tmp_path: 
     inner = io.BytesIO()
     tifffile.imwrite(inner, np.zeros((*SIZE, 3), np.uint8), photometric="rgb", compression="jpeg")
     refused(post(rgb=("a.tiff", inner.getvalue())), 422, "a.tiff", "codec 7")
-    assert client.get("/inspections").json()["total"] == 0
+    assert client.get("/inspections?count=true").json()["total"] == 0
     assert not list(service_of(client).inspections.folder.glob("incoming/*/*"))
     assert post().status_code == 201
 
@@ -618,7 +789,7 @@ def test_parts_that_cannot_be_judged_leave_a_trace(
     ]
     client.post("/inspections")  # a form without a part
     client.post("/inspections", files=files | {"rgb": ("part.gif", b"")})
-    page = client.get("/refused", params={"limit": 1}).json()
+    page = client.get("/refused", params={"limit": 1, "count": True}).json()
     assert page["total"] == 2 and page["next"] == page["items"][0]["id"]
     kept = [*page["items"], *client.get("/refused", params={"before": page["next"]}).json()["items"]]
     for told, answer in zip(reversed(kept), answers, strict=True):
@@ -632,7 +803,7 @@ def test_parts_that_cannot_be_judged_leave_a_trace(
     else:
         assert all(told["rgb"] is told["depth"] is None for told in kept) and not list(folder.glob("*-*-*"))
     assert metric(client, f'das3d_inspections_total{{model="{model["name"]}",verdict="refused"}}') == 2
-    assert client.get("/inspections").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
+    assert client.get("/inspections?count=true").json()["total"] == 0 and not list(folder.glob("incoming/*/*"))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -699,7 +870,10 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
     inspections = service_of(client).inspections
     with monkeypatch.context() as patch:
         patch.setattr(inspections, "free", lambda: (1 << 30) - 1)
-        refused(client.get("/readyz"), 503, f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB")
+        told = f"{inspections.folder}: expected 1 GiB of free space, found 1023 MiB"
+        refused(client.get("/readyz"), 503, told)
+        refused(client.post("/inspections", files=files_of(part)), 507, told)
+        assert not list(inspections.folder.glob("incoming/*/*"))
     assert inspections.free() > 0 and client.get("/readyz").status_code == 200
     with inspections._engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE inspections RENAME TO away")
@@ -737,6 +911,12 @@ def test_the_tolerance_of_verdicts_is_told(start: Start, model: ServedModel) -> 
 def test_containers_are_given_the_time_that_a_stop_may_take() -> None:
     services = read_yaml(PROJECT / "compose.yaml")["services"]
     assert int(services["das3d"]["stop_grace_period"].removesuffix("s")) > 2 * Limits().seconds + DATABASE_SECONDS
+
+
+def test_uploads_do_not_fill_the_memory_of_the_container() -> None:
+    service = read_yaml(PROJECT / "compose.yaml")["services"]["das3d"]
+    places = [volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")]
+    assert service["environment"]["TMPDIR"] in places and service["environment"]["TMPDIR"] != service["tmpfs"]
 
 
 def test_a_graceful_stop_finishes_what_was_taken_in(

@@ -85,7 +85,7 @@ def test_window_plane_and_pitch() -> None:
     plane = (0.1, 0.2, 1.5)
     depth = plane_depth(plane, (40, 60))
     scan = scan_from_arrays(np.zeros((40, 60, 3), np.uint8), depth - 0.01, camera=Camera(500, 500, 30, 20))
-    surface = surface_of(scan, window=Window(-10, 0, 60, (40, 60)), plane=plane, largest=30)
+    surface = surface_of(scan, window=Window.square(-10, 0, 60, (40, 60)), plane=plane, largest=30)
     assert surface.depth.shape == (30, 30) and surface.rgb is not None and surface.rgb.shape == (30, 30, 3)
     assert np.isnan(surface.depth[:5]).all() and np.isnan(surface.depth[25:]).all(), "beyond the frame nothing is known"
     assert np.allclose(surface.depth[5:25], -0.01, atol=1e-6), "a tilted table lies flat"

@@ -264,12 +264,15 @@ def test_drawn_numbers_keep_to_the_ranges_of_the_settings() -> None:
     for name, low, high in (
         ("threshold", 0.2, 0.25), ("sigma", 0.01, 0.011), ("magnitude", 0.3, 0.31), ("radius", 0.05, 0.06),
         ("beta", 0, 0.1), ("edge", 0, 1.5), ("texture", 0, 6), ("alpha", -0.5, 0.5), ("aspect", 1, 3), ("sign", -1, 1),
+        ("width", 0.5 / 128, 1.7 / 128), ("lamp", 0, 2 * math.pi), ("phase", 0, 6.3), ("centre", 0, 1),
     ):  # fmt: skip
         values = getattr(recipe, name).double()
         margin = 0.05 * (high - low)
         assert low - 1e-6 <= values.min() < low + margin, name
         assert high + 1e-6 >= values.max() > high - margin, name
     assert set(recipe.periods.unique().tolist()) == {1.0, 2.0}
+    for name, share in (("at_rim", 1 / 2), ("turned", 1 / 3)):
+        assert stats.binomtest(int(getattr(recipe, name).sum()), 4000, share).pvalue > 1e-3, name
     assert stats.binomtest(int((recipe.shade > 0).sum()), 4000, 0.25).pvalue > 1e-3
     assert stats.binomtest(int(recipe.own_hue.sum()), 4000, 0.5).pvalue > 1e-3 and set(recipe.own_hue.tolist()) == {
         0.0,
@@ -322,8 +325,8 @@ def test_places_reach_every_pixel_of_the_part_and_no_other() -> None:
     foreground = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     foreground[0, 0, 2, 1] = foreground[0, 0, 5, 6:8] = True
     chosen = []
-    for place in (0.0, 0.3, 0.34, 0.6, 0.67, 0.999):
-        u, v = centres(foreground, drawn(1, PAPER, place=place))
+    for centre in (0.0, 0.3, 0.34, 0.6, 0.67, 0.999):
+        u, v = centres(foreground, drawn(1, PAPER, centre=centre))
         chosen.append((float(v + 0.5) * 8 - 0.5, float(u + 0.5) * 8 - 0.5))
     assert chosen == [(2, 1), (2, 1), (5, 6), (5, 6), (5, 7), (5, 7)]
 
@@ -346,7 +349,7 @@ def test_aspect_stretches_spots_along_the_drawn_angle() -> None:
     foreground = whole_frames(12, side)[2]
     middle = (side // 2 * side + side // 2 + 0.5) / side**2
     for angle, wider, narrower in ((0.0, 0, 1), (math.pi / 2, 1, 0)):
-        recipe = drawn(12, only("spots"), radius=0.1, aspect=3.0, angle=angle, sign=1.0, place=middle)
+        recipe = drawn(12, only("spots"), radius=0.1, aspect=3.0, angle=angle, sign=1.0, centre=middle)
         regions = ternary_mask(Site.of(foreground, recipe))[:, 0].bool()
         extent = [regions.any(dim=1 + axis).sum(dim=1) for axis in (0, 1)]  # along columns, along rows
         assert (extent[wider] > 1.5 * extent[narrower]).all()
@@ -371,7 +374,7 @@ def test_shifted_regions_show_the_part_beside_them_in_both_modalities() -> None:
     side, right, down = 64, 5, -3
     settings = only("shifts")
     rgb, depth, foreground = good_pairs(6, side)
-    recipe = drawn(6, settings, beta=0.0)
+    recipe = drawn(6, settings, turned=False)
     recipe = replace(recipe, offset=torch.tensor([[right / side, down / side]]).expand(6, 2))
     harmed = synthesise(rgb, depth, foreground, recipe, settings)
     where = harmed.mask[:, 0] > 0
@@ -385,7 +388,7 @@ def test_shifted_regions_show_the_part_beside_them_in_both_modalities() -> None:
 def test_what_a_shift_brings_in_from_beyond_the_frame_is_background() -> None:
     settings = only("shifts")
     rgb, depth, foreground = whole_frames(4, 32)
-    recipe = drawn(4, settings, beta=0.0, offset=2.0)
+    recipe = drawn(4, settings, turned=False, offset=2.0)
     harmed = synthesise(rgb, depth, foreground, recipe, settings)
     assert harmed.mask.any()
     assert (harmed.rgb[(harmed.mask > 0).expand_as(rgb)] == 0).all() and (harmed.depth[harmed.mask > 0] == 1).all()
@@ -523,9 +526,9 @@ def test_shading_keeps_the_hue_and_follows_the_slope() -> None:
     rgb = torch.full((1, 3, side, side), 0.4) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
     ramp = (torch.arange(side) / side * 0.5).expand(1, 1, side, side)
     recipe = drawn(1, PAPER, shade=1.0)
-    lit = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.0]])), side)
-    dark = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.5]])), side)
-    across = shaded(rgb, ramp, replace(recipe, place=torch.tensor([[0.5, 0.25]])), side)
+    lit = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([0.0])), side)
+    dark = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi])), side)
+    across = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi / 2])), side)
     inner = (..., slice(1, -1))
     assert (lit[inner] > rgb[inner] * 1.2).all() and (dark[inner] < rgb[inner] * 0.8).all()
     torch.testing.assert_close(across, rgb)
@@ -600,7 +603,7 @@ def test_every_other_cut_has_its_centre_along_the_outline() -> None:
     assert (edge <= foreground).all() and 0 < edge.sum() < foreground.sum()
     u, v = (((axis + 0.5) * 64).long() for axis in centres(foreground, recipe))
     on_edge = edge[torch.arange(200), 0, v, u]
-    assert on_edge[recipe.place[:, 1] < 0.5].all() and not on_edge.all()
+    assert on_edge[recipe.at_rim].all() and not on_edge.all()
 
 
 def test_cuts_lie_anywhere_on_a_part_that_fills_the_image() -> None:

@@ -112,11 +112,13 @@ def test_files_that_a_system_left_are_no_pictures(tmp_path: Path) -> None:
         from_folder(tmp_path)
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_all_damaged_pictures_are_named(tmp_path: Path) -> None:
     write(tmp_path / "good.png", (1, 2, 3))
-    (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
-    with pytest.raises(DataError, match=r"torn\.png"):
+    for name in ("torn.png", "zero.png"):
+        (tmp_path / name).write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    with pytest.raises(DataError) as caught:
         from_folder(tmp_path)
+    assert [Path(problem.split(":")[0]).name for problem in caught.value.problems] == ["torn.png", "zero.png"]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from das3d.errors import SettingsError
 from das3d.threshold import SAME, Threshold, parts_to_be_sure, threshold_from
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
@@ -89,6 +90,15 @@ def test_equal_scores_raise_no_alarm() -> None:
 
 def test_no_scores_no_threshold() -> None:
     assert threshold_from([], 0.05) is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 5.0, -0.01, math.nan])
+def test_what_is_no_share_is_refused(rate: float) -> None:
+    told = f"false-alarm rate: expected a share above 0 and below 1, such as 0.05 for 5%, found {rate:g}"
+    for scores in ([], [0.1, 0.2]):
+        with pytest.raises(SettingsError) as caught:
+            threshold_from(scores, rate)
+        assert str(caught.value) == told
 
 
 def test_description_says_what_can_be_expected() -> None:

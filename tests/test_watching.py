@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -19,17 +20,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import PROJECT
+from doc_blocks import blocks_of
 from tiny import das3d
 
 from das3d import watching
 from das3d.demo import CATEGORY, KINDS
-from das3d.detector import Detector, load, model_hash
-from das3d.errors import DataError
-from das3d.parts import Part
+from das3d.detector import Detector, Prediction, load, model_hash
+from das3d.errors import DataError, ModelError
+from das3d.parts import UNKNOWN, Part
 from das3d.prediction import predict_folder
+from das3d.preparation import PreparedScan, Window
+from das3d.printing import print_watched
+from das3d.regions import Region
 from das3d.streaming import Inspected
-from das3d.watching import COLUMNS, LONG, SLICE, watch
+from das3d.threshold import threshold_from
+from das3d.watching import COLUMNS, LONG, SLICE, TRIES, Growing, Record, watch
 
 Runs = Callable[..., Path]
 SETTLE = 0.3  # seconds
@@ -135,7 +143,10 @@ def test_what_is_there_is_judged_as_by_predict(tiny_run: Runs, drop: Path, tmp_p
         assert row["model"] == model_hash(tiny_run()) and len(row["files"]) == 16
         judged = datetime.fromisoformat(row["time"])
         assert row["time"].endswith("Z") and 0 <= (datetime.now(UTC) - judged).total_seconds() < PATIENCE
-        assert {f"{row['id']}.tiff", f"{row['id']}.png"} <= {file.name for file in out.iterdir()}
+        name = f"{row['time'][:10]}/{row['id']}_{row['files']}"  # a test at midnight may fail
+        assert (row["map"], row["overlay"]) == (f"{name}.tiff", f"{name}.png")
+        same = tmp_path / "predicted" / f"{row['id']}.png"
+        assert (out / row["overlay"]).read_bytes() == same.read_bytes() and (out / row["map"]).is_file()
     defective = sum(row["verdict"] == "defective" for row in rows)
     written = f"scores.csv, regions.jsonl, maps and overlays in {out}; computed by PyTorch, fp32, CPU"
     assert lines[-1] == f"2 parts, {defective} defective; {written}"
@@ -153,7 +164,8 @@ def test_regions_are_a_line_a_part(tiny_run: Runs, drop: Path, tmp_path: Path, p
     lines = (tmp_path / "out" / "regions.jsonl").read_text().splitlines()
     for one, other in zip(map(json.loads, lines), expected, strict=True):
         assert (one["id"], len(one["regions"])) == (other["id"], len(other["regions"])) and one["regions"]
-        assert one.keys() == other.keys() and one["regions"][0].keys() == other["regions"][0].keys()
+        assert one.keys() == {*other, "files"} and one["regions"][0].keys() == other["regions"][0].keys()
+    assert [json.loads(line)["files"] for line in lines] == [row["files"] for row in rows_of(tmp_path / "out")]
 
 
 def test_parts_are_judged_once_and_again_when_their_files_change(
@@ -168,6 +180,36 @@ def test_parts_are_judged_once_and_again_when_their_files_change(
     os.utime(rgb, (1, 1))
     assert [result.part.id for result in once(detector, drop, out)] == ["a"]
     assert [row["id"] for row in rows_of(out)] == ["a", "b", "a"]
+
+
+def test_a_name_that_comes_again_takes_nobodys_place(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
+    out = tmp_path / "out"
+    for _ in range(3):
+        part(drop, "0001")
+        assert len(once(detector, drop, out)) == 1
+    rows = rows_of(out)
+    files = {out / row[column] for row in rows for column in ("map", "overlay")}
+    assert len(files) == 6 and all(file.is_file() for file in files)
+    assert len({(out / row["overlay"]).read_bytes() for row in rows}) == 3, "each shows its own part"
+
+
+def test_what_was_taken_away_is_forgotten_in_time_and_what_lies_there_is_not(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "RECENT", 2)
+    out = tmp_path / "out"
+    rgb, depth = part(drop, "a")
+    once(detector, drop, out)
+    (row,) = rows_of(out)
+    with (out / "scores.csv").open("a", newline="") as file:
+        csv.DictWriter(file, COLUMNS).writerows({**row, "files": f"{number:016}"} for number in range(1000))
+    record = Record(out, "a model", {row["files"]})
+    assert record.judged == 1001 and len(record.seen) <= 2 * (2 + 1), "however long the table"
+    assert {row["files"], f"{998:016}", f"{999:016}"} <= record.seen.keys()
+    assert once(detector, drop, out) == [], "though it was judged a thousand parts ago"
+    for file in (rgb, depth):
+        file.rename(tmp_path / file.name)
+    assert row["files"] not in Record(out, "a model", set()).seen
 
 
 def test_a_row_that_was_cut_short_is_written_again(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -191,7 +233,7 @@ def test_predict_and_report_readers_can_read_the_table(detector: Detector, drop:
     part(drop, "a")
     once(detector, drop, tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")
-    assert row_of(row, 0.5, ()).id == "a"
+    assert row_of(row, None, ()).id == "a"
 
 
 def test_a_part_that_cannot_be_judged_has_its_error_and_stops_nothing(
@@ -217,6 +259,127 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_part(detector: Detector, dro
     assert "expected a name in UTF-8" in first.error and not second.error
     assert [row["id"] for row in rows_of(tmp_path / "out")] == ["gr\\udc81n", "z"]
     assert once(detector, drop, tmp_path / "out") == []
+
+
+def test_two_never_write_into_one_folder(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
+    out = tmp_path / "out"
+    part(drop, "a")
+    with watched(detector, drop, out) as found:
+        until(lambda: found)
+        before = (out / "scores.csv").read_bytes()
+        with pytest.raises(DataError) as caught:
+            once(detector, drop, out)
+        assert str(caught.value) == (
+            f"{out}: expected a folder that no other das3d watch writes to (--out), found process {os.getpid()} on "
+            f"{platform.node()} in it"
+        )
+        assert (out / "scores.csv").read_bytes() == before
+    assert once(detector, drop, out) == [], "it is free again"
+
+
+def test_a_table_that_another_program_holds_stops_nothing(
+    detector: Detector,
+    drop: Path,
+    tmp_path: Path,
+    part: Put,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, held = tmp_path / "out", threading.Event()
+    append = Growing._append
+
+    def refused(self: Growing, path: Path, content: bytes) -> None:
+        if held.is_set() and path.name == "scores.csv":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        append(self, path, content)
+
+    monkeypatch.setattr(Growing, "_append", refused)
+    with watched(detector, drop, out) as found:
+        held.set()
+        for count, name in enumerate("ab", 1):
+            part(drop, name)
+            until(lambda count=count: len(found) == count)
+    assert rows_of(out) == []
+    with (out / "scores_2.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["a", "b"], "a table of its own"
+    told = (
+        f"warning: {out / 'scores.csv'} cannot be written, as where it is open in another program; until it can, what is "
+    )
+    assert capsys.readouterr().err == f"{told}new is in {out / 'scores_2.csv'}\n", "once"
+    with watched(detector, drop, out) as found:  # started again, while it is still held
+        part(drop, "c")
+        until(lambda: found)
+        held.clear()
+        until(lambda: len(rows_of(out)) == 3)
+        until(lambda: not (out / "scores_2.csv").exists())
+    assert [result.part.id for result in found] == ["c"]
+    assert [row["id"] for row in rows_of(out)] == ["a", "b", "c"]
+    assert f"{out / 'scores.csv'} can be written again\n" in capsys.readouterr().out
+
+
+def test_lines_that_waited_are_not_moved_twice(tmp_path: Path) -> None:
+    path, beside = tmp_path / "a.csv", tmp_path / "a_2.csv"
+    path.write_bytes(b"head\n1\n2\n")
+    beside.write_bytes(b"head\n2\n3")  # it ended after 2 was moved, and of 3 it wrote half
+    Growing(path, "head\n").catch_up()
+    assert path.read_bytes() == b"head\n1\n2\n" and not beside.exists()
+    beside.write_bytes(b"head\n3\n")
+    Growing(path, "head\n").add("4\n")
+    assert path.read_bytes() == b"head\n1\n2\n3\n4\n" and not beside.exists()
+
+
+def failing_on(detector: Detector, *names: str, times: int = 1000) -> tuple[Detector, list[str]]:
+    """The detector with networks that fail on parts of these names so many times, and where they did."""
+    failed: list[str] = []
+    broken = replace(detector)
+
+    def predict(scans: list[PreparedScan]) -> list[Prediction]:
+        for name in names:
+            if Path(scans[0].name).name.startswith(f"{name}_") and len(failed) < times:
+                failed.append(name)
+                raise RuntimeError("no kernel image\nfor this device")
+        return detector.predict_prepared(scans)
+
+    broken.predict_prepared = predict  # type: ignore[method-assign, assignment]
+    return broken, failed
+
+
+def test_a_part_on_which_the_networks_fail_is_tried_again_and_holds_nobody_up(
+    detector: Detector,
+    drop: Path,
+    tmp_path: Path,
+    part: Put,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(watching, "PAUSE", 0.01)
+    for name in ("a", "b", "c"):
+        part(drop, name)
+    broken, failed = failing_on(detector, "b")
+    error = f"{drop / 'b_rgb.png'}: the networks failed: no kernel image for this device"
+    assert [result.error for result in once(broken, drop, tmp_path / "out")] == ["", error, ""]
+    assert len(failed) == TRIES
+    assert capsys.readouterr().err == f"warning: {error}; trying again\n" * (TRIES - 1)
+    assert [(row["id"], row["error"], row["map"] != "") for row in rows_of(tmp_path / "out")] == [
+        ("a", "", True), ("b", error, False), ("c", "", True)
+    ]  # fmt: skip
+    assert once(broken, drop, tmp_path / "out") == [], "nor does it come again after a restart"
+    recovered, failed = failing_on(detector, "b", times=TRIES - 1)
+    assert not any(result.error for result in once(recovered, drop, tmp_path / "other")) and len(failed) == TRIES - 1
+
+
+def test_networks_that_fail_on_part_after_part_end_it(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "PAUSE", 0.01)
+    for name in ("a", "b", "c"):
+        part(drop, name)
+    broken, _ = failing_on(detector, "a", "b", "c")
+    with pytest.raises(
+        ModelError, match=r"b_rgb\.png: the networks failed: .*; as on the part before, so it is the model or"
+    ):
+        once(broken, drop, tmp_path / "out")
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["a"], "the others are judged when all is well again"
 
 
 # ------------------------------------------------------------------------------------ when a part is taken
@@ -383,6 +546,50 @@ def test_a_part_whose_files_go_while_it_is_judged_gets_no_error(
 
     monkeypatch.setattr(watching, "inspect_parts", gone)
     assert once(detector, drop, tmp_path / "out") == [] and rows_of(tmp_path / "out") == []
+
+
+# ------------------------------------------------------------------------------------ what is printed
+
+
+def test_json_is_that_of_predict(tiny_run: Runs, drop: Path, tmp_path: Path, part: Put) -> None:
+    for name in ("a", "b"):
+        part(drop, name)
+    (drop / "b_rgb.png").write_bytes(b"")
+    words = ("--data", drop, "--json", "--device", "cpu")
+    result = das3d("watch", tiny_run(), *words, "--out", tmp_path / "out", "--once", "--settle", "0.3s")
+    expected = das3d("predict", tiny_run(), *words, "--out", tmp_path / "predicted")
+    found, told = ([json.loads(line) for line in one.stdout.splitlines()] for one in (result, expected))
+    assert result.exit_code == 0 and len(found) == 2
+    assert found[0] == told[0] | {"score": pytest.approx(told[0]["score"], abs=1e-5), "regions": found[0]["regions"]}
+    assert found[1] == told[1] and found[1]["error"]
+    assert "a  score 0." in result.stderr and "2 parts, " in result.stderr
+
+
+def test_the_page_shows_what_is_printed(detector: Detector, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PROJECT / "docs" / "howto" / "line.md"
+    shown = next(block.text for block in blocks_of(page) if block.text.startswith("watching ")).splitlines()
+    model = replace(
+        detector, threshold=threshold_from([score / 100 for score in (8, 9, 10, 11, 15, 17, 20, 24, 30, 37)], 0.1)
+    )
+    region = Region(
+        centroid=(172.0, 159.0), box=(160, 150, 24, 18), outline=((160, 150), (183, 150), (183, 167)), area_px=432,
+        area_mm2=396.0, height_mm=None, height_noise_mm=None, evidence="shape", colour=0.12, shape=0.88, score=0.4901,
+        peak=0.6, mean=0.4,
+    )  # fmt: skip
+
+    def result_of(name: str, score: float, *regions: Region) -> Inspected:
+        verdict, image = model.verdict(score), np.zeros((0, 0), np.float32)
+        found = Prediction(name, score, image, Window(0, 0, 1, (1, 1)), verdict, regions=regions)
+        return Inspected(Part(name, "test", UNKNOWN, Path(name), None, (), None), found)
+
+    unread = "newparts/good/0006_rgb.png: expected an RGB image, found an empty file"
+    failed = Inspected(Part("0006", "test", UNKNOWN, Path("0006"), None, (), None), None, unread)
+    results = [result_of("0005", 0.4901, region, region), failed, result_of("0007", 0.137)]
+    print_watched(iter(results), Path("watched"), model)
+    printed = capsys.readouterr()
+    assert shown[0] == "watching newparts/good; 12 parts judged before"
+    assert [line for line in shown[1:] if not line.startswith("warning: ")] == printed.out.splitlines()
+    assert [line for line in shown if line.startswith("warning: ")] == printed.err.splitlines()
 
 
 # ------------------------------------------------------------------------------------ how it ends

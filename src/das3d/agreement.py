@@ -117,7 +117,7 @@ def prepare_some(detector: Detector, parts: Sequence[Part], most: int) -> list[P
 def made_up_parts(side: int, count: int, seed: int = 0) -> list[PreparedScan]:
     """Smooth blobs of colour and height with some noise, where there is no real part."""
     rng = np.random.default_rng(seed)
-    window = Window(top=0, left=0, side=side, frame=(side, side))
+    window = Window.square(0, 0, side, (side, side))
     scans = []
     for index in range(count):
         smooth = np.asarray(cv2.resize(rng.random((6, 6, 5), np.float32), (side, side), interpolation=cv2.INTER_CUBIC))

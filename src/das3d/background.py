@@ -5,9 +5,8 @@ Only depth and pixel positions are used, never x and y, so a scan gives the same
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,9 @@ HYPOTHESES = 300
 RELATIVE_NOISE = 0.003  # of the distance: points this close to a hypothesis agree with it; 2 mm at 0.65 m
 MIN_SUPPORT = 0.35  # share of the strip that must lie on the plane for it to be believed
 MEASURED = 0.7  # share of either side of the frame that was measured, where its border is taken for that of the scene
+SAMPLE = 4000  # measured points that tell how many lie behind a plane
 MOST_BEHIND = 0.05  # share of the measured points behind a plane: a table hides what is below, so with more it is none
+SOME_BEHIND = 0.01  # with more than this, a plane with fewer is looked for: it may lie through the part and the table
 STEP = 0.05  # of the distance: what stands before a wall ends in a step like that, and planes so far apart are two things
 
 
@@ -38,11 +39,13 @@ class PlaneFit:
         plane: (a, b, c), 1/metres.
         support: share of the measured border pixels that lie on the plane.
         noise: robust standard deviation of those around it, metres along the optical axis.
+        behind: share of all measured points that lie behind it.
     """
 
     plane: Plane
     support: float
     noise: float
+    behind: float = 0.0
 
 
 def plane_depth(plane: Plane, size: tuple[int, int]) -> Depth:
@@ -74,9 +77,14 @@ def fit_background(depth: Depth, valid: Mask, *, known: Plane | None = None, see
     z = depth[v, u].astype(np.float64)
     rows = np.stack([u / width, v / height, np.ones(u.size)], axis=1)
     behind = _behind(depth, valid)
+
+    def refined(plane: NDArray[Any]) -> PlaneFit | None:
+        fit = _refined(plane, rows, z)
+        return fit and replace(fit, behind=float(behind(np.array([fit.plane]))[0]))
+
     if known is not None:
-        fit = _refined(np.array(known), rows, z)
-        return fit if fit is not None and behind(np.array([fit.plane]))[0] <= MOST_BEHIND else None
+        fit = refined(np.array(known))
+        return fit if fit is not None and fit.behind <= MOST_BEHIND else None
 
     rng = np.random.default_rng(seed)
     sample = rng.choice(u.size, min(u.size, 500), replace=False)
@@ -88,13 +96,13 @@ def fit_background(depth: Depth, valid: Mask, *, known: Plane | None = None, see
     planes = np.linalg.solve(corners[usable], (1.0 / z[sample])[triples[usable]][..., None])[..., 0]
     # 1/z - 1/zp relative to 1/zp is the relative depth error, so one tolerance serves near and far points.
     support = (np.abs(planes @ rows[sample].T * z[sample] - 1.0) < RELATIVE_NOISE).mean(axis=1)
-    fit = _refined(planes[np.argmax(support)], rows, z)
+    fit = refined(planes[np.argmax(support)])
     # Where a part covers much of the strip, a plane through it and the table may have more support than the table alone.
     # But it has points behind it.
-    if fit is None or (share := behind(np.array([fit.plane]))[0]) <= MOST_BEHIND:
+    if fit is None or fit.behind <= SOME_BEHIND:
         return fit
-    other = _refined(planes[np.argmax(support - behind(planes))], rows, z)
-    return fit if other is None or behind(np.array([other.plane]))[0] > share / 2 else other
+    other = refined(planes[np.argmax(support - behind(planes))])
+    return fit if other is None or other.behind > fit.behind / 2 else other
 
 
 def _border(valid: Mask) -> Mask:
@@ -136,10 +144,12 @@ def _refined(plane: NDArray[Any], rows: NDArray[np.float64], z: NDArray[np.float
 
 
 def _behind(depth: Depth, valid: Mask) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    # Tells of planes (N, 3) which share (N,) of the measured points lies behind each. A few thousand points say it.
+    # Tells of planes (N, 3) which share (N,) of the measured points lies behind each. A few thousand points say it,
+    # drawn by chance: those on a grid may all be missing.
     height, width = depth.shape
-    step = max(1, math.isqrt(depth.size // 4000))
-    v, u = step * np.stack(np.nonzero(valid[::step, ::step]))
+    measured = np.flatnonzero(valid)
+    drawn = np.random.default_rng(0).choice(measured.size, min(measured.size, SAMPLE), replace=False)
+    v, u = np.divmod(measured[drawn], width)
     points = np.stack([u / width, v / height, np.ones(u.size)], axis=0) * depth[v, u].astype(np.float64)
     return lambda planes: np.asarray((planes @ points > 1 + 2 * RELATIVE_NOISE).mean(axis=1))
 
@@ -179,8 +189,8 @@ def depth_at_centre(plane: Plane) -> float:
     return 1.0 / (plane[0] / 2 + plane[1] / 2 + plane[2])
 
 
-def same_plane(one: Plane, other: Plane) -> bool:
-    """Whether two planes lie about as far away all over the frame."""
+def same_plane(one: Plane, other: Plane, tolerance: float = STEP) -> bool:
+    """Whether two planes lie as far away all over the frame, but for this share of the distance."""
     (a, b, c), (d, e, f) = one, other
     corners = ((0, 0), (1, 0), (0, 1), (1, 1))
-    return all(abs((a * u + b * v + c) - (d * u + e * v + f)) <= STEP * (a * u + b * v + c) for u, v in corners)
+    return all(abs((a * u + b * v + c) - (d * u + e * v + f)) <= tolerance * (a * u + b * v + c) for u, v in corners)

@@ -27,7 +27,7 @@ from das3d.versions import version_of
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = (
     "_arrays.py", "_clouds.py", "background.py", "cache.py", "files.py", "foreground.py", "masks.py", "measurement.py",
-    "parts.py", "preparation.py", "scan.py",
+    "parts.py", "preparation.py", "scan.py", "sparse.py",
 )  # fmt: skip
 READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
@@ -44,8 +44,19 @@ def cache_folder() -> Path:
 
 
 def key_of(files: list[Path], *what: Any) -> str:
-    """Name of what depends on these files and on `what` (plain values)."""
-    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    """Name of what depends on these files and on `what` (plain values).
+
+    Raises:
+        DataError: a file is not there, or cannot be looked at.
+    """
+    stats = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DataError(f"{file}: expected a file of a part, found {reason}") from None
+        stats.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
     text = json.dumps([_code(), stats, what], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
 from das3d.console import counted, progress, say, warn
 from das3d.datacheck.suspects import expected_beyond
@@ -37,13 +38,14 @@ from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import Threshold, threshold_from
+from das3d.threshold import Threshold, expect_rate, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
 SMALLEST = 9  # pixels; what synthesis changed less than that is no defect
 SPREAD = 0.01  # of scores; a smaller one is none, however alike the parts are
 ODD = 0.02  # good parts that would score as high; below it a warning. One sound set in twenty has such a part
+KEPT = 5  # copies of the model of before, besides the first
 SEED = 20_000_003  # of synthetic defects; the same parts are harmed in the same way every time
 
 
@@ -65,7 +67,7 @@ def calibrate(
         data: good parts, as a plain folder or a data set in any layout. Parts that the model was trained on are left out,
             and so are test parts and those that are labelled defective. None: the held-out scores that the model keeps are
             used again, for another rate.
-        max_false_alarm: the share of good parts that may be called defective; as it was where None.
+        max_false_alarm: the share of good parts that may be called defective, above 0 and below 1; as it was where None.
         merge: add the new scores to those that the model keeps; otherwise they take their place.
         changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
@@ -75,8 +77,10 @@ def calibrate(
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
             prepared, or none is left.
         ModelError: old scores are needed and the model keeps none, or they would not compare with new ones.
-        SettingsError: a change is not of the score, or its value cannot work.
+        SettingsError: a change is not of the score, or its value cannot work; or `max_false_alarm` is no share.
     """
+    if max_false_alarm is not None:
+        expect_rate(max_false_alarm)  # before minutes of work
     if any(change.partition("=")[0].strip() == "score.max_false_alarm" for change in changes):
         raise SettingsError("calibrate: expected the rate as max_false_alarm (--max-false-alarm), found it as a change")
     if changes:
@@ -203,6 +207,24 @@ def _recorded(detector: Detector, data: Path | str | None) -> Detector:
         "value": detector.threshold.value,
     }
     return replace(detector, calibrations=[*detector.calibrations, entry])
+
+
+def keep_before(model: Path) -> Path:
+    """Copy a model file, before another takes its place, to ``NAME_before_TIME`` beside it (UTC); the copy.
+
+    A threshold that was spoiled by a defective part must not be for ever, nor may the next attempts push out the model that
+    worked: of such copies the first and the last `KEPT` stay.
+    """
+    now = datetime.now(UTC)
+    begins = f"{model.stem}_before_"
+    kept = model.with_name(f"{begins}{now:%Y-%m-%dT%H-%M-%S}-{now.microsecond // 1000:03}Z{model.suffix}")
+    write_atomically(kept, model.read_bytes())
+    names = (file.name for file in model.parent.iterdir() if file.suffix == model.suffix and file != kept)
+    older = sorted(name for name in names if name.startswith(begins))
+    for name in older[1 : 1 - KEPT]:
+        with contextlib.suppress(OSError):  # held by another program; the next time will do
+            model.with_name(name).unlink()
+    return kept
 
 
 def harmed(

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 import das3d
+from das3d.arguments import (
+    parse_depth_unit,
+    parse_duration,
+    parse_keep,
+    parse_modalities,
+    parse_seeds,
+    parse_share,
+    read_key,
+    texture_changes,
+    words_in,
+)
 from das3d.choices import EngineChoice, Modality, Precision, Preset, Target
-from das3d.errors import Das3dError, DataError, ModelError, SettingsError, explained
+from das3d.errors import Das3dError, ModelError, explained
+from das3d.printing import print_export, print_json, print_metrics, print_predictions, print_watched
 
 app = typer.Typer(
     name="das3d",
@@ -122,6 +132,25 @@ EngineName = Annotated[
     EngineChoice, typer.Option(help="What computes; auto: the fastest installed one that can compute such a model.")
 ]
 Model = Annotated[Path, typer.Argument(help="Run folder, or model file (safetensors, ONNX, OpenVINO).")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
+]
+Database = Annotated[
+    str | None,
+    typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
+]
+KeepGood = Annotated[
+    str | None, typer.Option(help="How long to keep the files of good parts, such as 30d; for ever by default.")
+]
+KeepDefective = Annotated[
+    str | None, typer.Option(help="The same of defective parts, and of those of a model without a threshold.")
+]
+KeepRefused = Annotated[
+    str | None, typer.Option(help="The same of parts that could not be judged; as long as defective ones by default.")
+]
+KeepRows = Annotated[
+    str | None, typer.Option(help="How long to keep verdicts in the database, such as 5y; for ever by default.")
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -349,9 +378,7 @@ def predict(
     depth_unit: DepthUnit = None,
     ray: RayAddress = None,
     focal_length: FocalLength = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a part on standard output as soon as it is judged, and no more.")
-    ] = False,
+    as_json: AsJson = False,
     exit_code: Annotated[
         bool,
         typer.Option("--exit-code", help="Exit with 0 where all parts are good, 3 where some are defective, 1 on errors."),
@@ -363,7 +390,7 @@ def predict(
     depth_format = parse_depth_unit(depth_unit, data)
     from das3d.detector import load
     from das3d.prediction import predict_folder, predict_part
-    from das3d.streaming import Inspected, inspect_on, json_line
+    from das3d.streaming import inspect_on
 
     if ray is not None and data is None:
         raise typer.BadParameter("--ray shares many parts; expected --data FOLDER with it")
@@ -372,12 +399,8 @@ def predict(
     detector = load(run, device, engine)
     if exit_code and detector.threshold is None:
         raise ModelError(f"{run}: expected a model with a threshold for --exit-code, found one that gives no verdict")
-    results_to = sys.stdout
-
-    def tell(result: Inspected) -> None:
-        print(json_line(result), file=results_to, flush=True)
-
-    how: dict[str, Any] = {"depth_format": depth_format, "focal_length": focal_length, "tell": tell if as_json else None}
+    tell = partial(print_json, to=sys.stdout) if as_json else None
+    how: dict[str, Any] = {"depth_format": depth_format, "focal_length": focal_length, "tell": tell}
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         if data is not None and ray is not None:
             with cluster_at(ray) as cluster:
@@ -397,13 +420,14 @@ def predict(
 def watch(
     run: Model,
     data: Annotated[Path, typer.Option(help="Folder that files come into, such as 0005_rgb.png and 0005_depth.png.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, maps and overlays.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, and maps and overlays by day.")],
     settle: Annotated[str, typer.Option(help="How long the files of a part must stand still, such as 2s.")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Judge what is there now and end.")] = False,
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
     focal_length: FocalLength = None,
+    as_json: AsJson = False,
 ) -> None:
     """Judge parts as a camera drops them into a folder, each once; Ctrl-C ends it after the part at hand."""
     seconds = parse_duration(settle, "--settle")
@@ -412,12 +436,13 @@ def watch(
     from das3d.watching import watch as watched
 
     detector = load(run, device, engine)
-    with ended_softly() as stopping:
+    tell = partial(print_json, to=sys.stdout) if as_json else None
+    with ended_softly() as stopping, contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         results = watched(
             detector, data, out, model=model_hash(run), settle=seconds, once=once, depth_format=depth_format,
             focal_length=focal_length, stopping=stopping,
         )  # fmt: skip
-        print_watched(results, out, detector)
+        print_watched(results, out, detector, tell)
 
 
 @app.command()
@@ -466,8 +491,8 @@ def calibrate(
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.atomic import write_atomically
     from das3d.calibration import calibrate as calibrated
+    from das3d.calibration import keep_before
     from das3d.console import warn
     from das3d.detector import load, model_file
     from das3d.engines import EXPORTED
@@ -483,16 +508,13 @@ def calibrate(
         detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format,
     )  # fmt: skip
-    before = target.with_name(f"{target.stem}_before{target.suffix}")
-    replaced = target.is_file()
-    if replaced:  # a threshold that was spoiled by a defective part must not be for ever
-        write_atomically(before, target.read_bytes())
+    before = keep_before(target) if target.is_file() else None
     after.save(target)
     if detector.threshold is not None:
         print(f"before: {detector.threshold.describe()}")
     print(*(after.threshold.explain() if after.threshold else ()), sep="\n")
     print(f"written to {target}; the weights are the same")
-    if replaced:
+    if before is not None:
         print(f"the model of before is kept as {before}; to go back, rename it to {target.name}")
     for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
@@ -507,14 +529,15 @@ def serve(
     out: Annotated[Path, typer.Option(help="Folder for maps, scans and the database.")] = Path("inspections"),
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all of this machine's addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    database: Annotated[
-        str | None,
-        typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
-    ] = None,
+    database: Database = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="File with a key that every request must show; or set DAS3D_API_KEY.")
     ] = None,
     keep_scans: Annotated[bool, typer.Option(help="Keep uploaded files, to look at past parts again.")] = True,
+    keep_good: KeepGood = None,
+    keep_defective: KeepDefective = None,
+    keep_refused: KeepRefused = None,
+    keep_rows: KeepRows = None,
     queue: Annotated[int, typer.Option(min=1, help="Inspections under way at once; further ones get 429.")] = 32,
     batch: Annotated[int, typer.Option(min=1, help="Parts computed together.")] = 8,
     max_upload: Annotated[float, typer.Option(min=0.001, help="MiB of one request.")] = 64,
@@ -525,18 +548,41 @@ def serve(
     device: Device = "auto",
     engine: EngineName = "auto",
     depth_unit: DepthUnit = None,
+    focal_length: FocalLength = None,
 ) -> None:
     """Inspect parts over HTTP, with a page for people at /."""
     depth_format = parse_depth_unit(depth_unit)
     key = read_key(api_key_file)
+    keep = parse_keep(keep_good, keep_defective, keep_refused, keep_rows)
     from das3d.service import Limits
     from das3d.service import serve as run
 
     limits = Limits(queue, batch, round(max_upload * (1 << 20)), round(max_pixels * 1e6), max_seconds)
     run(
-        models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, limits=limits, device=device,
-        engine=engine, depth_format=depth_format,
+        models, out, host=host, port=port, database=database, key=key, keep_scans=keep_scans, keep=keep, limits=limits,
+        device=device, engine=engine, depth_format=depth_format, focal_length=focal_length,
     )  # fmt: skip
+
+
+@app.command()
+@reported
+def prune(
+    out: Annotated[Path, typer.Argument(help="Folder of a service, its --out.")],
+    database: Database = None,
+    keep_good: KeepGood = None,
+    keep_defective: KeepDefective = None,
+    keep_refused: KeepRefused = None,
+    keep_rows: KeepRows = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove past inspections of a service that are older than they shall be kept; the service may run meanwhile."""
+    keep = parse_keep(keep_good, keep_defective, keep_refused, keep_rows)
+    from das3d.service.retention import prune_folder
+
+    removed = prune_folder(out, database, keep, dry_run=dry_run)
+    print(f"{'would remove' if dry_run else 'removed'} {removed.describe()}")
+    if removed.stuck is not None:
+        raise Das3dError(f"{removed.stuck}: expected a folder that can be removed; it is tried again next time")
 
 
 @app.command()
@@ -552,11 +598,15 @@ def export(
         Path | None, typer.Option(help="Parts to check and calibrate with; the training data by default.")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, kept in the file.")] = "",
+    max_changed: Annotated[
+        str, typer.Option(help="Share of verdicts that fp16 or int8 may change, or nothing is written.")
+    ] = "5%",
 ) -> None:
     """Export a model to run without PyTorch, and check it against the trained one."""
+    changed = parse_share(max_changed, "--max-changed")
     from das3d.exporting import export as write
 
-    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence))
+    print_export(write(run, to, precision=precision, out=out, data=data, licence=licence, max_changed=changed))
 
 
 @app.command()
@@ -653,117 +703,6 @@ def quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # what they have to say, das3d says
 
 
-def parse_duration(text: str, option: str = "--budget") -> float:
-    """Seconds in '90s', '20m' or '1.5h'. Raises SettingsError."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        seconds = float(text[:-1]) * units[text[-1:]]
-    except (ValueError, KeyError):
-        seconds = -1
-    if not 0 < seconds < 1e9:
-        raise SettingsError(f"{option}: expected a time such as 90s, 20m or 1h, found {text!r}")
-    return seconds
-
-
-def parse_share(text: str) -> float:
-    """The share in '1%' or '0.01'. Raises SettingsError."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1
-    if not 0 < share < 1:
-        raise SettingsError(f"--max-false-alarm: expected a share such as 1% or 0.01, found {text!r}")
-    return share
-
-
-def read_key(file: Path | None) -> str | None:
-    """The API key in a file, or in the environment; None where there is neither. It is not shown in any message."""
-    key = os.environ.get("DAS3D_API_KEY") if file is None else file.read_text(encoding="utf-8", errors="replace")
-    if key is None:
-        return None
-    key = key.strip()
-    if not (len(key) >= 8 and key.isascii() and key.isprintable()):
-        where = "DAS3D_API_KEY" if file is None else str(file)
-        raise SettingsError(f"{where}: expected an API key of 8 or more ASCII characters, found something else")
-    return key
-
-
-def words_in(text: str, option: str) -> list[str]:
-    """The words of a list such as 'a,b'. Raises SettingsError where one is empty or comes twice."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(words) or len(set(words)) < len(words):
-        raise SettingsError(f"{option}: expected different words with commas between them, found {text!r}")
-    return words
-
-
-def parse_modalities(text: str) -> Any:
-    """('rgb+depth', 'rgb') of 'rgb+depth,rgb'. Raises SettingsError."""
-    known = get_args(Modality)
-    if unknown := [word for word in words_in(text, "--modalities") if word not in known]:
-        raise SettingsError(f"--modalities: expected some of {','.join(known)}, found {','.join(unknown)!r}")
-    return tuple(words_in(text, "--modalities"))
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """(0, 1, 2) of '0,1,2'. Raises SettingsError."""
-    words = words_in(text, "--seeds")
-    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        raise SettingsError(f"--seeds: expected whole numbers such as 0,1,2, found {text!r}")
-    return tuple(int(word) for word in words)
-
-
-def texture_changes(folder: Path | None) -> list[str]:
-    """The settings that take textures from a folder."""
-    if folder is None:
-        return []
-    return ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(folder))}"]
-
-
-def parse_depth_unit(text: str | None, data: Path | None = None, category: str | None = None) -> Any:
-    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError.
-
-    Warns where the data itself says, which is what counts.
-    """
-    if text is None:
-        return None
-    from das3d.console import warn
-    from das3d.files import DepthFormat
-    from das3d.layouts import declaration_for
-
-    if data is not None:
-        folder = data / category if category and (data / category).is_dir() else data
-        if folder.is_dir() and (path := declaration_for(folder)):
-            warn(f"{path} declares how depth is read; --depth-unit {text} is not used")
-    try:
-        return DepthFormat.parse(text)
-    except DataError as error:
-        raise SettingsError(f"--depth-unit: {error}") from None
-
-
-def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
-    from das3d.console import figure, percent, sizes_text
-    from das3d.metrics import FIGURES
-
-    parts = f"{metrics['n_good']} good and {metrics['n_defective']} defective parts"
-    print(f"{metrics['category']}, {metrics['modality']}: {parts}, maps at {sizes_text(metrics['map_size'])}")
-    rows = {name: figure(metrics[key], 4) for key, name in FIGURES.items()}
-    rows |= {f"I-AUROC {kind}": figure(value, 4) for kind, value in metrics["per_defect"].items()}
-    rows["false alarms at threshold"] = percent(metrics["false_alarms"])
-    rows["defective found at threshold"] = percent(metrics["detected"])
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {value:>7}")
-    if metrics["threshold"]:
-        known = metrics["threshold"]
-        print(
-            f"  (expected false alarms {known['false_alarm_rate']:.1%}, at most {known['false_alarm_bound']:.1%} with "
-            f"{known['confidence']:.0%} confidence; {known['parts']} held-out parts)"
-        )
-    for note in metrics["notes"]:
-        print(f"note: {note}")
-    print(f"written to {folder}; computed by {metrics['engine']}")
-
-
 def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
     """Add figures to the experiment trackers of the run."""
     from das3d.metrics import FIGURES
@@ -771,72 +710,6 @@ def record_metrics(run: Path, detector: Any, metrics: dict[str, Any]) -> None:
 
     names = [*FIGURES, "per_defect", "false_alarms", "detected", "n_good", "n_defective"]
     record(run, detector.settings, {name: metrics[name] for name in names}, detector.training.get("iterations", 0))
-
-
-def print_predictions(results: list[Any], out: Path, detector: Any) -> None:
-    failed = [result for result in results if result.error]
-    shown = [result for result in results if not result.error]
-    for result in shown[:20]:
-        print_prediction(result, detector)
-    if len(shown) > 20:
-        print(f"... and {len(shown) - 20} more")
-    if detector.threshold is not None and shown:
-        defective = sum(result.verdict == "defective" for result in shown)
-        print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
-    if known := sum(result.trained_on for result in shown):
-        warn_of_known(known, len(shown))
-    print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
-    if failed:
-        lines = [result.error for result in failed[:10]]
-        more = len(failed) - len(lines)
-        raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
-
-
-def warn_of_known(known: int, parts: int) -> None:
-    from das3d.console import counted, warn
-
-    warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
-
-
-def print_watched(results: Iterator[Any], out: Path, detector: Any) -> None:
-    from das3d.console import counted, say, warn
-
-    parts = defective = failed = known = 0
-    for result in results:
-        parts += 1
-        defective += result.verdict == "defective"
-        failed += bool(result.error)
-        known += result.trained_on
-        if result.error:
-            warn(f"not judged: {result.error}")
-        else:
-            print_prediction(result, detector)
-    if known:
-        warn_of_known(known, parts)
-    told = counted(parts, "part") + (f", {defective} defective" if detector.threshold else "")
-    told += f", {failed} not judged" if failed else ""
-    say(f"{told}; scores.csv, regions.jsonl, maps and overlays in {out}; computed by {detector.engine.describe()}")
-
-
-def print_prediction(result: Any, detector: Any) -> None:
-    score = result.prediction.score
-    compared = "" if detector.threshold is None else detector.threshold.compared(score)
-    words = [result.part.id, f"score {score:.4f}", compared, result.verdict]
-    print("  ".join(word for word in words if word), flush=True)
-    if regions := result.prediction.regions:
-        smaller = f"; {len(regions) - 1} smaller" if len(regions) > 1 else ""
-        print(f"  {regions[0].describe()}{smaller}", flush=True)
-
-
-def print_export(export: Any) -> None:
-    print(f"checked on {export.parts} parts ({export.source})")
-    width = max(len(one.engine) for one in export.engines)
-    print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")
-    print(f"  {'PyTorch, fp32, CPU':{width}}  {'':44}  {export.trained_ms:9.0f}")
-    for one in export.engines:
-        changed = "-" if one.verdicts_changed is None else f"{one.verdicts_changed} of {export.parts}"
-        print(f"  {one.engine:{width}}  {one.score:16.1e}  {one.map:7.1e}  {changed:>16}  {one.ms:9.0f}")
-    print(f"written to {export.file} ({export.size / 1e6:.1f} MB)")
 
 
 def main() -> None:

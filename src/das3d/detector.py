@@ -41,7 +41,7 @@ class Prediction:
         name: of the scan.
         score: anomaly score of the part, 0 to 1; higher is more likely defective.
         image: (S, S) float32 anomaly map as the networks gave it, 0 to 1.
-        window: the square of the frame that it shows.
+        window: what it shows of the frame.
         defective: the verdict; None where the model carries no threshold.
         false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
             where the model keeps no held-out scores.
@@ -76,7 +76,11 @@ class Detector:
         statistics: measured on its training parts, used unchanged on every scan.
         engine: computes the networks.
         threshold: None where no good parts were held out.
-        training: facts for people: data, category, parts, iterations, minutes, machine.
+        training: facts of the run, as ``training.json`` has them. For those who read its parts again: ``data`` (absolute
+            path), ``layout``, ``category``, ``light`` (None but for Eyecandies), ``depth_format`` (the fields of a
+            `DepthFormat`, or None). For people: ``parts`` and ``held_out`` (how many), ``iterations``, ``batch``,
+            ``minutes``, ``precision``, ``device``, ``machine``, ``torch`` and ``das3d`` (versions). Empty where no run
+            trained it; older models may lack some.
         fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
         norms: what good parts show, by which regions are told; None where no good parts were held out.
         calibrations: when the threshold was set and by what, the latest last: ``at`` (UTC), ``data`` (None: by the scores
@@ -142,6 +146,7 @@ class Detector:
 
         Raises:
             DataError: a scan cannot be made, prepared or judged; the predictions before it have been given.
+            ModelError: as of `run`.
         """
         stream, problem = iter(scans), None
         while problem is None:
@@ -158,7 +163,10 @@ class Detector:
         raise problem
 
     def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:
-        """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them."""
+        """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them.
+
+        Errors are those of `run`.
+        """
         output = self.run(scans)
         chance = self.threshold.false_alarm_probability if self.threshold else lambda score: None
         found: list[tuple[Region, ...]] = [()] * len(scans)
@@ -170,8 +178,20 @@ class Detector:
         ]
 
     def run(self, scans: Sequence[PreparedScan]) -> EngineOutput:
-        """Maps, scores and repaired images of one batch of prepared scans, on the networks' own grid."""
-        return self.engine.run(**batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
+        """Maps, scores and repaired images of one batch of prepared scans, on the networks' own grid.
+
+        Raises:
+            ModelError: a score or a map is not finite; no threshold would find it too high, so it would pass for good.
+        """
+        output = self.engine.run(**batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
+        finite = np.isfinite(output.score) & np.isfinite(output.map).all(axis=(1, 2))
+        if not finite.all():
+            first = int(np.flatnonzero(~finite)[0])
+            raise ModelError(
+                f"{scans[first].name}: expected a finite score and map, found score {output.score[first]} "
+                f"({self.engine.describe()}): the weights are damaged, or numbers too large for this precision"
+            )
+        return output
 
     def verdict(self, score: float) -> bool | None:
         return None if self.threshold is None else self.threshold.is_defective(score)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,30 +77,35 @@ def median_rank(held_out: int) -> int:
     return (held_out + 1) // 2
 
 
-def compare(threshold: Threshold, scores: Sequence[float], left_out: Mapping[str, int] | None = None) -> Drift:
+def compare(threshold: Threshold, scores: Iterable[float], left_out: Mapping[str, int] | None = None) -> Drift:
     """Compare scores of new parts with those of the held-out ones, which `threshold` must keep.
 
     If new parts are like them, the number of new ones above the k-th smallest held-out score has a law of its own whatever
     the scores' distribution (`das3d.threshold.chance_of_so_many`). Twice the smaller of the chances on both sides is told.
-    Scores that differ from the median by no more than rounding count for neither side.
+    Scores that differ from the median by no more than rounding count for neither side. They are counted as they come, and
+    none is kept.
     """
     held_out = len(threshold.good_scores)
     rank = median_rank(held_out)
     median = threshold.good_scores[rank - 1]
-    higher = sum(above(score, median) for score in scores)
-    lower = sum(above(median, score) for score in scores)
+    parts = higher = lower = alarms = 0
+    for score in scores:
+        parts += 1
+        higher += above(score, median)
+        lower += above(median, score)
+        alarms += threshold.is_defective(score)
     sides = (
-        chance_of_so_many(higher, len(scores), held_out + 1 - rank, held_out),
-        chance_of_so_many(lower, len(scores), rank, held_out),
+        chance_of_so_many(higher, parts, held_out + 1 - rank, held_out),
+        chance_of_so_many(lower, parts, rank, held_out),
     )
-    alarms = sum(threshold.is_defective(score) for score in scores)
-    return Drift(threshold, len(scores), higher, alarms, min(2 * min(sides), 1.0), left_out or {})
+    return Drift(threshold, parts, higher, alarms, min(2 * min(sides), 1.0), left_out or {})
 
 
 def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int | None = None) -> Drift:
     """Compare the parts in a table of scores with those that a model's threshold rests on.
 
     Parts that were not judged, are known to be defective or were judged by another model than the last part are left out.
+    No more rows than the last ones asked for are held.
 
     Args:
         run: the model, as messages call it.
@@ -116,35 +122,41 @@ def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int |
             f"{run}: expected a model that keeps the scores of held-out good parts, found one without; "
             "das3d calibrate --data GOODPARTS gives it some"
         )
-    rows = _rows_of(table)[-(last or 0) :]
-    scores: list[float] = []
+    kept = deque(_rows_of(table), maxlen=last or 1)
+    model = kept[-1].get("model") if kept else None
     left_out: dict[str, int] = {}
-    for row in rows:
-        if why := _why_not(row, rows[-1].get("model")):
-            left_out[why] = left_out.get(why, 0) + 1
-            continue
-        score = _number_in(table, row, "score")
-        if row.get("false_alarm_probability"):
-            _expect_its_own(run, threshold, table, row, score)
-        scores.append(score)
-    if len(scores) < LEAST:
-        found = ", ".join([counted(len(scores), "part"), *(f"{count} {why}" for why, count in left_out.items())])
-        raise DataError(f"{table}: expected {LEAST} or more parts to compare, found {found}")
-    return compare(threshold, scores, left_out)
+
+    def judged() -> Iterator[float]:
+        for row in kept if last else _rows_of(table):  # of a table of years, all rows would not fit into memory
+            if why := _why_not(row, model):
+                left_out[why] = left_out.get(why, 0) + 1
+                continue
+            score = _number_in(table, row, "score")
+            if row.get("false_alarm_probability"):
+                _expect_its_own(run, threshold, table, row, score)
+            yield score
+
+    found = compare(threshold, judged(), left_out)
+    if found.parts < LEAST:
+        there = ", ".join([counted(found.parts, "part"), *(f"{count} {why}" for why, count in left_out.items())])
+        raise DataError(f"{table}: expected {LEAST} or more parts to compare, found {there}")
+    return found
 
 
-def _rows_of(table: Path) -> list[dict[str, str]]:
+def _rows_of(table: Path) -> Iterator[dict[str, str]]:
     try:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            names, rows = reader.fieldnames or [], list(reader)
+            names = reader.fieldnames or []
+            if "id" not in names or "score" not in names:
+                told = one_line(", ".join(names)) or "none"
+                raise DataError(
+                    f"{table}: expected columns id and score, as das3d predict and watch write them, found {told}"
+                )
+            yield from reader
     except (OSError, ValueError, csv.Error) as error:
         found = getattr(error, "strerror", None) or one_line(error)
         raise DataError(f"{table}: expected scores that das3d predict or watch wrote, found: {found}") from None
-    if "id" not in names or "score" not in names:
-        found = one_line(", ".join(names)) or "none"
-        raise DataError(f"{table}: expected columns id and score, as das3d predict and watch write them, found {found}")
-    return rows
 
 
 def _why_not(row: Mapping[str, str], model: str | None) -> str:

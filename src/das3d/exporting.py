@@ -29,7 +29,7 @@ from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
 from das3d.preparation import PreparedScan
-from das3d.threshold import SAME
+from das3d.threshold import SAME, rate_text
 from das3d.versions import version_of
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
@@ -38,6 +38,9 @@ PARTS = 32  # for the check, and as many to calibrate by
 # The largest differences of scores and of maps, both 0 to 1, with which an export is kept. In full precision only the order
 # of sums differs; below it, these are well beyond what rounding does to a sound model.
 LIMITS = {"fp32": (1e-4, 1e-3), "fp16": (0.03, 0.2), "int8": (0.1, 0.5)}
+# The share of verdicts that fp16 or int8 may change where no other is asked for: 1 of 32. The threshold is the score of a
+# part, so among many parts some lie near it; more than that, and the promise of false alarms no longer holds for the file.
+CHANGED = 0.05
 KEPT_IN_FLOAT = ("encoder.0.", ".head.")  # layers that int8 leaves alone, by parts of the names of their weights
 
 
@@ -73,6 +76,7 @@ def export(
     out: Path | str | None = None,
     data: Path | str | None = None,
     licence: str = "",
+    max_changed: float = CHANGED,
 ) -> Export:
     """Export a trained model, and check it at once against what was trained with each engine that is installed.
 
@@ -84,16 +88,20 @@ def export(
         data: folder of parts to check and calibrate by; where None, the training data if it is still where it was, else
             made-up parts, which do not do for int8. Parts that cannot be prepared are left out with a warning.
         licence: of the weights, for those who get the file.
+        max_changed: the share of verdicts, 0 to 1, that fp16 or int8 may change: they move scores, and the threshold stays
+            that of the trained model. Full precision may change none.
 
     Raises:
         ModelError: there is no trained model, or the exported one differs from it; then nothing is written.
         DataError: there is something wrong with `data`, or no part in it to check or no good one to calibrate by.
-        SettingsError: `out` does not end as files of `to` do.
+        SettingsError: `out` does not end as files of `to` do, or `max_changed` is no share.
         MissingPackageError: a package that it takes is not installed.
     """
     run = Path(run)
     if run.suffix in EXPORTED:
         raise ModelError(f"{run}: expected a model as it was trained, found an exported one")
+    if not 0 <= max_changed <= 1:
+        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {max_changed:g}")
     detector = load(run, "cpu", "torch")
     file = _out_file(run, to, precision, out)
     parts, source = find_parts(detector, data)
@@ -126,6 +134,7 @@ def export(
         trained = compute(detector, scans)
         engines = [agreement(load(model, "cpu", engine), scans, trained) for engine in _engines(to)]
         _refuse_what_differs(file, precision, engines)
+        _refuse_other_verdicts(file, precision, engines, len(scans), max_changed)
         about["export"]["check"] = {"parts": len(scans), "of": checked_on, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
         contents = [(file.with_suffix(written.suffix), written.read_bytes()) for written in _files(model)]
@@ -163,6 +172,18 @@ def _refuse_what_differs(file: Path, precision: Precision, engines: Sequence[Agr
             raise ModelError(
                 f"{file}: expected scores within {score:g} and maps within {map_:g} of the trained model, "
                 f"found {found} ({one.engine}); nothing is written"
+            )
+
+
+def _refuse_other_verdicts(
+    file: Path, precision: Precision, engines: Sequence[Agreement], parts: int, max_changed: float
+) -> None:
+    for one in engines:
+        if (one.verdicts_changed or 0) > max_changed * parts:
+            raise ModelError(
+                f"{file}: expected {rate_text(max_changed)} of the trained model's verdicts changed at most, found "
+                f"{one.verdicts_changed} of {parts} ({one.engine}), as {precision} moves scores by up to {one.score:.2g} "
+                "and the threshold stays; --max-changed allows more, fp32 changes none; nothing is written"
             )
 
 

@@ -13,18 +13,21 @@ from das3d.scan import Scan
 
 
 def fingerprint_of(part: Part) -> str:
-    """A hash of the part's colours, or of its depth where it has none; the same in every format without loss."""
-    return fingerprint_in(replace(part, masks=()).read(depth=part.rgb is None))
+    """A hash of the part's colours and depth, as far as it has them; the same in every format without loss."""
+    return fingerprint_in(_read(part))
 
 
 def fingerprint_in(scan: Scan) -> str:
     """The same of a part that has been read already, with all its members."""
-    return _hash(np.ascontiguousarray(scan.depth if scan.rgb is None else scan.rgb).tobytes())
+    members = (member for member in (scan.rgb, scan.depth) if member is not None)
+    return _hash(b"".join(np.ascontiguousarray(member).tobytes() for member in members))
 
 
 def marks_of(part: Part) -> set[str]:
-    """The part's fingerprint and its file's: what models of any version may know it by."""
-    return {fingerprint_of(part), file_mark_of(part)}
+    """What models of any version may know the part by: its fingerprint, that of its colours alone, and its file's."""
+    scan = _read(part)
+    alone = fingerprint_in(scan if scan.rgb is None else scan.without(depth=True))
+    return {fingerprint_in(scan), alone, file_mark_of(part)}
 
 
 def file_mark_of(part: Part) -> str:
@@ -35,6 +38,10 @@ def file_mark_of(part: Part) -> str:
 def content_of(part: Part) -> str:
     """A hash of all files of the part: copies have the same, whatever they are called."""
     return _hash(b"".join(_hash(file.read_bytes()).encode() for file in (part.rgb, part.depth) if file is not None))
+
+
+def _read(part: Part) -> Scan:
+    return replace(part, masks=()).read()
 
 
 def file_of(part: Part) -> Path:

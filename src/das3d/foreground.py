@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,25 @@ from das3d.masks import Box, bounding_box, filled, morph
 from das3d.scan import Depth, Mask
 
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
+LOW = 3.0  # times the distance from the plane: a part that rises less may lie below that distance here and there
+RIM = 0.02  # of the frame: how far the rim of a higher one may go on below that distance
 SMALLEST_PIECE = 100  # pixels; where nothing larger rises above a plane, there is no part on it but noise
-ON_TABLE = 0.2  # share of the outline of what stands before a wall that the table shows along
+ON_TABLE = 0.2  # share of the outline of what stands before a wall, or of a gap in a part, that the table shows along
+SPECK = 60  # pixels: smaller gaps belong to the part that surrounds them
 CLEARED = 0.75  # share of the frame; where the outline of what was measured has less, all but the part was cleared away
 ON_BORDER = 0.25  # share of the frame's border on which a part that is cut out by what was measured has depth at most
 RECTANGLE = 0.98  # share of its bounding box that an upright rectangle fills, pixels that were not measured aside
 
 
 def find_foreground(
-    depth: Depth, valid: Mask, plane: Plane, distance: float, *, runs_out: bool = False, area: float = 0.0
+    depth: Depth,
+    valid: Mask,
+    plane: Plane,
+    distance: float,
+    *,
+    exact: bool = False,
+    runs_out: bool = False,
+    area: float = 0.0,
 ) -> Mask:
     """The pixels (H, W) that show the part: nearer than the background plane by more than `distance` metres.
 
@@ -30,8 +41,9 @@ def find_foreground(
     a wall and hides some of it, unless parts are known to run out of the frame themselves (`runs_out`), as ropes and belts
     do. `area`, the share of the frame that parts cover at least, if known, tells a small part from a speck beside a wall.
     Specks are left out, and so are separate patches that hardly rise above the plane, where the table itself was measured
-    too near. Missing points that the part encloses belong to it as far as its surface surrounds them, so that the table
-    seen through a ring stays background.
+    too near. Unless the distance is `exact`, what is connected with the part belongs to it down to half of that, if a
+    median over 5 x 5 pixels says so: all of a low part, the rim of another. Missing points that the part encloses belong to
+    it as far as its surface surrounds them, so that the table seen through a ring, and a shadow on it, stay background.
     """
     rise = plane_depth(plane, depth.shape) - depth
     surface = valid & (rise > distance)
@@ -42,26 +54,71 @@ def find_foreground(
     ends = bounding_box(valid)
     steps = np.zeros_like(valid) if runs_out else _steps_before_walls(depth, valid, labels, boxes, ends)
     if steps.any():
-        count, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
-    pixels = boxes[1:, cv2.CC_STAT_AREA]
-    inside = _inside(boxes[1:], ends) | runs_out
-    sizeable = pixels >= min(0.1 * pixels.max(), 0.5 * area * depth.size or np.inf)
-    candidates = inside & sizeable if (inside & sizeable).any() else np.ones(count - 1, dtype=bool)
-    largest = pixels[candidates].max()
-    keep = (pixels >= 0.02 * largest) & (inside | ~(inside & sizeable).any())
-    pieces = np.flatnonzero(keep)
-    if pieces.size > 1:
-        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in pieces])
-        keep[pieces] = tops >= FLAT * tops[np.argmax(pixels[pieces])]
-    surface = np.concatenate([[False], keep])[labels]
-    if steps.any():  # of which those on the near side belong to the part
-        near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
-        surface |= steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
+        _, labels, boxes, _ = cv2.connectedComponentsWithStats((surface & ~steps).astype(np.uint8), connectivity=8)
+    pieces = _pieces_of_part(boxes[1:, cv2.CC_STAT_AREA], _inside(boxes[1:], ends) | runs_out, 0.5 * area * depth.size)
+    pieces &= _high_enough(pieces, rise, labels, boxes)
+    surface = np.concatenate([[False], pieces])[labels]
+    if steps.any():
+        surface |= _near_side(steps, surface, depth, valid)
+    if not exact:
+        surface = _grown(surface, rise, valid, distance)
+    return surface | _enclosed(surface, valid)
 
+
+def _pieces_of_part(pixels: NDArray[Any], inside: Mask, least: float) -> Mask:
+    # Which of N separate pieces may be of the part, by their sizes (N,) and whether they lie inside what was measured (N,).
+    # One of `least` pixels is large enough, 0 if nobody knows. Where none inside is, those that run out of it may be.
+    sizeable = inside & (pixels >= min(0.1 * pixels.max(), least or np.inf))
+    candidates = sizeable if sizeable.any() else np.ones_like(inside)
+    return (pixels >= 0.02 * pixels[candidates].max()) & (inside | ~sizeable.any())
+
+
+def _high_enough(pieces: Mask, rise: Depth, labels: NDArray[Any], boxes: NDArray[Any]) -> Mask:
+    # Which of N pieces rise as a part does, by the largest of those that `pieces` (N,) marks; True for all others.
+    high, marked = np.ones_like(pieces), np.flatnonzero(pieces)
+    if marked.size > 1:
+        tops = np.array([_top_of(int(piece) + 1, rise, labels, boxes[piece + 1]) for piece in marked])
+        high[marked] = tops >= FLAT * tops[np.argmax(boxes[marked + 1, cv2.CC_STAT_AREA])]
+    return high
+
+
+def _near_side(steps: Mask, surface: Mask, depth: Depth, valid: Mask) -> Mask:
+    # Which pixels of the steps before a wall belong to the part beside them.
+    near = cv2.erode(np.where(valid, depth, np.float32(np.inf)), np.ones((3, 3)))
+    return steps & morph(surface, cv2.MORPH_DILATE, 5) & (depth - near <= STEP * near)
+
+
+def _grown(surface: Mask, rise: Depth, valid: Mask, distance: float) -> Mask:
+    # A low part, or the rim of a rounded one, rises little more than the noise of single points; a median over a few tells
+    # it from the table at half of the distance. Only what is connected with the part can belong to it, and of a high part
+    # only what is near: a table is not flat either.
+    smooth = cv2.medianBlur(np.where(valid, rise, np.float32(0)), 5)
+    low = valid & (smooth > distance / 2) & (rise <= distance)
+    if (rise[surface] > LOW * distance).mean() > 0.05:
+        low &= morph(surface, cv2.MORPH_DILATE, 2 * math.ceil(RIM * max(surface.shape)) + 1)
+    _, labels = cv2.connectedComponents((low | surface).astype(np.uint8), connectivity=8)
+    belongs = np.zeros(int(labels.max()) + 1, dtype=bool)
+    belongs[labels[surface]] = True
+    return belongs[labels]
+
+
+def _enclosed(surface: Mask, valid: Mask) -> Mask:
+    # Those gaps within the part's outline that its surface surrounds. A shadow on the table that is seen through a ring has
+    # the ring on one side and the table on the other.
     outline = filled(morph(surface, cv2.MORPH_CLOSE, 5))
     # Lone background points between missing ones are noise; only a patch of them is the table.
     table = morph(morph(valid & ~surface, cv2.MORPH_CLOSE, 5), cv2.MORPH_OPEN, 7)
-    return surface | (outline & ~table)
+    gaps = outline & ~table & ~surface
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(gaps.astype(np.uint8), connectivity=8)
+    belongs = np.ones(len(boxes), dtype=bool)
+    belongs[0] = False
+    for label in np.flatnonzero(belongs & (boxes[:, cv2.CC_STAT_AREA] > SPECK)):
+        left, top, w, h, _ = boxes[label]
+        here = slice(max(top - 2, 0), top + h + 2), slice(max(left - 2, 0), left + w + 2)
+        gap = labels[here] == label
+        around = morph(gap, cv2.MORPH_DILATE, 5) & ~gap & valid[here]
+        belongs[label] = (around & ~surface[here]).sum() <= ON_TABLE * around.sum()
+    return belongs[labels]
 
 
 def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Box) -> Mask:

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.background import (
+    RELATIVE_NOISE,
+    SOME_BEHIND,
+    STEP,
     Plane,
     PlaneFit,
     background_distance,
@@ -21,10 +24,19 @@ from das3d.background import (
     same_plane,
 )
 from das3d.errors import DataError
-from das3d.foreground import cleared_part, find_foreground, most_run_out, reaches_end, stands_out
+from das3d.foreground import (
+    SMALLEST_PIECE,
+    cleared_part,
+    find_foreground,
+    measured_outline,
+    most_run_out,
+    reaches_end,
+    stands_out,
+)
 from das3d.masks import longer_side
 from das3d.scan import Depth, Mask, Scan
 from das3d.settings import PreparationSettings
+from das3d.sparse import WIDEST_GAP, dense, density
 
 # How the part is told from what is around it: by a plane below it, by having depth at all, where somebody has cleared all
 # else away, or not, as it fills the frame.
@@ -32,6 +44,7 @@ Background = Literal["plane", "cleared", "none"]
 
 TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
 WHITE = 250  # grey level; JPEG makes 250 to 255 of what is at the end of its range
+LEVEL = 1e-6  # of the distance: depth that differs by no more is all the same, but for rounding
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
@@ -62,6 +75,8 @@ class Statistics:
         white: share of the part that is white in that scan which has most; 1 where those are 0.
         longest, largest: pixels along the longest part's bounding box, and on the largest part, in the same scans; 0 where
             the window is the whole frame.
+        density: how closely depth lies in that scan where it lies least so (`sparse.density`), the same ones left out; 0
+            without depth, and in models of before it was measured.
     """
 
     has_rgb: bool
@@ -85,6 +100,7 @@ class Statistics:
     white: float = 1.0
     longest: int = 0
     largest: int = 0
+    density: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,7 +122,8 @@ def measure(
         progress: called after each scan.
 
     Raises:
-        DataError: there is no scan, the members differ between scans, or some have no measured depth; these are all named.
+        DataError: there is no scan, the members differ between scans, depth is the same everywhere, or some scans have next
+            to no measured depth; these are all named.
     """
     seen = _look_at_all(scans, settings, progress)
     sizes = {one.size for one in seen}
@@ -122,6 +139,13 @@ def measure(
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
+    scene = float(np.median([one.scene for one in used]))
+    if seen[0].has_depth and far - near <= LEVEL * scene:
+        others = f" and {len(used) - 1} other scans" if len(used) > 1 else ""
+        raise DataError(
+            f"{used[0].name}{others}: expected depth that differs over the part, found {scene:.6g} m everywhere; is it "
+            "depth at all, in fine enough steps? To train on RGB alone, take the depth files out of the data"
+        )
     window = _window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0
     exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
@@ -134,18 +158,19 @@ def measure(
         window=window,
         frame=sizes.pop() if len(sizes) == 1 else None,
         near=near - 0.1 * (far - near),  # room for what rises above every good part
-        far=far if far > near else near + 1.0,
+        far=far,
         rgb_high=_high_grey_level(ranges) if settings.stretch else 255.0,
         scans=len(seen),
         area=0.0 if background == "none" else min(part.area for _, part in sound),
         missing=max(one.missing for one, _ in sound),
-        scene=float(np.median([one.scene for one in used])),
+        scene=scene,
         runs_out=background == "plane" and most_run_out([part.runs_out for part in ranges]),
         darkest=min((one.brightness for one in exposures), default=0.0),
         brightest=max((one.brightness for one in exposures), default=0.0),
         white=max((one.white for one in exposures), default=1.0),
         longest=max(part.side for _, part in sound) if window else 0,
         largest=max(round(part.area * math.prod(one.size)) for one, part in sound) if window else 0,
+        density=min(one.density for one, _ in sound),
     )
 
 
@@ -176,10 +201,16 @@ def _background_shown(seen: list[_Look]) -> Background:
 def _on_the_usual_plane(seen: list[_Look], settings: PreparationSettings) -> tuple[list[_Look], Plane]:
     # The scans that say how high and large parts are, and the plane of most.
     plane = _median_plane([one.fit.plane for one in seen if one.fit is not None])
-    # What lies on another plane, such as a wall that fills the border, was not seen as it will be prepared.
-    alike = [one for one in seen if one.fit is not None and same_plane(one.fit.plane, plane)]
+    # What lies on another plane, such as a wall that fills the border or the part itself, was not seen as it will be
+    # prepared.
+    alike = [one for one in seen if one.fit is not None and _is_the_usual(one.fit, plane)]
     # Depth from the camera has a range of its own on each, all of which must fit.
     return alike if settings.level and len(alike) >= MOST * len(seen) else seen, plane
+
+
+def _is_the_usual(fit: PlaneFit, plane: Plane) -> bool:
+    # Those that differ a little are planes of their own, unless they have more behind them than a table has.
+    return same_plane(fit.plane, plane, STEP if fit.behind <= SOME_BEHIND else RELATIVE_NOISE)
 
 
 def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: PreparationSettings) -> int:
@@ -233,6 +264,7 @@ class _Part:
 class _Look:
     """What one scan shows: the part for each way to tell it from its background that this scan allows."""
 
+    name: str
     size: tuple[int, int]
     has_rgb: bool
     has_depth: bool
@@ -241,6 +273,7 @@ class _Look:
     parts: dict[Background, _Part]
     missing: float = 1.0
     scene: float = 0.0
+    density: float = 0.0
 
 
 def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
@@ -248,9 +281,17 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     everything = np.ones(scan.size, dtype=bool)
     if scan.depth is None or scan.valid is None:
         whole = _Part(max(height, width), 1.0, 0.0, 1.0, exposure_of(scan, everything))
-        return _Look(scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
+        return _Look(scan.name, scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
+    closely, scan = density(scan.valid), dense(scan)
+    assert scan.depth is not None and scan.valid is not None
+    if measured_outline(scan.valid) is None:
+        raise DataError(
+            f"{scan.name}: expected depth on {SMALLEST_PIECE} pixels that lie together at least, found it on "
+            f"{scan.valid.sum()} of {scan.valid.size}; where they are more than {WIDEST_GAP} pixels apart, scale RGB and "
+            "depth down"
+        )
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
     extent = _range_of(relative, scan.valid)
     parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything))}
@@ -263,12 +304,13 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
         if (part := _part_above(scan, fit.plane, distance, settings)) is not None:
             parts["plane"] = part
     missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
-    return _Look(scan.size, scan.rgb is not None, True, fit, distance, parts, missing, scene)
+    has_rgb = scan.rgb is not None
+    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely)
 
 
 def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
     assert scan.depth is not None and scan.valid is not None
-    foreground = find_foreground(scan.depth, scan.valid, plane, distance)
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance, exact=settings.distance_is_set)
     surface = foreground & scan.valid
     if not stands_out(surface):
         return None
@@ -306,7 +348,11 @@ def _median_plane(planes: list[Plane]) -> Plane:
 def background_like(depth: Depth, valid: Mask, statistics: Statistics) -> PlaneFit | None:
     """The background plane of a scan (`fit_background`), with a say for the one that training scans showed."""
     fit = fit_background(depth, valid)
-    if fit is None or same_plane(fit.plane, statistics.plane):
+    if fit is None or same_plane(fit.plane, statistics.plane, RELATIVE_NOISE):
         return fit
-    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts.
-    return fit_background(depth, valid, known=statistics.plane) or fit
+    usual = fit_background(depth, valid, known=statistics.plane)
+    if usual is None:
+        return fit
+    # A wall may fill more of the border than the table does. Where the table is in its place, that is what counts. A plane
+    # only a little off it may be this scan's own; or it lies half on a part that fills the frame, with more behind it.
+    return fit if same_plane(fit.plane, statistics.plane) and fit.behind <= usual.behind else usual

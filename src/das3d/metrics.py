@@ -146,7 +146,7 @@ def evaluate_maps(
         labels: (N,) True or 1 for defective parts.
         scores: (N,) one score a part.
         defects: N kinds of defect; those of good parts are ignored.
-        names: what notes call the parts; their numbers where None.
+        names: what notes and errors call the parts; their numbers where None.
 
     Raises:
         DataError: the five do not fit each other, a score is not finite, or the mask of a good part marks pixels.
@@ -158,7 +158,7 @@ def evaluate_maps(
     images = _tally_parts(defective, values)
     lack_of_parts = _lack(images, "I-AUROC", "parts")
     good = frozenset(np.flatnonzero(~defective).tolist())
-    pixels = _Pixels(maps, masks, _parts_with_known_pixels(masks, defective, names, notes), good).tally()
+    pixels = _Pixels(maps, masks, _parts_with_known_pixels(masks, defective, names, notes), good, names).tally()
     lack_of_pixels = _lack(pixels, "P-AUROC and AU-PRO", "pixels")
     areas = {} if lack_of_pixels else _areas(_curve(pixels, pixels.share), AUPRO_LIMITS)
     return Metrics(
@@ -260,12 +260,16 @@ def _tally_parts(defective: Mask, scores: Scores) -> _Tally:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """The pixels of the parts `use`; parts in `good` may lack a mask, and must not have one that marks pixels."""
+    """The pixels of the parts `use`; parts in `good` may lack a mask, and must not have one that marks pixels.
+
+    Errors call them by `names`, or by their numbers.
+    """
 
     maps: Sequence[ScoreMap]
     masks: Sequence[Mask | None]
     use: Sequence[int]
     good: Container[int] = ()
+    names: Sequence[str] | None = None
 
     def tally(self) -> _Tally:
         """Tally of all pixels; a DataError holds all that is wrong with the maps and masks, before the long work."""
@@ -301,27 +305,28 @@ class _Pixels:
 
     def read(self, i: int) -> tuple[ScoreMap, Mask]:
         """Map and mask of part `i`, checked, the map as float32 or float64, whichever holds it exactly."""
+        name = i if self.names is None else self.names[i]
         score_map = np.asarray(self.maps[i])
         if score_map.ndim != 2 or score_map.dtype.kind != "f":
-            raise DataError(f"map {i}: expected (H, W) floats, found {score_map.shape} {score_map.dtype}")
+            raise DataError(f"map {name}: expected (H, W) floats, found {score_map.shape} {score_map.dtype}")
         wrong = ~np.isfinite(score_map)
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             first = f"{score_map[row, column]} at row {row}, column {column}"
-            raise DataError(f"map {i}: expected finite scores, found {np.count_nonzero(wrong)} others, first {first}")
+            raise DataError(f"map {name}: expected finite scores, found {np.count_nonzero(wrong)} others, first {first}")
         mask = self.masks[i]
         if mask is None and i in self.good:
             mask = np.zeros(score_map.shape, bool)
         if mask is None:
-            raise DataError(f"mask {i}: expected (H, W) bool, found None")
+            raise DataError(f"mask {name}: expected (H, W) bool, found None")
         mask = np.asarray(mask)
         if mask.ndim != 2 or mask.dtype != np.bool_:
-            raise DataError(f"mask {i}: expected (H, W) bool, found {mask.shape} {mask.dtype}")
+            raise DataError(f"mask {name}: expected (H, W) bool, found {mask.shape} {mask.dtype}")
         if mask.shape != score_map.shape:
             sizes = [f"{width} x {height}" for height, width in (mask.shape, score_map.shape)]
-            raise DataError(f"map {i}: expected the size of its mask, {sizes[0]}, found {sizes[1]} (width x height)")
+            raise DataError(f"map {name}: expected the size of its mask, {sizes[0]}, found {sizes[1]} (width x height)")
         if i in self.good and mask.any():
-            raise DataError(f"mask {i}: expected no defect on a good part, found {np.count_nonzero(mask)} marked pixels")
+            raise DataError(f"mask {name}: expected no defect on a good part, found {np.count_nonzero(mask)} marked pixels")
         return score_map.astype(np.float32 if score_map.itemsize <= 4 else np.float64, copy=False), mask
 
 

@@ -91,11 +91,15 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 def _quintic(square: Tensor) -> Tensor:
     # All rounds on x x^T, (B, rows, rows): what to multiply x by.
-    a, b, c = QUINTIC
-    product = torch.eye(square.shape[-1], dtype=square.dtype, device=square.device).expand_as(square)
-    for _ in range(ROUNDS):
-        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        product = factor @ product
-        square = factor @ square @ factor
+    def factor(square: Tensor) -> Tensor:
+        a, b, c = QUINTIC
+        result = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        result.diagonal(dim1=1, dim2=2).add_(a)
+        return result
+
+    product = last = factor(square)
+    for _ in range(ROUNDS - 1):
+        square = last @ square @ last
+        last = factor(square)
+        product = last @ product
     return product

@@ -246,10 +246,16 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         """A pair by its recipes rather than by its number; `part` is the id of the good part.
 
         Raises:
-            DataError: there is no such part here.
+            DataError: there is no such part here, or fewer texture pictures than when the recipes were drawn.
         """
         if part not in self._places:
             raise DataError(f"{part}: expected one of the {len(self.names)} good parts here, found no such part")
+        needed = 1 + max((int(recipe.texture.max()) for recipe in recipes), default=-1)
+        if self._textures is not None and len(self._textures) < needed:
+            raise DataError(
+                f"{part}: expected the texture pictures that its recipe was drawn with, {needed} at least, found "
+                f"{len(self._textures)} ({self.settings.synthesis.texture_folder or 'the parts'})"
+            )
         good = self._parts[torch.tensor([self._places[part]])]
         rgb = good.rgb.float() / 255
         harmed = apply_recipes(rgb, good.depth, good.foreground, recipes, self.settings.synthesis, self._textures)

@@ -19,65 +19,98 @@ from numpy.typing import NDArray
 from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, measured_outline
-from das3d.masks import bounding_box, longer_side
+from das3d.masks import Box, bounding_box, longer_side
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
+from das3d.sparse import DENSE, dense, density
 
 Floats = NDArray[np.float32]
 
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
 MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
+LEAST_KNOWN = 0.01  # of the part: where less has depth, all of it was made up
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
 LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
 TOO_LARGE = 1.5  # times the longest or largest part in training: what is larger is no lone part
-LONE = 2  # pixels far out of range, with no more than this many of them within 5 x 5, fly
+FLIES = 0.1  # of the depth range: pixels so far from the median around them fly if they are alone
+LONE = 2  # pixels within 5 x 5 at one depth are alone if they are no more than this
 
 
 @dataclass(frozen=True)
 class Window:
-    """The square of the frame that a prepared scan shows. It may reach beyond the frame.
+    """The rectangle of the frame that a prepared scan shows, a square but for whole frames. It may reach beyond the frame.
 
     Attributes:
-        top, left, side: in frame pixels.
+        top, left, height, width: in frame pixels.
         frame: height and width of the frame.
     """
 
     top: int
     left: int
-    side: int
+    height: int
+    width: int
     frame: tuple[int, int]
 
+    @classmethod
+    def square(cls, top: int, left: int, side: int, frame: tuple[int, int]) -> Window:
+        """A window as high as wide."""
+        return cls(top, left, side, side, frame)
+
+    @property
+    def side(self) -> int:
+        """The longer one."""
+        return max(self.height, self.width)
+
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The window of a frame-sized array (H, W, ...) as (side, side, ...), zero beyond the frame."""
-        height, width = self.frame
+        """The window of a frame-sized array (H, W, ...) as (height, width, ...), zero beyond the frame."""
+        rows, columns = self.frame
         top, left = max(self.top, 0), max(self.left, 0)
-        bottom, right = min(self.top + self.side, height), min(self.left + self.side, width)
-        out = np.zeros((self.side, self.side, *array.shape[2:]), dtype=array.dtype)
+        bottom, right = min(self.top + self.height, rows), min(self.left + self.width, columns)
+        out = np.zeros((self.height, self.width, *array.shape[2:]), dtype=array.dtype)
         out[top - self.top : bottom - self.top, left - self.left : right - self.left] = array[top:bottom, left:right]
         return out
 
-    def frame_pixel(self, row: float, column: float, side: int) -> tuple[int, int]:
-        """Row and column of the frame's pixel nearest to a place in the window's image of `side` x `side`."""
-        height, width = self.frame
-        scale = self.side / side
-        v, u = round((row + 0.5) * scale - 0.5 + self.top), round((column + 0.5) * scale - 0.5 + self.left)
-        return min(max(v, 0), height - 1), min(max(u, 0), width - 1)
+    def frame_place(self, row: float, column: float, side: int) -> tuple[float, float]:
+        """Row and column in the frame of a place in the window's image of `side` x `side`, both of pixel centres."""
+        down, right = self.height / side, self.width / side
+        return (row + 0.5) * down - 0.5 + self.top, (column + 0.5) * right - 0.5 + self.left
 
-    def put_back(self, image: Floats) -> Floats:
-        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window."""
-        height, width = self.frame
-        scale = image.shape[0] / self.side
-        # Centres of pixels map onto each other: the frame's (x + 0.5 - left) * scale is the image's (x' + 0.5).
-        matrix = np.array(
-            [[scale, 0, (0.5 - self.left) * scale - 0.5], [0, scale, (0.5 - self.top) * scale - 0.5]], dtype=np.float64
-        )
+    def frame_pixel(self, row: float, column: float, side: int) -> tuple[int, int]:
+        """The frame's pixel nearest to `frame_place`."""
+        v, u = self.frame_place(row, column, side)
+        return min(max(round(v), 0), self.frame[0] - 1), min(max(round(u), 0), self.frame[1] - 1)
+
+    def box_on_frame(self, box: Box, side: int) -> Box:
+        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
+        image.
+        """
+        reach = 1.5  # image pixels, of which linear interpolation looks one far
+        ends = []
+        for first, end, length, offset, size in (
+            (*box[:2], self.height, self.top, self.frame[0]),
+            (*box[2:], self.width, self.left, self.frame[1]),
+        ):
+            low = min(max(math.floor((first - reach) * length / side) + offset, 0), size - 1)
+            ends += [low, min(max(math.ceil((end + reach) * length / side) + offset, low + 1), size)]
+        return ends[0], ends[1], ends[2], ends[3]
+
+    def put_back(self, image: Floats, box: Box | None = None) -> Floats:
+        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
+
+        Of the frame, that which lies in `box` alone, where one is given.
+        """
+        top, bottom, left, right = box or (0, self.frame[0], 0, self.frame[1])
+        beside, below = left - self.left, top - self.top
+        x, y = image.shape[1] / self.width, image.shape[0] / self.height
+        # Centres of pixels map onto each other: the frame's (u + 0.5 - left) * x is the image's (u' + 0.5).
+        matrix = np.array([[x, 0, (beside + 0.5) * x - 0.5], [0, y, (below + 0.5) * y - 0.5]], dtype=np.float64)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        spread = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        inside = np.zeros(self.frame, dtype=bool)
-        inside[max(self.top, 0) : self.top + self.side, max(self.left, 0) : self.left + self.side] = True
+        spread = cv2.warpAffine(image, matrix, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        inside = np.zeros(spread.shape, dtype=bool)
+        inside[max(-below, 0) : max(self.height - below, 0), max(-beside, 0) : max(self.width - beside, 0)] = True
         return np.where(inside, spread, 0).astype(np.float32)
 
 
@@ -123,8 +156,9 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
+    closely, scan = 0.0 if scan.valid is None else density(scan.valid), dense(scan)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
-    window = _window_around(foreground, scan.size, statistics)
+    window = _window_around(foreground, scan.size, statistics, settings)
     if window.side > WIDEST:
         size = f"{scan.size[1]} x {scan.size[0]}"
         raise DataError(f"{scan.name}: expected at most {WIDEST} pixels either way, found {window.side} of {size}")
@@ -146,12 +180,14 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         depth = np.where(small, steps * DEPTH_STEP, 1.0).astype(np.float32)
     rgb = np.zeros((side, side, 3), dtype=np.uint8)
     if scan.rgb is not None:
-        shown = window.cut(scan.rgb).astype(np.float32) * inside[..., None]
-        stretched = _resize(shown, side) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
+        channels = [_resize(_on_part(window.cut(scan.rgb[..., i]), inside), side) for i in range(3)]
+        stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    area, doubt = _pixel_area(scan, foreground), _doubt(scan, foreground, statistics)
-    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, area, doubt)
+    doubt = _doubt(scan, foreground, statistics)
+    if statistics.has_depth:
+        doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
+    return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
 
 
 def _check_like_training(scan: Scan, statistics: Statistics) -> None:
@@ -174,7 +210,7 @@ def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: Preparat
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
     if statistics.background == "plane":
-        foreground, plane = _above_the_plane(scan.name, scan.depth, scan.valid, statistics)
+        foreground, plane = _above_the_plane(scan.name, scan.depth, scan.valid, statistics, settings.distance_is_set)
     else:
         foreground, plane = _in_the_scene(scan.name, scan.depth, scan.valid, statistics), None
     if not settings.level:
@@ -195,7 +231,7 @@ def _in_the_scene(name: str, depth: Depth, valid: Mask, statistics: Statistics) 
     return outline
 
 
-def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistics) -> tuple[Mask, Plane]:
+def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistics, exact: bool) -> tuple[Mask, Plane]:
     # Where the part is in a scan with a background plane, and that plane.
     fit = background_like(depth, valid, statistics)
     plane = statistics.plane if fit is None else fit.plane
@@ -203,10 +239,10 @@ def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistic
     most = 2 if fit else math.inf  # where the part hides the table it is as high as it happens to be
     _expect_distance(name, "the background", depth_at_centre(statistics.plane), found, most)
     runs_out, area = statistics.runs_out, statistics.area
-    foreground = find_foreground(depth, valid, plane, statistics.distance, runs_out=runs_out, area=area)
+    foreground = find_foreground(depth, valid, plane, statistics.distance, exact=exact, runs_out=runs_out, area=area)
     if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
         # Too little for a part: what lies at the end of the frame is then no wall but the rest of it, if it is no larger.
-        whole = find_foreground(depth, valid, plane, statistics.distance, runs_out=True)
+        whole = find_foreground(depth, valid, plane, statistics.distance, exact=exact, runs_out=True)
         if whole.any() and longer_side(whole) <= statistics.window:
             foreground = whole
     above = f"a part more than {statistics.distance * 1000:.1f} mm above the background"
@@ -231,10 +267,14 @@ def _expect_distance(name: str, what: str, expected: float, found: float, most: 
         raise DataError(f"{name}: expected {what} {expected:.3g} m away, as in training, found {found:.3g} m: {words}")
 
 
-def _window_around(foreground: Mask, frame: tuple[int, int], statistics: Statistics) -> Window:
+def _window_around(
+    foreground: Mask, frame: tuple[int, int], statistics: Statistics, settings: PreparationSettings
+) -> Window:
+    if not statistics.window and settings.squeeze and statistics.frame is not None:
+        return Window(0, 0, *frame, frame)
     top, bottom, left, right = bounding_box(foreground) if statistics.window else (0, frame[0], 0, frame[1])
     side = max(statistics.window, bottom - top, right - left)
-    return Window((top + bottom - side) // 2, (left + right - side) // 2, side, frame)
+    return Window.square((top + bottom - side) // 2, (left + right - side) // 2, side, frame)
 
 
 def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
@@ -274,6 +314,24 @@ def _too_little_measured(scan: Scan, foreground: Mask, statistics: Statistics) -
     )
 
 
+def _too_sparse(closely: float, statistics: Statistics) -> str:
+    # Between points far apart the depth is smooth, whatever lies there.
+    if statistics.density < DENSE or closely >= min(DENSE, (1 - MOST_LOST) * statistics.density):
+        return ""
+    return (
+        f"expected depth on {statistics.density:.0%} of the pixels beside one with depth, as in training at least, found "
+        f"it on {closely:.0%}: too sparse to judge it"
+    )
+
+
+def _blind(valid: Mask, foreground: Mask) -> str:
+    # Both (S, S). Depth that was filled in from afar looks like that of a good part.
+    share = float(valid[foreground].mean()) if foreground.any() else 1.0
+    if share >= LEAST_KNOWN:
+        return ""
+    return f"expected depth on the part, found it on {share:.1%} of its pixels: too little was measured to judge it"
+
+
 def _too_large(foreground: Mask, statistics: Statistics) -> str:
     # The window grows with what is found, and every defect in it shrinks.
     for expected, found, what in (
@@ -307,13 +365,17 @@ def _blank_rgb(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
 
 
 def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
-    # Lone known pixels far out of range. One alone would change what its neighbours become by more than any defect does.
-    span = statistics.far - statistics.near
-    wild = known & ((relative < statistics.near - 0.5 * span) | (relative > statistics.far + 0.5 * span))
-    if not wild.any():
-        return wild
-    around = cv2.boxFilter(wild.astype(np.float32), -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    return wild & (around < LONE + 0.5)
+    # Lone known pixels far from all around them. One alone would change what its neighbours become by more than any defect
+    # does. What is really there has neighbours at its own depth; pixels that fly have none, however many there are.
+    off = max(FLIES * (statistics.far - statistics.near), 5 * statistics.noise)
+    smooth = cv2.medianBlur(np.where(known, relative, np.float32(statistics.far)), 5)
+    odd = known & (np.abs(relative - smooth) > off)
+    v, u = np.nonzero(odd)
+    depths = np.full((known.shape[0] + 4, known.shape[1] + 4), np.inf, dtype=np.float32)
+    depths[2:-2, 2:-2] = np.where(known, relative, np.float32(np.inf))
+    around = np.stack([depths[v + i, u + j] for i in range(5) for j in range(5)])
+    odd[v, u] = (np.abs(around - relative[v, u]) < off).sum(axis=0) <= LONE  # itself among them
+    return odd
 
 
 def fill_missing(values: Floats, known: Mask) -> Floats:
@@ -347,7 +409,19 @@ def _pull_push(values: Floats, weight: Floats) -> Floats:
     return (share * values + (1 - share) * up).astype(np.float32)
 
 
+def _on_part(channel: NDArray[np.uint8], inside: Mask) -> Floats:
+    # Without a copy on the way, and of one channel at a time: the window of a long, narrow picture takes much memory.
+    values = channel.astype(np.float32)
+    values *= inside
+    return values
+
+
 def _resize(image: Floats, side: int) -> Floats:
-    shrinks = side < image.shape[0]
-    resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.float32)
+    height, width = image.shape[:2]
+    if (side < height) != (side < width):  # each axis as it needs it
+        image = np.asarray(cv2.resize(image, (width, side), interpolation=_interpolation(height, side)))
+    return np.asarray(cv2.resize(image, (side, side), interpolation=_interpolation(width, side)), dtype=np.float32)
+
+
+def _interpolation(length: int, side: int) -> int:
+    return cv2.INTER_AREA if side < length else cv2.INTER_LINEAR

@@ -141,6 +141,9 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
 
     RGB that the networks do not see is not measured, so that nobody has to give it later. Depth always is where there is
     some: it tells the part from the background.
+
+    Raises:
+        DataError: some parts cannot be read or measured, which are all named; or as of `measure`.
     """
     files, how = [file for part in parts for file in files_of(part)], [reading(part) for part in parts]
     key = cache.key_of(files, "statistics", how, settings.uses_rgb, settings.preparation.model_dump())
@@ -171,7 +174,11 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
 
 
 def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettings) -> PreparedScan:
-    """One prepared part, from the cache where nothing has changed."""
+    """One prepared part, from the cache where nothing has changed.
+
+    Raises:
+        DataError: a file of the part is not there or cannot be read, or the scan cannot be prepared (`prepare`).
+    """
     key = cache.key_of(files_of(part), part.id, reading(part), statistics.to_dict(), settings.model_dump())
     scan = cache.load_scan(key)
     if scan is None:

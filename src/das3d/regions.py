@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from das3d.engines import EngineOutput, Floats
+from das3d.masks import bounding_box
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan
 from das3d.scan import Mask
@@ -396,13 +397,18 @@ def height_of(mask: Mask, scan: PreparedScan, repaired: Floats, statistics: Stat
 
 def _place(mask: Mask, scan: PreparedScan) -> dict[str, Any]:
     # The members of a Region that say where it is and how large, on the frame.
-    shown = scan.window.put_back(mask.astype(np.float32))
+    box = scan.window.box_on_frame(bounding_box(mask), len(mask))  # frames are large, and regions may be many
+    shown = scan.window.put_back(mask.astype(np.float32), box)
     if not shown.any():  # beyond the frame, which the window may exceed: the pixel of the frame that is nearest to it
         row, column = (float(axis.mean()) for axis in np.nonzero(mask))
-        shown[scan.window.frame_pixel(row, column, len(mask))] = 1
+        v, u = scan.window.frame_pixel(row, column, len(mask))
+        box, shown = (v, v + 1, u, u + 1), np.ones((1, 1), np.float32)
     on_frame = shown >= min(0.5, float(shown.max()))
+    top, _, left, _ = box
     rows, columns = np.nonzero(on_frame)
-    contours, _ = cv2.findContours(on_frame.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rows, columns = rows + top, columns + left
+    external, simple = cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    contours, _ = cv2.findContours(on_frame.astype(np.uint8), external, simple, offset=(left, top))
     border = max(contours, key=cv2.contourArea)[:, 0]
     return {
         "centroid": (float(columns.mean()), float(rows.mean())),

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 
 import das3d
@@ -34,6 +33,7 @@ from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.layouts import DEFAULT_LIGHT
+from das3d.locks import HeldError, locked
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
@@ -95,12 +95,12 @@ def train(
     if not holds_run(out):
         expect_outside(out, dataset.root)
         expect_textures(settings.synthesis)
-    prepared = prepare_dataset(dataset, settings)
-    facts = _facts_about(dataset, prepared, light)
+    facts = _facts_about(dataset, light)
     _check_same_data(out, facts, resume)
     if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
         say(f"{out}: finished already")
         return load(out, device)
+    prepared = prepare_dataset(dataset, settings)
     with _alone_in(out, resume):
         keep_freed_memory()
         precision = _precision_of(out, settings, resume) or precision_for(target, settings)
@@ -116,6 +116,8 @@ def train(
         fabric.launch()
         if fabric.is_global_zero:
             say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
+        # Before training, which must not be for nothing where the files are away at its end.
+        trained_on = [fingerprint_of(part) for part in dataset.train] if fabric.is_global_zero else []
         with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())
@@ -123,6 +125,7 @@ def train(
             del prepared  # the parts are a copy
             state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
         detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
+        detector.fingerprints = {"train": trained_on}
         detector.training = facts | {
             "iterations": state.iteration,
             "batch": settings.training.batch,
@@ -136,23 +139,23 @@ def train(
         return _finished(detector, dataset, out, state) if fabric.is_global_zero else detector
 
 
-def _facts_about(dataset: Dataset, prepared: PreparedData, light: int) -> dict[str, Any]:
+def _facts_about(dataset: Dataset, light: int) -> dict[str, Any]:
     # Of the data, for people and for those who read its parts again.
+    train, held_out = train_and_held_out(dataset)
     return {
         "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
         "layout": dataset.layout,
         "category": dataset.category,
         "light": light if dataset.layout == "eyecandies" else None,
         "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
-        "parts": len(prepared.train),
-        "held_out": len(prepared.held_out),
+        "parts": len(train),
+        "held_out": len(held_out),
     }
 
 
 def _finished(detector: Detector, dataset: Dataset, out: Path, state: training.State) -> Detector:
     # The trained detector with its threshold, saved and told.
-    trained_on, held_out = train_and_held_out(dataset)
-    detector.fingerprints = {"train": [fingerprint_of(part) for part in trained_on]}
+    _, held_out = train_and_held_out(dataset)
     detector = calibrated(detector, held_out, detector.settings.score.max_false_alarm, dataset.root)
     detector.save(out / MODEL_FILE)
     _write_facts(out, detector.training)
@@ -262,13 +265,13 @@ def _alone_in(out: Path, resume: bool) -> Iterator[None]:
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     with contextlib.ExitStack() as stack:
         try:
-            locks = cache_folder() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(locks / name, timeout=0))
-        except Timeout:
-            raise ModelError(f"{out}: another training writes there; wait for it, or choose another --out") from None
-        except (OSError, NotImplementedError):
-            pass  # there is no locking here
+            stack.enter_context(locked(cache_folder() / "locks" / name))
+        except HeldError as held:
+            raise ModelError(
+                f"{out}: another training writes there ({held}); wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # there is no cache to write to
         _check_out(out, resume)  # which another may have written since
         yield
 

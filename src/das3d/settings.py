@@ -29,14 +29,23 @@ class PreparationSettings(_Section):
         True, description="cut out a window around the part if a background shows; false: the whole frame, as the paper"
     )
     margin: float = Field(0.08, ge=0, le=1, description="how much wider the window is than the widest part")
+    squeeze: bool = Field(
+        True,
+        description="where the whole frame is shown, and all frames are alike, squeeze it to a square; false: with borders",
+    )
     level: bool = Field(True, description="measure depth from the fitted plane; false: from the camera, as the paper does")
     background_distance: float = Field(
         0.0,
         ge=0,
         description="points closer than this to the plane are background, metres; 0: 5 times its noise, at least 0.3 % of "
-        "its distance",
+        "its distance, but down to half of that where they are connected with the part",
     )
     stretch: bool = Field(True, description="stretch RGB to the range of the training parts; false: 0 to 255")
+
+    @property
+    def distance_is_set(self) -> bool:
+        """Whether the user says how far from the plane the background ends, and not its noise."""
+        return self.background_distance > 0
 
 
 class SynthesisSettings(_Section):
@@ -57,11 +66,7 @@ class SynthesisSettings(_Section):
     )
     mask_threshold: float = Field(0.008, gt=0, le=1, description="th of eq. (7), on the normalised depth")
     opacity_rest: float = Field(
-        0.6,
-        ge=0,
-        le=1,
-        description="largest beta of eq. (8): share of the part that shines through; the same number widens scratches, and "
-        "above 0.4 turns shifts",
+        0.6, ge=0, le=1, description="largest beta of eq. (8): share of the part that shines through"
     )
     harmless: float = Field(
         0.25, ge=0, lt=1, description="share of pairs left whole in every round; others may stay whole by chance (drop)"
@@ -284,7 +289,9 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     "fast": {},
     # The paper's method; docs/howto/paper.md lists what it prints and what is chosen.
     "paper": {
-        "preparation": {"size": 256, "crop": False, "level": False, "background_distance": 0.005, "stretch": False},
+        "preparation": {
+            "size": 256, "crop": False, "squeeze": False, "level": False, "background_distance": 0.005, "stretch": False,
+        },
         "synthesis": {
             "threshold_low": 0.5, "threshold_high": 0.5, "magnitude_low": 0.0, "magnitude_high": 0.1,
             "mask_threshold": 0.004, "opacity_rest": 0.8, "own_colour": 1.0,

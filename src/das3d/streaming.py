@@ -274,13 +274,13 @@ def write_regions(path: Path, results: Sequence[Inspected], detector: Detector) 
     write_atomically(path, f'{{"pixel_threshold": {json.dumps(pixel)}, "parts": [\n{lines}\n]}}\n'.encode())
 
 
-def regions_line(result: Inspected) -> str:
-    """What ``regions.json`` says of one part, as JSON on one line; "" where it has no regions."""
+def regions_line(result: Inspected, **more: str) -> str:
+    """What ``regions.json`` says of one part, and `more`, as JSON on one line; "" where it has no regions."""
     prediction = result.prediction
     if prediction is None or not prediction.regions:
         return ""
     regions = [region.to_dict() for region in prediction.regions]
-    return json.dumps({"id": result.part.id, "score": prediction.score, "regions": regions})
+    return json.dumps({"id": result.part.id, **more, "score": prediction.score, "regions": regions})
 
 
 Read = tuple[Part, Scan | None, PreparedScan | None, str]

@@ -81,7 +81,7 @@ def surface_of(
         scan: with depth.
         anomaly: (H, W) anomaly map of the scan.
         high: the anomaly that is painted in full red, as in `pictures.overlay`.
-        window: show this square of the frame; None: all of it.
+        window: show this part of the frame; None: all of it.
         plane: of the background; depth is taken from it, so that the table lies flat. None: depth as it was measured.
         largest: points a side.
 

@@ -45,22 +45,26 @@ class Recipe(Bundle):
         periods: (B, 2) Perlin periods across the image along each axis.
         angle: turn of noise and shapes, radians.
         threshold: tp of eq. (1).
-        place: (B, 2) uniform numbers: the first chooses the centre among the part's pixels, the second the side that a lamp
-            shines from, and whether a cut lies along the outline.
+        centre: uniform number that chooses the centre of a single shape among the part's pixels.
+        at_rim: whether a cut lies along the outline.
         radius: of spots and cuts, a quarter of the length of scratches, as a share of the side.
+        width: half of that of scratches, as a share of the side.
+        phase: of the bends of scratches, radians.
         aspect: how much longer than wide a shape is.
         sigma: of eq. (3), as a share of the side.
         alpha: (B, 2) skew of eq. (3).
         magnitude: pz of eq. (6).
         sign: -1 concave, +1 convex, 0 both at once, of the families with a single shape.
-        beta: of eq. (8); of scratches also the width, and shifts are turned where it is above 0.4.
+        beta: of eq. (8).
         texture: index of the texture picture, where textures are given.
         colour: (B, 2, 3) the two colours of a generated texture.
         own_colour: share of the part's own colour in those.
         own_hue: how far those have the part's own hue; 1: they differ from it in brightness alone.
         edge: standard deviation of the blur of the defect's edge, in depth too where it is moved or missing, pixels.
         shade: how strongly relief shades RGB instead of a texture; 0: texture.
+        lamp: the side that the light of shaded relief comes from, radians.
         offset: (B, 2) displacement of shifted regions, as a share of the side.
+        turned: whether shifted regions are turned as well.
         keep_rgb, keep_depth: dI and dZ of eq. (12): True leaves that modality unharmed.
     """
 
@@ -69,8 +73,11 @@ class Recipe(Bundle):
     periods: Tensor
     angle: Tensor
     threshold: Tensor
-    place: Tensor
+    centre: Tensor
+    at_rim: Tensor
     radius: Tensor
+    width: Tensor
+    phase: Tensor
     aspect: Tensor
     sigma: Tensor
     alpha: Tensor
@@ -83,7 +90,9 @@ class Recipe(Bundle):
     own_hue: Tensor
     edge: Tensor
     shade: Tensor
+    lamp: Tensor
     offset: Tensor
+    turned: Tensor
     keep_rgb: Tensor
     keep_depth: Tensor
 
@@ -99,7 +108,7 @@ class Recipe(Bundle):
     def from_dicts(cls, dicts: list[dict[str, Any]]) -> Recipe:
         """The recipe that `to_dicts` wrote."""
         whole = {"seed", "family", "texture"}
-        flags = {"keep_rgb", "keep_depth"}
+        flags = {"at_rim", "turned", "keep_rgb", "keep_depth"}
 
         def column(name: str) -> Tensor:
             dtype = torch.int64 if name in whole else torch.bool if name in flags else torch.float32
@@ -183,20 +192,26 @@ def draw_recipe(
 
     weights = torch.tensor([getattr(settings, family) for family in FAMILIES])
     octave = torch.randint(0, settings.perlin_octaves + 1, (batch, 2), generator=generator)
+    # Numbers that no family needs together are drawn as one: cuts have no lamp, shifts no width.
     return Recipe(
         seed=torch.randint(0, 2**31, (batch,), generator=generator),
         family=torch.multinomial(weights, batch, replacement=True, generator=generator),
         periods=2.0**octave,
         angle=uniform(-math.pi / 2, math.pi / 2),
         threshold=uniform(settings.threshold_low, settings.threshold_high),
-        place=uniform(0, 1, 2),
+        centre=(place := uniform(0, 1, 2))[:, 0],
+        at_rim=place[:, 1] < 0.5,
+        phase=6.3 * place[:, 0],
+        lamp=2 * math.pi * place[:, 1],
         radius=log_uniform(settings.spot_low, settings.spot_high),
         aspect=log_uniform(1.0, 3.0),
         sigma=log_uniform(settings.sigma_low, settings.sigma_high),
         alpha=uniform(-settings.skew, settings.skew, 2),  # eq. (4)
         magnitude=uniform(settings.magnitude_low, settings.magnitude_high),
         sign=torch.randint(-1, 2, (batch,), generator=generator).float(),
-        beta=uniform(0, settings.opacity_rest),
+        beta=(opacity := uniform(0, 1)) * settings.opacity_rest,
+        width=(0.5 + 1.2 * opacity) / 128,  # lines of one to three and a half pixels at 128
+        turned=opacity > 2 / 3,
         texture=torch.randint(0, 1 if textures is None else len(textures), (batch,), generator=generator),
         colour=uniform(0, 1, 2, 3),
         own_colour=uniform(0, settings.own_colour),
@@ -427,9 +442,8 @@ def shape(site: Site, noise: Tensor) -> Tensor:
     spot = distance.add_(noise, alpha=0.5).lt_(torch.where(recipe.family == WARP, WARPED, 1.0)[:, None, None])
     if not _any(recipe.family == SCRATCH, SCRATCH in site.families):
         return spot
-    bend = 0.04 * torch.sin(along / radius * 2 + recipe.place[:, :1, None] * 6.3)
-    width = (0.5 + 2 * recipe.beta[:, None, None]) / 128  # half of it: lines of one to three and a half pixels at 128
-    line = (across + bend + 0.01 * noise).abs_().lt_(width).mul_(along.abs().lt_(2 * radius))
+    bend = 0.04 * torch.sin(along / radius * 2 + recipe.phase[:, None, None])
+    line = (across + bend + 0.01 * noise).abs_().lt_(recipe.width[:, None, None]).mul_(along.abs().lt_(2 * radius))
     return torch.where(recipe.family[:, None, None] == SCRATCH, line, spot)
 
 
@@ -439,9 +453,9 @@ def as_float(mask: Tensor) -> Tensor:
 
 
 def centres(foreground: Tensor, recipe: Recipe, families: frozenset[int] = ALL) -> tuple[Tensor, Tensor]:
-    """Coordinates (B,), (B,) in (-0.5, 0.5) of the foreground pixel that `place` chooses; the middle if there is none."""
+    """Coordinates (B,), (B,) in (-0.5, 0.5) of the foreground pixel that `centre` chooses; the middle if there is none."""
     side = foreground.shape[-1]
-    at_rim = (recipe.family == CUT) & (recipe.place[:, 1] < 0.5)
+    at_rim = (recipe.family == CUT) & recipe.at_rim
     if _any(at_rim, CUT in families):
         along = rim(foreground)
         # Where the part fills the image it has no outline.
@@ -449,7 +463,7 @@ def centres(foreground: Tensor, recipe: Recipe, families: frozenset[int] = ALL) 
         foreground = torch.where(at_rim, along, foreground)
     in_rows = foreground[:, 0].sum(dim=2).cumsum(dim=1)  # (B, S) of foreground pixels up to the end of each row
     total = in_rows[:, -1]
-    rank = (recipe.place[:, 0] * total).floor().long()[:, None]  # 0 for the first foreground pixel
+    rank = (recipe.centre * total).floor().long()[:, None]  # 0 for the first foreground pixel
     row = torch.searchsorted(in_rows, rank, right=True).clamp(max=side - 1)
     rank = rank - torch.where(row > 0, in_rows.gather(1, (row - 1).clamp(min=0)), 0)  # within its row
     in_row = foreground[torch.arange(len(row), device=row.device), 0, row[:, 0]].cumsum(dim=1)  # (B, S)
@@ -592,9 +606,8 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
     padded = F.pad(change, (1, 1, 1, 1), mode="replicate")
     right = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * (side / 2)
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) * (side / 2)
-    direction = recipe.place[:, 1] * (2 * math.pi)
-    slope = direction.cos()[:, None, None, None] * right + direction.sin()[:, None, None, None] * down
-    strength = (recipe.shade * 0.6)[:, None, None, None]
+    slope = _each(recipe.lamp.cos()) * right + _each(recipe.lamp.sin()) * down
+    strength = _each(recipe.shade * 0.6)
     bright = torch.sigmoid(2 * slope).mul_(2 * strength).add_(1 - strength)  # 1 + strength tanh(slope), without slow tanh
     return (rgb * bright).clamp_(0, 1)
 
@@ -602,12 +615,12 @@ def shaded(rgb: Tensor, change: Tensor, recipe: Recipe, side: int) -> Tensor:
 def displaced(rgb: Tensor, depth: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     """A box of the pairs with their pixels moved, RGB and depth together.
 
-    Shifts show another piece of the part, moved by `offset`; with a beta above 0.4 they are also turned about the middle of
-    the image, so places far from the middle move farther. Warps bend the part around their centre, most there and less
+    Shifts show another piece of the part, moved by `offset`; those that are `turned` as well turn about the middle of the
+    image, so places far from the middle move farther. Warps bend the part around their centre, most there and less
     with the distance: in one direction or, the rougher, in many.
     """
     recipe, (u, v) = site.recipe, site.box.grid(rgb.device)
-    angle = recipe.angle[:, None, None] * (recipe.beta[:, None, None] > 0.4)
+    angle = (recipe.angle * recipe.turned)[:, None, None]
     x = angle.cos() * u - angle.sin() * v + recipe.offset[:, 0, None, None]
     y = angle.sin() * u + angle.cos() * v + recipe.offset[:, 1, None, None]
     is_warp = (recipe.family == WARP)[:, None, None]

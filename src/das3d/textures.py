@@ -35,7 +35,8 @@ def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | Non
     """Texture pictures (N, 3, S, S) uint8 on the parts' device; None where textures are generated.
 
     Raises:
-        DataError: the folder is missing or holds no readable picture.
+        DataError: the folder is missing, holds no picture, or some of those that are taken cannot be read; these are all
+            named.
     """
     side = int(parts.rgb.shape[-1])
     if settings.texture == "parts":
@@ -47,8 +48,14 @@ def load_textures(settings: SynthesisSettings, parts: GoodParts) -> Tensor | Non
 
 def _from_folder(folder: Path, side: int) -> Tensor:
     # Textures look alike whichever way they lie, so those of cameras that were held upright need not be turned.
-    read = (read_rgb(file, upright=False) for file in _some(_pictures_in(folder)))
-    pictures = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in read]
+    pictures, problems = [], []
+    for file in _some(_pictures_in(folder)):
+        try:
+            pictures.append(cv2.resize(read_rgb(file, upright=False), (side, side), interpolation=cv2.INTER_AREA))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 

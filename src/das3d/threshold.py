@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 
 from das3d.console import counted
+from das3d.errors import SettingsError
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
+TERMS = 100_000  # of a sum that are held at a time
+
+
+def expect_rate(rate: float) -> None:
+    """Raise SettingsError where this is no false-alarm rate."""
+    if not 0 < rate < 1:
+        raise SettingsError(f"false-alarm rate: expected a share above 0 and below 1, such as 0.05 for 5%, found {rate:g}")
 
 
 def above(score: float, value: float) -> bool:
@@ -207,7 +215,11 @@ def threshold_from(
 
     Returns:
         None without scores.
+
+    Raises:
+        SettingsError: the rate is none.
     """
+    expect_rate(requested)
     count = len(scores)
     if count == 0:
         return None
@@ -232,8 +244,10 @@ def chance_of_so_many(count: int, parts: int, rank: int, held_out: int) -> float
 
     if count <= 0:
         return 1.0
-    # A sum of what is small, as 1 less the rest would be rounded away where it is smallest.
-    return min(float(betabinom(parts, rank, held_out + 1 - rank).pmf(np.arange(count, parts + 1)).sum()), 1.0)
+    # A sum of what is small, as 1 less the rest would be rounded away where it is smallest. Its terms may be millions.
+    law = betabinom(parts, rank, held_out + 1 - rank)
+    starts = range(count, parts + 1, TERMS)
+    return min(sum(float(law.pmf(np.arange(start, min(start + TERMS, parts + 1))).sum()) for start in starts), 1.0)
 
 
 def parts_for(requested: float) -> int:

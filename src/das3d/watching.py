@@ -11,24 +11,31 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from das3d.console import counted, say, warn
 from das3d.datasets import expect_outside
 from das3d.detector import Detector
-from das3d.errors import DataError
+from das3d.errors import DataError, ModelError, one_line
 from das3d.files import DepthFormat
 from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Search, unlabelled
+from das3d.locks import HeldError, locked
 from das3d.parts import Part, name_problem
 from das3d.prediction import with_focal_length
-from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, reading_of, regions_line, score_row
+from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, reading_of, regions_line, score_row
 
-COLUMNS = (*SCORE_COLUMNS, "time", "model", "files")  # of scores.csv
+COLUMNS = (*SCORE_COLUMNS, "time", "model", "files", "map", "overlay")  # of scores.csv
+LOCK = "watch.lock"
 LONG = 60.0  # seconds after which something that holds up a part is told
+RECENT = 100_000  # parts that are known again though their files were taken away
+TRIES = 3  # of a part on which the networks fail
+PAUSE = 1.0  # seconds between them
 SLICE = 0.1  # seconds of waiting after which it is looked whether to stop
 
 State = tuple[Any, ...]  # of a part's files: whatever changes in them changes it
@@ -48,9 +55,11 @@ def watch(
 ) -> Iterator[Inspected]:
     """Judge each part of a plain folder when all members that the model needs are there, and give it when it is recorded.
 
-    Maps and overlays are written as by `predict_folder`. ``scores.csv`` grows by a row a part, and ``regions.jsonl`` by a
-    line for each with regions. Files that stand in ``scores.csv`` already, told by path, size and time of change, are not
-    judged again. A part that fails has its error in its row.
+    A map and an overlay are written into a folder of the day (UTC), under the part's name and the hash of its files, so
+    that none takes the place of an earlier one where a camera counts from 1 again. ``scores.csv`` grows by a row a part,
+    and ``regions.jsonl`` by a line for each with regions. Files that stand in ``scores.csv`` already, told by path, size
+    and time of change, are not judged again. A part that fails has its error in its row, and so has one on which the
+    networks fail again and again.
 
     Args:
         detector: a trained one.
@@ -64,15 +73,44 @@ def watch(
         stopping: whether to end, after the part at hand.
 
     Raises:
-        DataError: there is no such folder or it holds a data set, `out` lies in it or holds scores of something else. Later
-            on, a folder that cannot be read is waited for, but not by `once`.
+        DataError: there is no such folder or it holds a data set, `out` lies in it, holds scores of something else or is
+            written to by another. Later on, a folder that cannot be read is waited for, but not by `once`.
+        ModelError: the networks fail on two parts in a row.
     """
     _expect_plain(folder, out)
     arguments = reading_of(detector, None, depth_format)
     look = _look(folder, arguments)  # whatever is wrong at the start is refused
-    record = Record(out, model)
-    if not once:
-        say(f"watching {folder}; {counted(len(record.seen), 'part')} judged before")
+    with _alone_in(out):
+        record = Record(out, model, look.marks)
+        if not once:
+            say(f"watching {folder}; {counted(record.judged, 'part')} judged before")
+        broken = False
+        for found in _ready(folder, arguments, record, settle, once, stopping):
+            result, failure = _tried(detector, found, out, focal_length, stopping)
+            if failure and broken:  # recorded, it would not be judged when all is well again
+                raise ModelError(f"{failure}; as on the part before, so it is the model or the device")
+            broken = bool(failure)
+            if result is not None:
+                record.add(result, found.mark)
+                yield result
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    # Two that write into one folder would each judge every part, and cut off what the other is writing.
+    try:
+        with locked(out / LOCK):
+            yield
+    except HeldError as held:
+        raise DataError(
+            f"{out}: expected a folder that no other das3d watch writes to (--out), found {held} in it"
+        ) from None
+
+
+def _ready(
+    folder: Path, arguments: Mapping[str, Any], record: Record, settle: float, once: bool, stopping: Callable[[], bool]
+) -> Iterator[Found]:
+    # Parts whose files are all there, stand still and are not in the record, as they come.
     still: dict[str, tuple[State, float]] = {}  # of parts that are not judged yet: since when they stand as they do
     patience, first, away = Patience(), 0.0, False
     while not stopping():
@@ -89,6 +127,7 @@ def watch(
             if away:
                 say(f"{folder}: back")
             away = False
+            record.forget(look.marks)
         looked = time.monotonic() - begun
         new = {name: found for name, found in look.parts.items() if found.mark not in record.seen}
         still = {name: _since(found.state, still.get(name)) for name, found in new.items()}
@@ -96,17 +135,14 @@ def watch(
         for name, found in new.items():
             if stopping():
                 return
-            if begun - still[name][1] < settle:
-                continue
             # Those before it may have taken long.
-            result = _judge(detector, found, out, focal_length) if _state_of(found.part) == found.state else None
-            if result is not None:
-                record.add(result, found.mark)
-                yield result
+            if begun - still[name][1] >= settle and _state_of(found.part) == found.state:
+                yield found
         if once and (not new or begun - first >= settle):
             if left := sum(found.mark not in record.seen for found in new.values()) + len(look.lacking):
                 say(f"{counted(left, 'part')} not complete yet, left for the next time")
             return
+        record.catch_up()
         if not away:
             patience.tell(look)
         _wait(max(min(settle / 4, 1.0), looked), stopping)  # a slow share is not busy with us all the time
@@ -156,6 +192,11 @@ class Look:
     lacking: list[str] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def marks(self) -> Set[str]:
+        """Of the parts that are complete."""
+        return {found.mark for found in self.parts.values()}
+
 
 def _look(folder: Path, arguments: Mapping[str, Any]) -> Look:
     # Raises DataError where the folder, or what it says of depth, cannot be read.
@@ -196,12 +237,38 @@ def _since(state: State, before: tuple[State, float] | None) -> tuple[State, flo
     return before if before is not None and before[0] == state else (state, time.monotonic())
 
 
+def _tried(
+    detector: Detector, found: Found, out: Path, focal_length: float | None, stopping: Callable[[], bool]
+) -> tuple[Inspected | None, str]:
+    # The result, None where there is none to record; and why the networks fail on the part, "" where they do not. Without
+    # an end, a part that they cannot compute would hold up all others, also where a service starts it again and again.
+    failure = ""
+    for attempt in range(TRIES):
+        if attempt:
+            warn(f"{failure}; trying again")
+            _wait(PAUSE, stopping)
+            if stopping():
+                return None, ""
+        try:
+            return _judge(detector, found, out, focal_length), ""
+        except OSError:  # of what is written
+            raise
+        except Exception as error:  # each engine has its own
+            failure = (
+                f"{found.part.rgb or found.part.depth}: the networks failed: {one_line(error) or type(error).__name__}"
+            )
+    if _state_of(found.part) != found.state:  # it is of something else
+        return None, ""
+    return Inspected(found.part, None, failure), failure
+
+
 def _judge(detector: Detector, found: Found, out: Path, focal_length: float | None) -> Inspected | None:
     # None where its files have gone or changed meanwhile, so that an error says nothing of them.
     (part,) = with_focal_length([found.part], focal_length)
     if problem := name_problem(part):
         return Inspected(part, None, problem)
-    (result,) = inspect_parts(detector, [part], out)
+    names = {part.id: f"{output_names([part])[part.id]}_{found.mark}"}
+    (result,) = inspect_parts(detector, [part], out / datetime.now(UTC).date().isoformat(), names)
     return None if result.error and _state_of(found.part) != found.state else result
 
 
@@ -237,60 +304,149 @@ class Record:
     """``scores.csv`` and ``regions.jsonl`` of a watched folder, which grow part by part.
 
     Attributes:
-        seen: marks of the parts that stand there.
+        seen: marks of parts that stand there, the latest last: of those whose files may come again.
+        judged: how many parts stood there at the start.
     """
 
-    def __init__(self, out: Path, model: str) -> None:
+    def __init__(self, out: Path, model: str, there: Set[str]) -> None:
         """Go on with what is there.
+
+        Args:
+            out: where it is.
+            model: for the rows.
+            there: marks of the parts in the watched folder.
 
         Raises:
             DataError: there are scores that something else wrote.
         """
-        self.scores, self.regions, self.model = out / "scores.csv", out / "regions.jsonl", model
-        out.mkdir(parents=True, exist_ok=True)
-        for file in (self.scores, self.regions):
-            _cut_half_line(file)
-        self.seen: set[str] = set()
-        if self.scores.is_file() and self.scores.stat().st_size:
-            with self.scores.open(newline="", encoding="utf-8", errors="replace") as table:
-                rows = csv.DictReader(table)
-                if tuple(rows.fieldnames or ()) != COLUMNS:
-                    raise DataError(
-                        f"{self.scores}: expected scores that das3d watch wrote, found others; give another folder (--out)"
-                    )
-                self.seen = {row["files"] for row in rows if row["files"]}
-        else:
-            _append(self.scores, ",".join(COLUMNS) + "\n")
+        self.out, self.model = out, model
+        self.scores, self.regions = Growing(out / "scores.csv", ",".join(COLUMNS) + "\n"), Growing(out / "regions.jsonl")
+        self.seen: dict[str, None] = {}
+        self.judged = 0
+        for file in (self.scores.path, self.scores.beside):
+            self._load(file, there)
+        self.catch_up()
+        if self.scores.empty:
+            self.scores.add("")
+
+    def _load(self, file: Path, there: Set[str]) -> None:
+        if not file.is_file() or not file.stat().st_size:
+            return
+        with file.open(newline="", encoding="utf-8", errors="replace") as table:
+            rows = csv.DictReader(table)
+            if tuple(rows.fieldnames or ()) != COLUMNS:
+                raise DataError(
+                    f"{file}: expected scores that das3d watch wrote, found others; give another folder (--out)"
+                )
+            for row in rows:
+                if row["files"]:
+                    self.judged += 1
+                    self.seen[row["files"]] = None
+                    self.forget(there)
+
+    def forget(self, there: Set[str]) -> None:
+        """Now and then, drop the marks of parts that lie `there` no more, but for the last `RECENT`."""
+        if len(self.seen) > 2 * (RECENT + len(there)):
+            latest = set(islice(reversed(self.seen), RECENT))
+            self.seen = {mark: None for mark in self.seen if mark in latest or mark in there}
 
     def add(self, result: Inspected, mark: str) -> None:
         """Write what was found, to the disk, before anybody is told."""
-        if line := regions_line(result):
-            _append(self.regions, line + "\n")
+        if line := regions_line(result, files=mark):
+            self.regions.add(line + "\n")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        files = {"map": result.map_file, "overlay": result.overlay_file}
+        places = {name: file.relative_to(self.out).as_posix() if file else "" for name, file in files.items()}
+        row = {**score_row(result), "time": now, "model": self.model, "files": mark, **places}
         text = io.StringIO()
-        row = {**score_row(result), "time": now, "model": self.model, "files": mark}
         csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
-        _append(self.scores, text.getvalue())
-        self.seen.add(mark)
+        self.scores.add(text.getvalue())
+        self.seen[mark] = None
+
+    def catch_up(self) -> None:
+        """See `Growing.catch_up`."""
+        self.scores.catch_up()
+        self.regions.catch_up()
 
 
-def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("ab") as file:
-            file.write(text.encode(errors="backslashreplace"))  # names that are no UTF-8, too
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)
-        raise
+class Growing:
+    """A file that grows by whole lines, each on the disk before anybody is told.
+
+    While another program holds it, as Excel does on Windows, lines wait in a file beside it.
+
+    Attributes:
+        path: the file.
+        beside: the one beside it.
+        waiting: whether lines wait there.
+    """
+
+    def __init__(self, path: Path, head: str = "") -> None:
+        """Go on with what is there, less half a line at its end; `head` is the first line."""
+        self.path, self.beside, self._head = path, path.with_stem(f"{path.stem}_2"), head.encode()
+        for file in (path, self.beside):
+            _cut_half_line(file)
+        self.waiting = self.beside.is_file()
+
+    @property
+    def empty(self) -> bool:
+        return not self.path.is_file() or not self.path.stat().st_size
+
+    def add(self, text: str) -> None:
+        """Add lines."""
+        content = text.encode(errors="backslashreplace")  # names that are no UTF-8, too
+        self.catch_up()
+        try:
+            self._append(self.path, content)
+        except PermissionError as held:
+            try:
+                self._append(self.beside, content)
+            except PermissionError:
+                raise held from None
+            if not self.waiting:
+                warn(
+                    f"{self.path} cannot be written, as where it is open in another program; until it can, what is new is "
+                    f"in {self.beside}"
+                )
+            self.waiting = True
+
+    def catch_up(self) -> None:
+        """Move waiting lines to where they belong, if that can be done now."""
+        if not self.waiting:
+            return
+        with suppress(PermissionError):
+            with self.beside.open("rb+") as file:
+                lines = file.read().removeprefix(self._head)
+                if not self._ends_with(lines):  # or it ended between this and the next
+                    self._append(self.path, lines)
+                file.truncate(0)
+            self.waiting = False
+            self.beside.unlink()
+            say(f"{self.path} can be written again")
+
+    def _append(self, path: Path, content: bytes) -> None:
+        try:
+            with path.open("ab") as file:
+                file.write(content if file.tell() else self._head + content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = str(path)
+            raise
+
+    def _ends_with(self, lines: bytes) -> bool:
+        if self.empty:
+            return not lines
+        with self.path.open("rb") as file:
+            file.seek(max(self.path.stat().st_size - len(lines), 0))
+            return file.read() == lines
 
 
 def _cut_half_line(path: Path) -> None:
     # What was being written when the power failed or the disk was full.
     if not path.is_file():
         return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
+    with path.open("rb") as file:
+        end = size = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(end - (1 << 16), 0)
             file.seek(start)
@@ -298,4 +454,5 @@ def _cut_half_line(path: Path) -> None:
             end = start + newline + 1
             if newline >= 0:
                 break
-        file.truncate(end)
+    if end < size:
+        os.truncate(path, end)

@@ -201,8 +201,8 @@ def _compared(
 
 def _with_odd_place(one: Facts, feature: Feature, odd: Floats, window: Window) -> Facts:
     down, right = np.unravel_index(int(odd.argmax()), odd.shape)
-    cell = window.side / GRID
-    place = (round(window.left + (right + 0.5) * cell), round(window.top + (down + 0.5) * cell))
+    v, u = window.frame_place(float(down), float(right), GRID)
+    place = (round(u + 0.5), round(v + 0.5))
     if feature == "colour":
         return replace(one, odd_colour=float(odd.max()), odd_colour_at=place)
     return replace(one, odd_shape=float(odd.max()), odd_shape_at=place)
@@ -352,7 +352,8 @@ def _on_window(check: DataCheck) -> list[str]:
     if statistics.has_depth and statistics.background == "none":
         lines.append(
             "no background plane around the parts: the whole frame counts as part, and nothing is cut out. Where there is "
-            f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), or grows towards the camera."
+            f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), grows towards the camera, or "
+            "parts rise less than that above it, which preparation.background_distance can set (metres)."
         )
     side = statistics.window or max(statistics.frame or (0, 0))
     factor = side / settings.size

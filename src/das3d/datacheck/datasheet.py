@@ -282,10 +282,10 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
     views = [_fitted(scan.rgb, side)] if check.statistics.has_rgb else []
     if check.statistics.has_depth:
         views.append(_fitted(shaded_relief(scan.depth, scan.foreground), side))
-    scale = side / scan.window.side
+    window = scan.window
     for right, down in circles:
         for view in views:
-            centre = (round((right - scan.window.left) * scale), round((down - scan.window.top) * scale))
+            centre = (round((right - window.left) / window.width * side), round((down - window.top) / window.height * side))
             cv2.circle(view, centre, round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
     return views
 

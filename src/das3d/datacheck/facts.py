@@ -128,7 +128,8 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     foreground = np.ones(scan.size, dtype=bool)
     if fit is not None:
         distance = background_distance(fit, settings)
-        foreground = find_foreground(scan.depth, scan.valid, fit.plane, distance, runs_out=runs_out)
+        exact = settings.distance_is_set
+        foreground = find_foreground(scan.depth, scan.valid, fit.plane, distance, exact=exact, runs_out=runs_out)
     elif (outline := cleared_part(scan.valid)) is not None:
         foreground = outline
     plane = fit.plane if fit is not None else fit_surface(scan.depth, scan.valid)

@@ -17,7 +17,7 @@ from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.regions import Region
 from das3d.streaming import output_files, output_names, reading_of
-from das3d.threshold import above
+from das3d.threshold import Threshold
 
 # What the verdict on a part was, worst first.
 MISSED, FALSE_ALARM, FOUND, PASSED = "missed", "false alarm", "found", "passed"
@@ -31,7 +31,7 @@ class Row:
         id, defect, score: as they stand there.
         defective: whether it is known to have a defect.
         outcome: of the verdict, "" where the model has no threshold.
-        false_alarm_probability: of its score, where the model knows.
+        compared: where its score stands among those of held-out good parts (`Threshold.compared`).
         regions: of the defect, the largest first.
     """
 
@@ -40,7 +40,7 @@ class Row:
     score: float
     defective: bool
     outcome: str
-    false_alarm_probability: float | None
+    compared: str
     regions: tuple[Region, ...] = ()
 
 
@@ -74,10 +74,10 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         return None
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        limit = metrics["threshold"]["value"] if metrics["threshold"] else None
+        threshold = threshold_in(metrics)
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             regions = read_regions(folder / "regions.json")
-            rows = [row_of(values, limit, regions.get(values["id"], ())) for values in csv.DictReader(file)]
+            rows = [row_of(values, threshold, regions.get(values["id"], ())) for values in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: expected what das3d evaluate writes, found a problem: {error!r}; run it again"
@@ -98,15 +98,23 @@ def read_regions(file: Path) -> dict[str, tuple[Region, ...]]:
     return {part["id"]: tuple(Region(**region) for region in part["regions"]) for part in parts}
 
 
-def row_of(values: Mapping[str, str], limit: float | None, regions: tuple[Region, ...]) -> Row:
-    """A line of ``scores.csv``, with the verdict by the threshold `limit`."""
+def threshold_in(metrics: Mapping[str, Any]) -> Threshold | None:
+    """The threshold by which parts were evaluated; None where the model had none."""
+    known = metrics["threshold"]
+    if not known:
+        return None
+    return Threshold(**{name: known[name] for name in ("value", "requested", "false_alarm_rate", "parts", "good_scores")})
+
+
+def row_of(values: Mapping[str, str], threshold: Threshold | None, regions: tuple[Region, ...]) -> Row:
+    """A line of ``scores.csv``, with the verdict by this threshold."""
     defective, score = values["label"] == "1", float(values["score"])
     outcome = ""
-    if limit is not None:
-        alarm = above(score, limit)
+    if threshold is not None:
+        alarm = threshold.is_defective(score)
         outcome = (FOUND if alarm else MISSED) if defective else (FALSE_ALARM if alarm else PASSED)
-    chance = values.get("false_alarm_probability")
-    return Row(values["id"], values["defect"], score, defective, outcome, float(chance) if chance else None, regions)
+    compared = "" if threshold is None else threshold.compared(score)
+    return Row(values["id"], values["defect"], score, defective, outcome, compared, regions)
 
 
 def evaluated_parts(detector: Detector, evaluation: Evaluation, data: Path | None) -> dict[str, Part]:

@@ -19,19 +19,23 @@ from das3d.detector import load, model_hash
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.service.app import make_app
-from das3d.service.batches import warm_up
 from das3d.service.gate import Limits
 from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.queueing import warm_up
+from das3d.service.retention import Keep
 from das3d.service.work import ServedModel, served_model
 
-__all__ = ["Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
+__all__ = ["Keep", "Limits", "ServedModel", "make_app", "open_models", "serve", "served_model"]
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
     "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line"}},  # on standard error
-    "loggers": {name: {"handlers": ["line"], "level": "WARNING", "propagate": False} for name in ("uvicorn", "das3d")},
+    "loggers": {
+        name: {"handlers": ["line"], "level": level, "propagate": False}
+        for name, level in (("uvicorn", "WARNING"), ("das3d", "INFO"))
+    },
 }
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -45,10 +49,12 @@ def serve(
     database: str | None = None,
     key: str | None = None,
     keep_scans: bool = True,
+    keep: Keep = Keep(),
     limits: Limits = Limits(),
     device: str = "auto",
     engine: str = "auto",
     depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
 ) -> None:
     """Serve until told to stop (SIGINT, SIGTERM); what was taken in by then is finished, recorded and answered.
 
@@ -59,15 +65,17 @@ def serve(
         database: URL of another database, such as "postgresql://user:password@host/name".
         key: that every request must show.
         keep_scans: whether uploaded files are kept beside the maps; without them past parts cannot be looked at again.
+        keep: how long what is kept.
         limits: what the service takes on.
         device, engine: of the models, as `das3d.load` takes them.
         depth_format: how depth is read where a request does not say; None: as in training.
+        focal_length: of the camera in pixels, for areas in mm2 where files hold depth alone; None: as in training.
 
     Raises:
         ModelError: a model cannot be used, or two share a name.
         SettingsError: the database or the address cannot be used.
     """
-    served = open_models(models, device, engine, depth_format)
+    served = open_models(models, device, engine, depth_format, focal_length)
     for model in served:
         warm_up(model.detector)
         say(f"{model.name}: {model.engine}; {model.describe().about}")
@@ -78,7 +86,7 @@ def serve(
         if host not in LOOPBACK and key is None:
             warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
         hosts = LOOPBACK if host in LOOPBACK and key is None else None
-        app = make_app(served, inspections, limits, key, keep_scans=keep_scans, hosts=hosts)
+        app = make_app(served, inspections, limits, key, keep_scans=keep_scans, keep=keep, hosts=hosts)
         patience = round(2 * limits.seconds) + DATABASE_SECONDS  # to take in, to compute and to record
         config = uvicorn.Config(
             app, log_config=LOGGING, log_level="warning", access_log=False, timeout_graceful_shutdown=patience,
@@ -90,7 +98,11 @@ def serve(
 
 
 def open_models(
-    models: Sequence[str], device: str = "auto", engine: str = "auto", depth_format: DepthFormat | None = None
+    models: Sequence[str],
+    device: str = "auto",
+    engine: str = "auto",
+    depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
 ) -> list[ServedModel]:
     """Load models given as PATH or NAME=PATH; without a name, they are called by the category of their training parts.
 
@@ -106,7 +118,7 @@ def open_models(
         called = name if equals and "/" not in name else str(detector.training.get("category") or path.stem)
         if called in served:
             raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
-        served[called] = served_model(called, model_hash(path), detector, depth_format)
+        served[called] = served_model(called, model_hash(path), detector, depth_format, focal_length)
     return list(served.values())
 
 

@@ -75,13 +75,19 @@ class InspectionAnswer(BaseModel):
     width: int = Field(description="Of the scan and its map, pixels.")
     height: int
     seconds: float = Field(description="From taking the part in to the verdict.")
-    map: str = Field(description="Where to get the anomaly map: (height, width) float32, 0 to 1, as TIFF.")
-    overlay: str = Field(description="Where to get the map as heat over the scan, PNG.")
+    map: str | None = Field(
+        description="Where to get the anomaly map: (height, width) float32, 0 to 1, as TIFF; null once it was removed."
+    )
+    overlay: str | None = Field(
+        description="Where to get the map as heat over the scan, PNG; null once the files were removed."
+    )
 
 
 def answer(inspection: Inspection) -> InspectionAnswer:
     """The row of a database as an answer."""
     shown = {name: getattr(inspection, name) for name in InspectionAnswer.model_fields if name not in ("map", "overlay")}
+    if not inspection.map:
+        return InspectionAnswer(**shown, map=None, overlay=None)
     where = f"/inspections/{inspection.id}"
     return InspectionAnswer(**shown, map=f"{where}/map.tiff", overlay=f"{where}/overlay.png")
 
@@ -92,7 +98,7 @@ class InspectionPage(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [INSPECTION], "total": 312, "next": 9}]})
 
     items: list[InspectionAnswer]
-    total: int = Field(description="How many fit the filters, on all pages.")
+    total: int | None = Field(description="How many fit the filters, on all pages; null unless `count` asks for it.")
     next: int | None = Field(description="Send it as `before` to get the next page; null on the last.")
 
 
@@ -129,7 +135,7 @@ class RefusalPage(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REFUSAL], "total": 2, "next": None}]})
 
     items: list[RefusalAnswer]
-    total: int = Field(description="How many there are, on all pages.")
+    total: int | None = Field(description="How many there are, on all pages; null unless `count` asks for it.")
     next: int | None = Field(description="Send it as `before` to get the next page; null on the last.")
 
 

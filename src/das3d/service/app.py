@@ -37,6 +37,7 @@ from das3d.service.answers import (
 )
 from das3d.service.gate import Gate, Limits
 from das3d.service.inspections import Inspections, Verdict
+from das3d.service.retention import Keep
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
 from das3d.streaming import full_red
@@ -52,6 +53,7 @@ def make_app(
     key: str | None = None,
     *,
     keep_scans: bool = True,
+    keep: Keep = Keep(),
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The application. It takes `inspections` over and closes them when it stops.
@@ -62,12 +64,14 @@ def make_app(
         limits: what it takes on.
         key: that every request must show, None for a service open to whoever reaches it.
         keep_scans: whether uploads are kept beside the maps.
+        keep: how long what is kept.
         hosts: names under which it may be asked, None for any.
     """
-    service = Service(models, inspections, limits, keep_scans=keep_scans)
+    service = Service(models, inspections, limits, keep_scans=keep_scans, keep=keep)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.retention.start()
         yield
         await asyncio.to_thread(service.close)
 
@@ -84,9 +88,13 @@ def make_app(
     return app
 
 
+COUNT = "Tell in `total` how many there are on all pages, which takes long among millions."
 WRONG: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The API key is missing or wrong."},
     404: {"model": Problem, "description": "There is no such thing."},
+}
+WRONG_FILE: dict[int | str, dict[str, Any]] = WRONG | {
+    410: {"model": Problem, "description": "The files of this inspection were removed when their time was over."},
 }
 WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     400: {"model": Problem, "description": "The form cannot be read."},
@@ -95,7 +103,10 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     415: {"model": Problem, "description": "A file is of no known kind."},
     422: {"model": Problem, "description": "A file or field is not what it should be."},
     429: {"model": Problem, "description": "The service is full; Retry-After says when to come again."},
-    503: {"model": Problem, "description": "The service is stopping, its database is away, or it took too long."},
+    503: {
+        "model": Problem,
+        "description": "The service is stopping, its database is away, its networks failed, or it took too long.",
+    },
     507: {"model": Problem, "description": "The disk is full or cannot be written; nothing was recorded."},
 }
 
@@ -138,6 +149,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         max_score: Annotated[float | None, Query(ge=0, le=1)] = None,
         before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only smaller ids: the next page.")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        count: Annotated[bool, Query(description=COUNT)] = False,
     ) -> InspectionPage:
         """Past inspections, newest first."""
         filters = {
@@ -147,19 +159,21 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         rows = service.inspections.page(before=before, limit=limit + 1, **filters)
         more = len(rows) > limit
         rows = rows[:limit]
-        total = service.inspections.count(**filters)
+        total = service.inspections.count(**filters) if count else None
         return InspectionPage(items=[answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
 
     @app.get("/refused", responses=WRONG, tags=["inspections"])
     def list_refused(
         before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only smaller ids: the next page.")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        count: Annotated[bool, Query(description=COUNT)] = False,
     ) -> RefusalPage:
         """Parts that could not be judged, newest first."""
         rows = service.inspections.refused(before=before, limit=limit + 1)
         more = len(rows) > limit
         items = [RefusalAnswer.model_validate(row) for row in rows[:limit]]
-        return RefusalPage(items=items, total=service.inspections.count_refused(), next=items[-1].id if more else None)
+        total = service.inspections.count_refused() if count else None
+        return RefusalPage(items=items, total=total, next=items[-1].id if more else None)
 
     @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
     def get_inspection(id: int) -> InspectionAnswer:
@@ -167,7 +181,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         return answer(service.find(id))
 
     @app.get(
-        "/inspections/{id}/map.tiff", responses=WRONG | {200: {"content": {"image/tiff": {}}}}, tags=["inspections"],
+        "/inspections/{id}/map.tiff", responses=WRONG_FILE | {200: {"content": {"image/tiff": {}}}}, tags=["inspections"],
         response_class=FileResponse,
     )  # fmt: skip
     def get_map(id: int) -> FileResponse:
@@ -175,7 +189,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         return FileResponse(map_file(service.inspections, service.find(id)), media_type="image/tiff")
 
     @app.get(
-        "/inspections/{id}/overlay.png", responses=WRONG | {200: {"content": {"image/png": {}}}}, tags=["inspections"],
+        "/inspections/{id}/overlay.png", responses=WRONG_FILE | {200: {"content": {"image/png": {}}}}, tags=["inspections"],
         response_class=Response,
     )  # fmt: skip
     async def get_overlay(id: int) -> Response:

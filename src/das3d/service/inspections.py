@@ -4,9 +4,10 @@
     for inspection in inspections.page(verdict="defective"):  # newest first
         print(inspection.at, inspection.part, inspection.score, inspections.file(inspection.map))
 
-A part's files come to lie in their place first and its row is committed last, so a row never points to a file that is not
-there, and what a crash leaves behind are folders that no row names: in `incoming`, which a later start sweeps, or at worst
-one beside those of the day.
+A part's files come to lie in their place first and its row is committed last, so what a crash leaves behind are folders
+that no row names: in `incoming`, which a later start sweeps, or at worst one beside those of the day. When their time is
+over, the files go first and their row says so next (`retention.py`). So a row points to files that are there, unless they
+are removed at this moment, a crash came in between, or somebody has moved them away.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,16 +28,21 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Delete,
     Dialect,
     Engine,
     Integer,
     Select,
     String,
+    Update,
     create_engine,
+    delete,
     event,
     func,
     make_url,
+    or_,
     select,
+    update,
 )
 from sqlalchemy.exc import (
     ArgumentError,
@@ -58,6 +64,8 @@ DATABASE_SECONDS = 35  # that recording a verdict may take at most, and a little
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
 SCHEMA = 1  # raised with every change of a table; one that is merely new is made where it is missing
+MEMBERS = ("map", "rgb", "depth")  # columns that name a part's files
+PAGE = 1000  # rows that are looked at or changed at once
 DATABASE_FILE = "inspections.sqlite"
 Verdict = Literal["good", "defective"]
 
@@ -110,7 +118,7 @@ class TakenIn:
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     at: Mapped[datetime] = mapped_column(UtcTime, index=True)
-    part: Mapped[str] = mapped_column(String(200), index=True)
+    part: Mapped[str] = mapped_column(String(200).with_variant(String(200, "C"), "postgresql"), index=True)
     model: Mapped[str] = mapped_column(String(200), index=True)
     model_hash: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(40))
@@ -130,7 +138,7 @@ class Inspection(TakenIn, Base):
         regions: the places that the verdict rests on.
         height, width: of the scan and its map, pixels.
         seconds: from taking the part in to the verdict.
-        map: where the anomaly map lies (float32 TIFF), as all files below the service's folder.
+        map: where the anomaly map lies (float32 TIFF), as all files below the service's folder; "" once they were removed.
         depth_scale, depth_offset, depth_missing: how numbers in the depth file become metres (`DepthFormat`).
     """
 
@@ -232,7 +240,7 @@ class Inspections:
                 where there are none.
             row: all but its id.
         """
-        day = self.folder / f"{row.at:%Y-%m-%d}"
+        day = self.folder / f"{row.at.astimezone(UTC):%Y-%m-%d}"
         place = day / folder.name
         names = os.listdir(folder)
         if names:
@@ -243,7 +251,7 @@ class Inspections:
             _flush(day)
             _flush(self.folder)
         where = place.relative_to(self.folder)
-        for member in ("map", "rgb", "depth"):
+        for member in MEMBERS:
             if name := getattr(row, member, None):
                 setattr(row, member, (where / name).as_posix())
         try:
@@ -275,7 +283,7 @@ class Inspections:
             limit: how many at most.
             filters: as for `count`.
         """
-        return self._newest(_filtered(select(Inspection), filters), Inspection, before, limit)
+        return self._newest(self._filtered(select(Inspection), filters), Inspection, before, limit)
 
     def count(self, **filters: Any) -> int:
         """How many inspections there are.
@@ -285,7 +293,18 @@ class Inspections:
                 `min_score` and `max_score`.
         """
         with self._session() as session:
-            return session.scalar(_filtered(select(func.count(Inspection.id)), filters)) or 0
+            return session.scalar(self._filtered(select(func.count(Inspection.id)), filters)) or 0
+
+    def _filtered(self, query: Select[Any], filters: dict[str, Any]) -> Select[Any]:
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        if beginning := wanted.pop("part", ""):
+            # By the numbers of letters in both databases, which is the order of the index; a server's own order may
+            # take A for a, and LIKE uses no index.
+            part = Inspection.part.collate("BINARY" if self._engine.dialect.name == "sqlite" else "C")
+            query = query.where(part >= beginning)
+            if following := _following(beginning):
+                query = query.where(part < following)
+        return query.where(*(_FILTERS[name](value) for name, value in wanted.items()))
 
     def refused(self, *, before: int | None = None, limit: int = 50) -> list[Refusal]:
         """The newest refusals first; `before` and `limit` as for `page`."""
@@ -302,6 +321,55 @@ class Inspections:
         """How many refusals there are."""
         with self._session() as session:
             return session.scalar(select(func.count(Refusal.id))) or 0
+
+    def old(
+        self,
+        kind: type[Inspection | Refusal],
+        since: datetime | None,
+        until: datetime,
+        *conditions: ColumnElement[bool],
+        with_files: bool = False,
+    ) -> Iterator[list[tuple[int, list[str]]]]:
+        """Ids of a time, the oldest first, each with the names of its files; a page at a time, which may then be removed.
+
+        Args:
+            kind: inspections or refusals.
+            since, until: moments; `until` is excluded.
+            conditions: further ones.
+            with_files: only those that have files.
+        """
+        members = [getattr(kind, member) for member in MEMBERS if hasattr(kind, member)]
+        query = select(kind.id, kind.at, *members).where(kind.at < until, *conditions)
+        if with_files:
+            query = query.where(or_(*(member != "" for member in members)))
+        last = 0
+        while True:
+            page = query.order_by(kind.at, kind.id).limit(PAGE)
+            if since is not None:
+                page = page.where(kind.at >= since, or_(kind.at > since, kind.id > last))
+            with self._session() as session:
+                rows = session.execute(page).all()
+            if not rows:
+                return
+            yield [(id, [name for name in names if name]) for id, _, *names in rows]
+            last, since = rows[-1][:2]
+
+    def forget_files(self, kind: type[Inspection | Refusal], ids: Sequence[int]) -> None:
+        """Let rows say that they have no files any more."""
+        gone = {member: "" if member == "map" else None for member in MEMBERS if hasattr(kind, member)}
+        self._change(kind, ids, update(kind).values(gone))
+
+    def remove(self, kind: type[Inspection | Refusal], ids: Sequence[int]) -> int:
+        """Remove rows; how many there still were."""
+        return self._change(kind, ids, delete(kind))
+
+    def _change(self, kind: type[Inspection | Refusal], ids: Sequence[int], change: Update | Delete) -> int:
+        with self._session.begin() as session:
+            # In one order, so that two services that change the same rows wait for each other and not in a circle.
+            session.execute(select(kind.id).where(kind.id.in_(ids)).order_by(kind.id).with_for_update()).all()
+            options = {"synchronize_session": False}  # no row is held in this session
+            changed = session.execute(change.where(kind.id.in_(ids)), execution_options=options)
+            return int(changed.rowcount)  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Ask the database something. Raises what SQLAlchemy raises."""
@@ -321,7 +389,6 @@ class Inspections:
 _FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "model": lambda name: Inspection.model == name,
     "verdict": lambda verdict: Inspection.verdict == verdict,
-    "part": lambda beginning: Inspection.part.startswith(beginning, autoescape=True),
     "since": lambda moment: Inspection.at >= moment,
     "until": lambda moment: Inspection.at < moment,
     "min_score": lambda score: Inspection.score >= score,
@@ -329,8 +396,13 @@ _FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
 }
 
 
-def _filtered(query: Select[Any], filters: dict[str, Any]) -> Select[Any]:
-    return query.where(*(_FILTERS[name](value) for name, value in filters.items() if value is not None))
+def _following(beginning: str) -> str:
+    # The first text after all that begin so; "" where there is none.
+    kept = beginning.rstrip("\U0010ffff")
+    if not kept:
+        return ""
+    last = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # what lies between are no letters
 
 
 def _connect(folder: Path, url: str | None) -> Engine:

@@ -28,6 +28,7 @@ from das3d.files import (
 )
 from das3d.layouts import part_name
 from das3d.parts import UNKNOWN, Part
+from das3d.prediction import with_focal_length
 from das3d.scan import Scan
 
 # Of TIFF: none, LZW, deflate (two numbers), PackBits, LZMA and Zstandard, whose decoders stop at the size that the TIFF
@@ -73,15 +74,20 @@ def save_upload(folder: Path, part: str | None, rgb: UploadFile | None, depth: U
     return Upload(called, saved.get("rgb"), saved.get("depth"), names)
 
 
-def read_upload(upload: Upload, depth_format: DepthFormat | None, most_pixels: int) -> Scan:
+def read_upload(
+    upload: Upload, depth_format: DepthFormat | None, most_pixels: int, focal_length: float | None = None
+) -> Scan:
     """The scan in an upload. Its name is the path of its file, which `in_clients_words` takes out of messages.
+
+    `focal_length`, in pixels, gives areas in mm2 where the file holds depth alone.
 
     Raises:
         HTTPException: 413 where it has too many pixels.
         DataError: it cannot be read.
     """
     _check_headers(upload, depth_format, most_pixels)
-    return Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format).read()
+    part = Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format)
+    return with_focal_length([part], focal_length)[0].read()
 
 
 def in_clients_words(message: str, upload: Upload) -> str:

@@ -17,6 +17,7 @@ from das3d.masks import bounding_box
 from das3d.measurement import Statistics
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
+from das3d.prediction import with_focal_length
 from das3d.preparation import Window
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
@@ -28,8 +29,11 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
     """The file of the anomaly map.
 
     Raises:
-        HTTPException: 404 where somebody has removed it.
+        HTTPException: 410 where its time is over, 404 where somebody has removed it.
     """
+    if not inspection.map:
+        detail = f"the files of inspection {inspection.id} were removed: they are kept for a time only"
+        raise HTTPException(410, detail)
     path = inspections.file(inspection.map)
     if not path.is_file():
         raise _gone(inspection)
@@ -37,7 +41,7 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
 
 
 def map_of(inspections: Inspections, inspection: Inspection) -> NDArray[np.float32]:
-    """The anomaly map (H, W) of an inspection. Raises HTTPException: 404 where it is gone or damaged."""
+    """The anomaly map (H, W) of an inspection. Raises HTTPException as `map_file`, and 404 where it is damaged."""
     try:
         return read_map(map_file(inspections, inspection))
     except DataError as error:
@@ -58,9 +62,10 @@ def scan_of(inspections: Inspections, inspection: Inspection, focal_length: floa
     known = inspection.depth_scale
     depth_format = None
     if known is not None:
-        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing, focal_length)
+        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+    part = Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format)
     try:
-        return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format).read()
+        return with_focal_length([part], focal_length)[0].read()
     except DataError as error:
         raise _gone(inspection) from error
 
@@ -103,7 +108,7 @@ def window_of(anomaly: NDArray[np.float32]) -> Window:
     seen = anomaly > 0
     top, bottom, left, right = bounding_box(seen) if seen.any() else (0, anomaly.shape[0], 0, anomaly.shape[1])
     side = max(bottom - top, right - left)
-    return Window(top - (side - bottom + top) // 2, left - (side - right + left) // 2, side, anomaly.shape)
+    return Window.square(top - (side - bottom + top) // 2, left - (side - right + left) // 2, side, anomaly.shape)
 
 
 def _gone(inspection: Inspection) -> HTTPException:

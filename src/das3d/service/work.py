@@ -22,9 +22,10 @@ from das3d.files import DepthFormat, Size
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, prepare
 from das3d.service.answers import ModelAnswer
-from das3d.service.batches import Batches
 from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
+from das3d.service.queueing import Batches, ComputeError, Failure
+from das3d.service.retention import Keep, Retention
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
 from das3d.streaming import picture_scale, reading_of, save_map
 from das3d.threshold import SAME
@@ -33,7 +34,7 @@ log = logging.getLogger("das3d.service")
 T = TypeVar("T")
 PROBE_SECONDS = 5.0  # for the database to answer a probe
 TRIES = 3  # of networks that fail, and times the limit of seconds that they may hang, before only a restart helps
-LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are wanted
+LEAST_FREE = 1 << 30  # bytes on the disk of the folder, below which no more parts are taken in
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class ServedModel:
         hash: SHA-256 of its file.
         detector: the model itself.
         depth_format: how depth is read where a request does not say; None takes floats as metres and refuses integers.
+        focal_length: of the camera in pixels, where files hold depth alone; None: as `depth_format` says.
     """
 
     name: str
     hash: str
     detector: Detector
     depth_format: DepthFormat | None
+    focal_length: float | None = None
 
     @property
     def engine(self) -> str:
@@ -80,10 +83,11 @@ class Service:
         inspections: where verdicts are recorded; closed with the service.
         limits: what it takes on.
         keep_scans: whether uploads are kept beside the maps.
+        keep: how long what is kept.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], inspections: Inspections, limits: Limits, *, keep_scans: bool
+        self, models: Sequence[ServedModel], inspections: Inspections, limits: Limits, *, keep_scans: bool, keep: Keep
     ) -> None:
         self.models = {model.name: model for model in models}
         self.inspections, self.limits, self.metrics = inspections, limits, Metrics()
@@ -96,13 +100,15 @@ class Service:
         self._viewers = ThreadPoolExecutor(limits.readers, "das3d viewer")
         self._probe = ThreadPoolExecutor(1, "das3d probe")
         self._looking = 0
+        self.retention = Retention(inspections, keep)
 
     async def inspect(
         self, served: ServedModel, part: str | None, rgb: UploadFile | None, depth: UploadFile | None, unit: str | None
     ) -> Inspection:
         """Read, score and record one part, in this order; when this returns, the verdict is in the database.
 
-        A part that cannot be judged is recorded likewise, as a refusal, and answered by 422.
+        A part that cannot be judged is recorded likewise, as a refusal, and answered by 422, or by 503 where the networks
+        fail on it.
 
         What takes too long before its recording has begun is given up and leaves nothing. Once that has begun it is waited
         for, as long as the database's own limits allow, so that a client who comes again does not double a row.
@@ -111,21 +117,22 @@ class Service:
         depth_format = told.over(served.depth_format) if told else served.depth_format
         at, begun = datetime.now(UTC), time.perf_counter()
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
-        folder = await self._in(self._folders, self.inspections.new_folder)
-        take_in = partial(_take_in, folder, served.detector, depth_format, self.limits.pixels, part, rgb, depth)
+        folder = await self._in(self._folders, self._new_folder)
+        take_in = partial(_take_in, folder, served, depth_format, self.limits.pixels, part, rgb, depth)
         recording: Future[None] | None = None
         row: Inspection | Refusal
         prediction: Prediction | None = None
+        status = 201
         try:
             try:
                 async with asyncio.timeout_at(deadline):
                     with self.metrics.stage_seconds.labels("read").time():
                         upload, scan, size = await self._in(self._readers, take_in)
                     with self.metrics.stage_seconds.labels("compute").time():
-                        prediction = await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+                        prediction = await self._computed(served, upload, scan)
                 row = _row(served, upload, size, depth_format, prediction, at, time.perf_counter() - begun)
             except UnjudgeableError as error:
-                row = _refusal(served, error, at)
+                row, status = _refusal(served, error, at), error.status
             with self.metrics.stage_seconds.labels("record").time():
                 recording = self._writers.submit(self._record, folder, row, prediction)
                 recorded = asyncio.wrap_future(recording)
@@ -142,12 +149,18 @@ class Service:
         if isinstance(row, Refusal):
             self.metrics.inspections.labels(served.name, "refused").inc()
             log.warning("%s: not judged by %s: %s", row.part, served.name, one_line(row.reason, 500))
-            raise HTTPException(422, row.reason)
+            raise HTTPException(status, row.reason)
         self.metrics.inspections.labels(served.name, row.verdict or "none").inc()
         self.metrics.scores.labels(served.name).observe(row.score)
         if row.false_alarm_probability is not None:
             self.metrics.false_alarms.labels(served.name).observe(row.false_alarm_probability)
         return row
+
+    async def _computed(self, served: ServedModel, upload: Upload, scan: PreparedScan) -> Prediction:
+        try:
+            return await asyncio.wrap_future(self.batches.submit(served.detector, scan))
+        except ComputeError as error:
+            raise UnjudgeableError(upload, str(error), 503) from error
 
     async def look(self, work: Callable[[], T]) -> T:
         """What `work` makes of a scan that is kept; 429 where too many look already."""
@@ -162,11 +175,11 @@ class Service:
 
     def check_life(self) -> None:
         """Raise 503 where only a restart helps: what failed so often, or hangs so long, does not come back by itself."""
-        failure, busy, most = self.batches.failure, self.batches.busy, TRIES * self.limits.seconds
+        busy, most = self.batches.busy, TRIES * self.limits.seconds
         if not self.batches.alive:
             raise HTTPException(503, "the thread that computes has ended")
-        if failure is not None and failure.tries >= TRIES:
-            raise HTTPException(503, f"the networks cannot compute, tried {failure.tries} times: {failure.reason}")
+        if lasting := [failure for failure in self.batches.failures if failure.tries >= TRIES]:
+            raise HTTPException(503, self._explain(lasting))
         if busy > most:
             raise HTTPException(503, _hung(busy, most))
 
@@ -175,17 +188,24 @@ class Service:
         self.check_life()
         if self.batches.busy > self.limits.seconds:
             raise HTTPException(503, _hung(self.batches.busy, self.limits.seconds))
-        if (failure := self.batches.failure) is not None:
-            raise HTTPException(503, f"the networks cannot compute: {failure.reason}")
+        if failures := self.batches.failures:
+            raise HTTPException(503, self._explain(failures))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._in(self._probe, self.inspections.check)
-                free = await self._in(self._probe, self.inspections.free)
+                await self._in(self._probe, self._check_room, 503)
         except TimeoutError:
             raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
-        if free < LEAST_FREE:
+
+    def _check_room(self, status: int) -> None:
+        if (free := self.inspections.free()) < LEAST_FREE:
             expected = f"expected {LEAST_FREE >> 30} GiB of free space, found {free >> 20} MiB"
-            raise HTTPException(503, f"{self.inspections.folder}: {expected}")
+            raise HTTPException(status, f"{self.inspections.folder}: {expected}")
+
+    def _new_folder(self) -> Path:
+        # A disk that fills to the last byte takes the database down with it.
+        self._check_room(507)
+        return self.inspections.new_folder()
 
     def choose(self, name: str | None) -> ServedModel:
         """The model of this name; without a name the only one."""
@@ -218,7 +238,20 @@ class Service:
     def focal_length(self, inspection: Inspection) -> float | None:
         """Of the camera, pixels, where depth files are known to be of one lens; None where the model is no more served."""
         served = self.model_of(inspection)
-        return None if served is None or served.depth_format is None else served.depth_format.focal_length
+        if served is None:
+            return None
+        form = served.depth_format
+        return served.focal_length or (None if form is None else form.focal_length)
+
+    def _explain(self, failures: Sequence[Failure]) -> str:
+        # Of every model whose networks fail; the others compute.
+        told = []
+        for failure in failures:
+            names = [name for name, served in self.models.items() if served.detector is failure.detector]
+            told.append(
+                f"the networks of {', '.join(names)} cannot compute, tried again {failure.tries} times: {failure.reason}"
+            )
+        return "; ".join(told)
 
     def close(self) -> None:
         """Finish what was taken in, then let everything go."""
@@ -228,6 +261,7 @@ class Service:
         self._writers.shutdown()
         self._folders.shutdown()
         self._probe.shutdown(wait=False)
+        self.retention.close()
         self.inspections.close()
 
     def _record(self, folder: Path, row: Inspection | Refusal, prediction: Prediction | None) -> None:
@@ -248,16 +282,16 @@ class Service:
 
 
 class UnjudgeableError(Exception):
-    """A part that came in whole and on which there can be no verdict."""
+    """A part that came in whole and on which there can be no verdict; `status` is what its client gets."""
 
-    def __init__(self, upload: Upload, reason: str) -> None:
+    def __init__(self, upload: Upload, reason: str, status: int = 422) -> None:
         super().__init__(reason)
-        self.upload, self.reason = upload, reason
+        self.upload, self.reason, self.status = upload, reason, status
 
 
 def _take_in(
     folder: Path,
-    detector: Detector,
+    served: ServedModel,
     depth_format: DepthFormat | None,
     most_pixels: int,
     part: str | None,
@@ -267,8 +301,9 @@ def _take_in(
     # The scan itself is let go here: what waits to be computed is small, whatever was sent.
     upload = save_upload(folder, part, rgb, depth)
     try:
-        scan = read_upload(upload, depth_format, most_pixels)
-        return upload, prepare(scan, detector.statistics, detector.settings.preparation).judgeable, scan.size
+        scan = read_upload(upload, depth_format, most_pixels, served.focal_length)
+        prepared = prepare(scan, served.detector.statistics, served.detector.settings.preparation)
+        return upload, prepared.judgeable, scan.size
     except DataError as error:
         raise UnjudgeableError(upload, in_clients_words(str(error), upload)) from error
 
@@ -317,6 +352,12 @@ def _depth_format(unit: str | None) -> DepthFormat | None:
         raise HTTPException(422, f"depth_unit: {error}") from None
 
 
-def served_model(name: str, hash: str, detector: Detector, depth_format: DepthFormat | None = None) -> ServedModel:
+def served_model(
+    name: str,
+    hash: str,
+    detector: Detector,
+    depth_format: DepthFormat | None = None,
+    focal_length: float | None = None,
+) -> ServedModel:
     """A detector as the service holds it: depth is read as that of its training parts where nobody says else."""
-    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"])
+    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"], focal_length)

@@ -15,6 +15,8 @@ const state = {
   moved: new Map(), // thresholds that the user has moved, by the model's name
   items: [], // inspections, newest first
   next: null, // where the next page begins
+  total: null, // how many there are on all pages, null where the service must count them
+  counted: 0, // the newest inspection among those, by its id
   shown: null, // the inspection in sight
   loading: 0, // which request for a view is the last
   contact: null, // when the service last answered, in milliseconds
@@ -60,21 +62,29 @@ async function show(item, { scroll = false } = {}) {
     await heatmap.load(view, item.regions, view.window);
     const surface = view.surface && (await unpack(view.surface));
     if (turn !== state.loading) return;
+    put("unseen", "");
     showSolid(surface, item);
+    allowSaving(true);
     judge();
   } catch (error) {
     if (turn !== state.loading) return;
-    $("changed").textContent = error.message;
-    showSolid(null, item);
+    // The picture of the part before must not pass as this one's.
+    heatmap.clear();
+    put("unseen", error.message);
+    showSolid(null, item, error.message);
+    allowSaving(![404, 410].includes(error.status)); // of files that are gone
   }
 }
 
-function showSolid(surface, item) {
+function allowSaving(possible) {
+  for (const id of ["save-map", "save-overlay"]) $(id).disabled = !possible;
+}
+
+function showSolid(surface, item, textContent = "This inspection keeps no depth.") {
   solid?.dispose();
   solid = null;
   $("solid").replaceChildren();
   if (!surface) {
-    const textContent = "This inspection keeps no depth.";
     $("solid").append(Object.assign(document.createElement("p"), { className: "quiet", textContent }));
     return;
   }
@@ -189,7 +199,9 @@ async function listed(path) {
 
 /** The newest page; what is further down in the list stays, unless more came in than a page holds. */
 async function refresh() {
-  const page = await listed(query());
+  const wanted = query();
+  const page = await listed(state.total === null ? `${wanted}&count=true` : wanted);
+  if (wanted !== query()) return []; // it answers an earlier filter
   const known = new Map(state.items.map((item) => [item.id, item]));
   const newest = page.items.map((item) => known.get(item.id) || item);
   const last = newest.at(-1)?.id;
@@ -197,10 +209,20 @@ async function refresh() {
   const fresh = newest.filter((item) => !known.has(item.id));
   state.items = [...newest, ...rest];
   if (!rest.length) state.next = page.next;
-  $("total").textContent = page.total;
+  count(page);
   if (fresh.length || newest.length !== known.size) judge();
   drawList();
   return fresh;
+}
+
+/** To count takes long among millions, so the service is asked once and what comes in is added here. */
+function count({ items, next, total }) {
+  const more = items.filter((item) => item.id > state.counted).length;
+  if (next === null) state.total = items.length;
+  else if (total !== null) state.total = total;
+  else state.total = more < items.length && state.total !== null ? state.total + more : null; // null: some were missed
+  state.counted = items[0]?.id ?? 0;
+  if (state.total !== null) $("total").textContent = state.total;
 }
 
 async function refusals() {
@@ -211,7 +233,8 @@ async function refusals() {
 
 async function restart() {
   state.items = [];
-  state.next = null;
+  state.next = state.total = null;
+  state.counted = 0;
   await refresh();
 }
 

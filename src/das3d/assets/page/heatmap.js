@@ -23,6 +23,12 @@ export class HeatMap {
     this.window = window;
   }
 
+  /** Show nothing until the next `load`. */
+  clear() {
+    this.picture = null;
+    this.canvas.width = this.canvas.height = 1;
+  }
+
   draw(high, opacity) {
     if (!this.picture) return;
     const out = new ImageData(new Uint8ClampedArray(this.picture.data), this.picture.width);

@@ -1,0 +1,108 @@
+"""What the words of the command line mean: durations, shares, lists, units. Errors name the option."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+from das3d.choices import Modality
+from das3d.errors import DataError, SettingsError
+
+
+def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m or 1h") -> float:
+    """Seconds in '90s', '20m', '1.5h', '30d' or '1y' (of 365 days). Raises SettingsError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        seconds = -1
+    if not 0 < seconds < 1e9:
+        raise SettingsError(f"{option}: expected a time such as {example}, found {text!r}")
+    return seconds
+
+
+def parse_keep(good: str | None, defective: str | None, refused: str | None, rows: str | None) -> Any:
+    """Keep of '30d' and the like; refused parts as long as defective ones where nobody says else. Raises SettingsError."""
+    told = {"good": good, "defective": defective, "refused": refused or defective, "rows": rows}
+    from das3d.service.retention import Keep
+
+    return Keep(**{
+        name: None if text is None else parse_duration(text, f"--keep-{name}", "30d or 1y") for name, text in told.items()
+    })  # fmt: skip
+
+
+def parse_share(text: str, option: str = "--max-false-alarm") -> float:
+    """The share in '1%' or '0.01'. Raises SettingsError."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1
+    if not 0 < share < 1:
+        raise SettingsError(f"{option}: expected a share such as 1% or 0.01, found {text!r}")
+    return share
+
+
+def read_key(file: Path | None) -> str | None:
+    """The API key in a file, or in the environment; None where there is neither. It is not shown in any message."""
+    key = os.environ.get("DAS3D_API_KEY") if file is None else file.read_text(encoding="utf-8", errors="replace")
+    if key is None:
+        return None
+    key = key.strip()
+    if not (len(key) >= 8 and key.isascii() and key.isprintable()):
+        where = "DAS3D_API_KEY" if file is None else str(file)
+        raise SettingsError(f"{where}: expected an API key of 8 or more ASCII characters, found something else")
+    return key
+
+
+def words_in(text: str, option: str) -> list[str]:
+    """The words of a list such as 'a,b'. Raises SettingsError where one is empty or comes twice."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words) or len(set(words)) < len(words):
+        raise SettingsError(f"{option}: expected different words with commas between them, found {text!r}")
+    return words
+
+
+def parse_modalities(text: str) -> Any:
+    """('rgb+depth', 'rgb') of 'rgb+depth,rgb'. Raises SettingsError."""
+    known = get_args(Modality)
+    if unknown := [word for word in words_in(text, "--modalities") if word not in known]:
+        raise SettingsError(f"--modalities: expected some of {','.join(known)}, found {','.join(unknown)!r}")
+    return tuple(words_in(text, "--modalities"))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """(0, 1, 2) of '0,1,2'. Raises SettingsError."""
+    words = words_in(text, "--seeds")
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise SettingsError(f"--seeds: expected whole numbers such as 0,1,2, found {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def texture_changes(folder: Path | None) -> list[str]:
+    """The settings that take textures from a folder."""
+    if folder is None:
+        return []
+    return ["synthesis.texture=folder", f"synthesis.texture_folder={json.dumps(str(folder))}"]
+
+
+def parse_depth_unit(text: str | None, data: Path | None = None, category: str | None = None) -> Any:
+    """DepthFormat of 'mm' or '0.0001' (metres per count); None stays None. Raises SettingsError.
+
+    Warns where the data itself says, which is what counts.
+    """
+    if text is None:
+        return None
+    from das3d.console import warn
+    from das3d.files import DepthFormat
+    from das3d.layouts import declaration_for
+
+    if data is not None:
+        folder = data / category if category and (data / category).is_dir() else data
+        if folder.is_dir() and (path := declaration_for(folder)):
+            warn(f"{path} declares how depth is read; --depth-unit {text} is not used")
+    try:
+        return DepthFormat.parse(text)
+    except DataError as error:
+        raise SettingsError(f"--depth-unit: {error}") from None

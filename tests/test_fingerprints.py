@@ -1,0 +1,45 @@
+"""Which parts a model has seen: told by all that it sees of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import sample, write_member
+
+from das3d.fingerprints import fingerprint_in, fingerprint_of, marks_of
+from das3d.parts import Part
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Part]:
+    """Three parts that differ in depth alone: nobody uses their RGB, which is blank."""
+    blank = np.zeros_like(sample().rgb)
+    return [
+        Part(
+            f"{seed}", "train", "good", write_member(tmp_path / f"{seed}.png", blank),
+            write_member(tmp_path / f"{seed}.npy", sample(seed).depth),
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+
+
+def test_parts_of_the_same_rgb_are_told_apart_by_their_depth(parts: list[Part]) -> None:
+    assert len({fingerprint_of(part) for part in parts}) == 3
+    assert [fingerprint_in(part.read()) for part in parts] == [fingerprint_of(part) for part in parts]
+
+
+def test_a_member_alone_is_told_by_itself(parts: list[Part]) -> None:
+    assert len({fingerprint_of(replace(part, rgb=None)) for part in parts}) == 3
+    assert len({fingerprint_of(replace(part, depth=None)) for part in parts}) == 1
+
+
+def test_marks_are_those_that_models_of_any_version_keep(parts: list[Part]) -> None:
+    part = parts[0]
+    assert part.rgb is not None
+    colours, file = sample().rgb.tobytes(), part.rgb.read_bytes()
+    of_before = {hashlib.blake2b(one, digest_size=8).hexdigest() for one in (bytes(len(colours)), file)}
+    assert marks_of(part) == {fingerprint_of(part), *of_before}
