@@ -27,8 +27,8 @@ HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic")
 
 
 COMMANDS = (
-    "inspect", "synth", "train", "evaluate", "report", "predict", "watch", "drift", "calibrate", "serve", "export",
-    "benchmark", "demo-data", "version",
+    "inspect", "synth", "train", "evaluate", "report", "predict", "watch", "drift", "calibrate", "serve", "prune",
+    "export", "benchmark", "demo-data", "version",
 )  # fmt: skip
 
 
