@@ -23,6 +23,7 @@ from das3d.measurement import Statistics, background_like
 from das3d.pictures import Image
 from das3d.preparation import Window
 from das3d.scan import RGB, Depth, Scan
+from das3d.sparse import dense
 
 MODULES = {"three": "vendor/three.min.js", "das3d/viewer": "viewer.js"}  # by the names under which they are imported
 LARGEST = 160  # points on the longer side: a defect of a hundredth of the part still shows, and 100 parts make 4 MB
@@ -90,6 +91,8 @@ def surface_of(
     """
     if scan.depth is None or scan.valid is None:
         raise DataError(f"{scan.name}: expected depth for a view in 3D, found RGB alone")
+    scan = dense(scan)
+    assert scan.depth is not None and scan.valid is not None
     flat = plane_depth(plane, scan.size) if plane is not None else np.float32(0)
     with np.errstate(invalid="ignore"):
         depth = np.where(scan.valid, scan.depth - flat, np.nan).astype(np.float32)

@@ -22,6 +22,7 @@ from das3d.parts import Part
 from das3d.preparation import Floats
 from das3d.scan import Mask, Scan
 from das3d.settings import PreparationSettings
+from das3d.sparse import dense
 
 THUMBNAIL = 48  # pixels; sides of what near-duplicates are told by
 
@@ -123,6 +124,7 @@ def _beyond_reading(part: Part) -> float | None:
 
 
 def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out: bool) -> tuple[Facts, Mask]:
+    frame, scan = _of_frame(scan), dense(scan)  # as preparation sees it
     assert scan.depth is not None and scan.valid is not None
     fit = fit_background(scan.depth, scan.valid)
     foreground = np.ones(scan.size, dtype=bool)
@@ -136,13 +138,13 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
     relief = scan.depth - plane_depth(plane, scan.size)
     surface = foreground & scan.valid
     if fit is not None and not stands_out(surface):  # a plane and nothing on it but specks of noise
-        return replace(facts, **_of_frame(scan), plane_support=fit.support, area=0.0), foreground
+        return replace(facts, **frame, plane_support=fit.support, area=0.0), foreground
     nearest, farthest = np.quantile(relief[surface], (0.01, 0.99))
     length_px, width_px, length, width = _sides(scan, foreground, surface)
     seen = align(scan.rgb, relief, scan.valid, foreground) if scan.rgb is not None else None
     return replace(
         facts,
-        **_of_frame(scan),
+        **frame,
         missing_on_part=float(1 - surface.sum() / foreground.sum()),
         plane_support=fit.support if fit else None,
         plane_noise=fit.noise if fit else None,
