@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS
+from helpers import unchanged
 from tiny import make_tiny_data, train_tiny
 
 if TYPE_CHECKING:
@@ -39,20 +41,23 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of a tiny rendered data set; tests must not change it."""
-    return make_tiny_data(tmp_path_factory.mktemp("tiny_data"))
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Root of a tiny rendered data set; a test that changes it fails the session at its end."""
+    with unchanged(make_tiny_data(tmp_path_factory.mktemp("tiny_data"))) as root:
+        yield root
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The run folder of a tiny model of a modality, trained when first asked for; tests must not change it."""
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """The run folder of a tiny model of a modality, trained when first asked for; tests must not change it either."""
+    with ExitStack() as guards:
 
-    @cache
-    def run(modality: str = "rgb+depth") -> Path:
-        return train_tiny(tiny_data, tmp_path_factory.mktemp("tiny_run") / "run", modality)
+        @cache
+        def run(modality: str = "rgb+depth") -> Path:
+            folder = train_tiny(tiny_data, tmp_path_factory.mktemp("tiny_run") / "run", modality)
+            return guards.enter_context(unchanged(folder))
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
 
 COMMENT = re.compile(r"<!-- (starts with|file|not run|stands for the camera): (.*) -->")
+SETS = re.compile(r"\w+=")
 FENCE = re.compile(r"(`{3,})(\S*)")
 
 
@@ -47,9 +49,10 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command of a shell block."""
+        """The words of each command of a shell block, without what it sets in the environment."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
+        found = (shlex.split(line, comments=True) for line in lines)
+        return [words for line in found if (words := list(dropwhile(SETS.match, line)))]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:

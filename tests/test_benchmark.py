@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import statistics
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import rows_of
 from PIL import Image
 from tiny import CHANGES, copy_category, das3d
 
@@ -28,11 +28,6 @@ SETS = [word for change in (*CHANGES, "training.iterations=2") for word in ("--s
 
 def run(data: Path, out: Path, *options: object) -> Any:
     return das3d("benchmark", data, "--out", out, "--preset", "demo", "--device", "cpu", *SETS, *options)
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 # -------------------------------------------------------------------------------------------------- from data to tables

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import signal
-import subprocess
-import sys
 import time
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
+from helpers import python
 from tiny import das3d
 
 from das3d.arguments import parse_depth_unit, parse_duration
 from das3d.cli import reported
-from das3d.errors import SettingsError
+from das3d.errors import Das3dError, SettingsError
 from das3d.files import DepthFormat
+from das3d.service import Limits
 
 HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic")
 
 
-def test_help_names_every_command() -> None:
+COMMANDS = (
+    "inspect", "synth", "train", "evaluate", "report", "predict", "watch", "drift", "calibrate", "serve", "prune",
+    "export", "benchmark", "demo-data", "version",
+)  # fmt: skip
+
+
+def test_help_has_a_line_for_every_command() -> None:
     result = das3d("--help")
     assert result.exit_code == 0
-    for command in (
-        "inspect",
-        "synth",
-        "train",
-        "evaluate",
-        "predict",
-        "watch",
-        "drift",
-        "benchmark",
-        "demo-data",
-        "version",
-    ):
-        assert command in result.output
+    lines = result.output.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert all(len(line.split()) > 3 for line in lines), "and says what it does"
 
 
 def test_help_comes_without_loading_anything_heavy() -> None:
     code = (
         f"import sys, das3d.cli; loaded = [m for m in {HEAVY} if m in sys.modules]; sys.exit(str(loaded) if loaded else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    python("-c", code)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,62 @@ def test_errors_are_lines_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in result.output
     assert all(line.startswith("error: ") for line in result.stderr.splitlines())
     assert "synthesis.drop" in result.stderr
+
+
+MM = DepthFormat.from_unit("mm")
+READING = ("--category", "bolt", "--light", "2", "--depth-unit", "mm")
+AS_READ = {"category": "bolt", "light": 2, "depth_format": MM}
+
+
+@pytest.mark.parametrize(
+    ("words", "work", "told"),
+    [
+        (["inspect", "DATA", *READING], "datacheck.check_data", AS_READ),
+        (["synth", "DATA", *READING, "--seed", "7"], "preview.preview_pairs", {**AS_READ, "settings.seed": 7}),
+        (["synth", "DATA", *READING, "--recipe", "a.json", "--index", "3"], "preview.preview_again",
+         {**AS_READ, "recipes": Path("a.json"), "index": 3}),
+        (["train", "DATA", "--out", "OUT", *READING, "--seed", "7"], "run.train", {**AS_READ, "settings.seed": 7}),
+        (["evaluate", "RUN", "--data", "DATA", *READING], "evaluation.evaluate", AS_READ),
+        (["calibrate", "RUN", "--data", "DATA", *READING], "calibration.calibrate", AS_READ),
+        (["benchmark", "DATA", "--out", "OUT", *READING[2:], "--categories", "bolt,nut", "--seeds", "7,8"],
+         "benchmark.make_plan", {"light": 2, "depth_format": MM, "categories": ["bolt", "nut"], "seeds": (7, 8)}),
+        (["predict", "RUN", "--data", "DATA", "--out", "OUT", *READING[2:], "--focal-length", "615"],
+         "prediction.predict_folder", {"light": 2, "depth_format": MM, "focal_length": 615.0}),
+        (["watch", "RUN", "--data", "DATA", "--out", "OUT", *READING[4:], "--focal-length", "615", "--settle", "3s"],
+         "watching.watch", {"depth_format": MM, "focal_length": 615.0, "settle": 3.0, "once": False}),
+        *(([command, "RUN", "--data", "DATA", "--out", "OUT", "--device", "cuda:1", "--engine", "onnxruntime"],
+           "detector.load", {"path": Path("RUN"), "device": "cuda:1", "engine": "onnxruntime"})
+          for command in ("evaluate", "predict", "watch")),
+        (["export", "RUN", "--precision", "fp16", "--data", "DATA", "--to", "openvino"], "exporting.export",
+         {"precision": "fp16", "data": Path("DATA"), "to": "openvino"}),
+        (["serve", "RUN", "--queue", "3", "--batch", "2", "--max-upload", "1.5", "--max-pixels", "2.5", "--max-seconds",
+          "4", "--no-keep-scans", "--depth-unit", "mm", "--port", "0"], "service.serve",
+         {"limits.queue": 3, "limits.batch": 2, "limits.upload": 3 << 19, "limits.pixels": 2_500_000, "limits.seconds": 4.0,
+          "keep_scans": False, "depth_format": MM, "port": 0}),
+        (["serve", "RUN"], "service.serve", {"limits": Limits(), "keep_scans": True, "depth_format": None}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_options_arrive_where_the_work_is_done(
+    words: list[str], work: str, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = f"das3d.{work}".rpartition(".")
+    arguments = inspect.signature(getattr(importlib.import_module(module), name))
+    heard: list[Any] = []
+
+    def listen(*values: Any, **options: Any) -> None:
+        bound = arguments.bind(*values, **options)
+        heard.append(SimpleNamespace(**{**bound.arguments, **bound.kwargs}))
+        raise Das3dError("that was all")
+
+    (tmp_path / "DATA" / "bolt").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("das3d.detector.load", lambda *_: None)
+    monkeypatch.setattr("das3d.detector.model_hash", lambda _: "")
+    monkeypatch.setattr(f"das3d.{work}", listen)
+    assert das3d(*words).stderr == "error: that was all\n"
+    (one,) = heard
+    assert {option: attrgetter(option)(one) for option in told} == told
 
 
 def test_who_is_terminated_ends_as_who_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

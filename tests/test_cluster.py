@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from deadly import dying, square
+from helpers import scores_of
 from safetensors.torch import load_file
 from tiny import CHANGES, das3d
 
@@ -74,11 +74,6 @@ class Deadly:
         (self.notes / "0").write_text("")
         (self.notes / "1").write_text("")
         return self.cluster.map(partial(dying, self.notes, 1, work), items)
-
-
-def scores_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_many_parts_score_as_they_do_on_one_machine_though_a_worker_dies(

@@ -29,6 +29,7 @@ from das3d.errors import DataError, ModelError
 from das3d.measurement import measure
 from das3d.network import DAS3DNet
 from das3d.preparation import Window, prepare
+from das3d.regions import ENOUGH, FEATURES, Moments, RegionNorms
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
@@ -167,10 +168,12 @@ def test_a_loaded_model_predicts_bit_for_bit_the_same(modality: str, tmp_path: P
 
 
 def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path) -> None:
-    both.save(tmp_path / "a.safetensors")
+    samples = np.random.default_rng(0).random((ENOUGH, FEATURES))
+    told = replace(both, norms=RegionNorms((3, 2, 1), (0.1, 0.2), Moments.of(samples), Moments.of(samples + 1)))
+    told.save(tmp_path / "a.safetensors")
     again = load(tmp_path / "a.safetensors")
-    for name in ("settings", "statistics", "threshold", "training", "fingerprints", "calibrations"):
-        assert getattr(again, name) == getattr(both, name), name
+    for name in ("settings", "statistics", "threshold", "training", "fingerprints", "calibrations", "norms"):
+        assert getattr(again, name) == getattr(told, name) and getattr(again, name), name
     assert isinstance(again.statistics.plane, tuple) and isinstance(again.statistics.frame, tuple)
     again.save(str(tmp_path / "b.safetensors"))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()

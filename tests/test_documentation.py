@@ -13,6 +13,7 @@ import sys
 import time
 import tomllib
 import urllib.request
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,9 @@ from tiny import CHANGES, SIZE, das3d
 from das3d import demo
 from das3d.cli import app
 from das3d.demo import CATEGORY, make_demo, render_part
+from das3d.parts import HOLD_OUT
 from das3d.settings import Settings
+from das3d.threshold import parts_for, parts_to_be_sure
 
 DOCS = PROJECT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -205,12 +208,31 @@ def check_command(words: list[str], block: Block) -> None:
             assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), re.MULTILINE), f"{block}: {words}"
         case ["python" | "python3", "-m", "venv", _]:
             pass
-        case ["python", *_]:
+        case ["python", _, *options]:
             assert (PROJECT / words[1]).is_file(), f"{block}: {words}"
+            check_options(PROJECT / words[1], [word for word in options if word != "&"], block)
         case ["export" | "docker" | "curl", *_]:
             pass
         case _:
             assert "not run" in block.marks, f"{block}: nothing knows how to try {words}"
+
+
+def check_options(script: Path, words: list[str], block: Block) -> None:
+    """That the script's own parser takes the words."""
+    if "argparse" not in script.read_text(encoding="utf-8"):
+        return
+
+    main, parse, taken = importlib.import_module(script.stem).main, ArgumentParser.parse_args, []
+
+    def parse_only(parser: ArgumentParser) -> None:
+        taken.append(parse(parser, words))
+        raise KeyboardInterrupt  # before any work begins
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArgumentParser, "parse_args", parse_only)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            main()
+    assert taken, f"{block}: {script.name} does not take {' '.join(words)}"
 
 
 # ------------------------------------------------------------------------------------------- tests
@@ -271,6 +293,8 @@ def test_commands_of_a_page_exist(page: Path) -> None:
         '```bash\npip install ".[everything]"\n```',
         "```bash\nmake coffee\n```",
         "```bash\npython examples/none.py\n```",
+        "```bash\nOMP_NUM_THREADS=1 python benchmarks/none.py\n```",
+        "```bash\npython benchmarks/parity.py RUN --data DATA --fast\n```",
         "```bash\nrm -rf mydata\n```",
         "```python\nassert 1 + 1 == 3\n```",
         "```toml\na = \n```",
@@ -301,6 +325,25 @@ def test_whatever_a_page_names_exists(page: Path) -> None:
         assert (page.parent / link).exists(), f"{page.name}: {link}"
     for link in set(re.findall(r"`((?:examples|benchmarks)/[\w.]+)`", text)):
         assert (PROJECT / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_version_of_pytorch_to_install_first_is_the_one_that_das3d_takes() -> None:
+    # Any other is replaced, a CPU build by one of several GB.
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [taken] = [package for package in extras["train"] if package.startswith("torch==")]
+    for page in (PROJECT / "README.md", DOCS / "first-model.md", DOCS / "deploy.md"):
+        named = re.findall(r"\btorch==[\w.]+", page.read_text(encoding="utf-8"))
+        assert named and set(named) == {taken}, f"{page.name}: {named}"
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md", DOCS / "first-model.md"], ids=["README", "first-model"])
+def test_the_parts_that_a_rate_of_false_alarms_takes_are_those_that_training_would_name(page: Path) -> None:
+    rows = re.findall(r"^\| (\d+) % \| (\d+) \| (\d+) \| (\d+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) == 3
+    for percent, *told in rows:
+        enough, sure = parts_for(int(percent) / 100), parts_to_be_sure(int(percent) / 100)
+        assert told == [str(enough), str(sure), str(round(enough / HOLD_OUT))], percent
+    assert "hold out 5, which" in page.read_text(encoding="utf-8") and f"{1 / (50 * HOLD_OUT + 1):.0%}" == "17%"
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from helpers import metrics_of, scores_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -30,7 +28,7 @@ from das3d.parts import Part
 from das3d.preparation import Window
 from das3d.report.evaluated import evaluated_parts, read_evaluation
 from das3d.streaming import Inspected, write_scores
-from das3d.threshold import SAME
+from das3d.threshold import SAME, threshold_from
 
 Runs = Callable[..., Path]
 MODALITIES = ["rgb+depth", "rgb", "depth"]
@@ -52,15 +50,6 @@ def evaluated(tiny_run: Runs, tiny_data: Path, tmp_path_factory: pytest.TempPath
         return done[modality]
 
     return folder
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "metrics.json").read_text()))
-
-
-def scores_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def map_of(folder: Path, row: dict[str, str]) -> NDArray[np.float32]:
@@ -320,6 +309,24 @@ def test_parts_that_would_get_no_verdict_are_told(tiny_run: Runs, tiny_data: Pat
     metrics = evaluate(load(tiny_run()), category, tmp_path / "out")
     assert metrics["n_good"] == GOOD_PARTS
     assert any("1 of 8 parts would get no verdict, such as test/good/000" in note for note in metrics["notes"])
+
+
+@pytest.mark.parametrize(
+    ("held_out", "value", "told"),
+    [(99, 0.0, True), (99, 1.0, False), (9, 0.0, False)],
+    ids=["alarms", "none", "few held out"],
+)
+def test_more_false_alarms_than_chance_explains_are_noted(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, held_out: int, value: float, told: bool
+) -> None:
+    detector = load(tiny_run(), "cpu")
+    detector.threshold = threshold_from([value] * held_out, 1 / (held_out + 1))
+    metrics = evaluate(detector, tiny_data, tmp_path / "out")
+    assert metrics["false_alarms"] == 1 - value
+    notes = [note for note in metrics["notes"] if "good parts have changed" in note]
+    assert len(notes) == told
+    if told:  # both parts beyond the highest of 99
+        assert notes[0].startswith("2 of 2 good parts lie above the threshold, ") and "a probability of 0.0002:" in notes[0]
 
 
 def test_without_a_good_or_a_defective_part_that_can_be_judged_there_are_no_figures(

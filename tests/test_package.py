@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 import das3d
 
 PROJECT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "lightning", "cv2", "numpy", "scipy", "pydantic", "PIL", "tifffile")
-
-
-def python(script: str) -> str:
-    """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("name", das3d.__all__)
@@ -31,7 +23,7 @@ def test_every_public_name_can_be_had_and_is_documented(name: str) -> None:
 
 
 def test_public_names_are_listed_and_sorted() -> None:
-    assert sorted(das3d.__all__, key=str.lower) == sorted(set(das3d.__all__), key=str.lower)
+    assert das3d.__all__ == sorted(set(das3d.__all__))
     assert set(das3d.__all__) == set(das3d._HOMES) <= set(dir(das3d))
     scope: dict[str, object] = {}
     exec("from das3d import *", scope)
@@ -52,7 +44,7 @@ def test_types_are_there_for_others() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    assert python(f"import sys, das3d; print([m for m in {HEAVY} if m in sys.modules])") == "[]\n"
+    assert python("-c", f"import sys, das3d; print([m for m in {HEAVY} if m in sys.modules])").stdout == "[]\n"
 
 
 IMPORT_ALL = """
@@ -77,7 +69,7 @@ print(len(names), before == after, torch.cuda.is_initialized())
 
 
 def test_importing_everything_touches_no_generator_device_or_network() -> None:
-    count, unchanged, device = python(IMPORT_ALL).split()
+    count, unchanged, device = python("-c", IMPORT_ALL).stdout.split()
     modules = [p for p in Path(das3d.__file__).parent.rglob("*.py") if p.stem != "__main__"]
     assert int(count) == len(modules) - 1  # das3d itself
     assert (unchanged, device) == ("True", "False")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 from builders import declare, own_kind
+from helpers import scores_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -52,11 +53,6 @@ def dent(tiny_data: Path) -> tuple[Path, Path]:
 
 def files_of(kind: Path, number: str = "000") -> tuple[Path, Path]:
     return kind / "rgb" / f"{number}.png", kind / "xyz" / f"{number}.tiff"
-
-
-def scores_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def unlabelled(data: Path, folder: Path, count: int = 3) -> list[str]:

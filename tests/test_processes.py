@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import python, rows_of, wait_for
 from lightning.fabric import Fabric
 from test_training import tiny_parts, tiny_settings
 from tiny import CHANGES, das3d
@@ -41,16 +39,9 @@ def fit_in_double(out: Path, processes: int) -> None:
     training.fit(tiny_parts(), tiny_settings("training.iterations=4"), out, fabric=fabric)
 
 
-def python(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def curve(folder: Path) -> list[list[float]]:
-    with (folder / "losses.csv").open(newline="") as file:
-        return [[float(row[name]) for name in row if name.startswith("loss")] for row in csv.DictReader(file)]
+    rows = rows_of(folder / "losses.csv")
+    return [[float(row[name]) for name in row if name.startswith("loss")] for row in rows]
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +95,6 @@ def running(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import PATIENCE, needs_chromium
+from helpers import metrics_of
 from PIL import Image
 from playwright.sync_api import Browser
 from tiny import das3d
@@ -72,10 +73,6 @@ def page_of(run: Path) -> Page:
     return Page((run / "report.html").read_text())
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "evaluation" / "metrics.json").read_text())
-
-
 def change_scores(run: Path, scores: dict[str, float], threshold: float) -> None:
     """Other scores for parts by id, and another threshold, in what `evaluate` wrote."""
     file = run / "evaluation" / "scores.csv"
@@ -85,7 +82,7 @@ def change_scores(run: Path, scores: dict[str, float], threshold: float) -> None
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()
         writer.writerows([row | {"score": str(scores.get(row["id"], row["score"]))} for row in rows])
-    metrics = metrics_of(run)
+    metrics = metrics_of(run / "evaluation")
     metrics["threshold"]["value"] = threshold
     (run / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
 
@@ -138,7 +135,7 @@ def test_every_part_shows_what_its_modality_has(reported: Callable[..., Path], m
 def test_figures_and_counts_are_those_of_the_evaluation(copied: Path) -> None:
     change_scores(copied, {"test/dent/000": 0.1, "test/good/000": 0.9, "test/good/001": 0.2}, threshold=0.5)
     assert das3d("report", copied).exit_code == 0
-    page, metrics = page_of(copied), metrics_of(copied)
+    page, metrics = page_of(copied), metrics_of(copied / "evaluation")
     for name in ("i_auroc", "aupro_30", "p_auroc"):
         assert f"<dd>{metrics[name]:.3f}</dd>" in page.text
     for kind, value in metrics["per_defect"].items():
@@ -203,7 +200,7 @@ def test_run_without_evaluation_tells_the_command(tiny_run: Runs, tmp_path: Path
 
 def test_moved_scans_are_found_by_data(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(tiny_data, tmp_path / "moved"))
-    metrics = metrics_of(copied)
+    metrics = metrics_of(copied / "evaluation")
     metrics["data"] = str(tmp_path / "gone")
     (copied / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     result = das3d("report", copied)
@@ -241,7 +238,7 @@ def test_threshold_that_has_changed_since_is_told(copied: Path) -> None:
 
 
 def test_without_a_threshold_no_part_is_counted(copied: Path) -> None:
-    metrics = metrics_of(copied) | {"threshold": None, "detected": None, "false_alarms": None}
+    metrics = metrics_of(copied / "evaluation") | {"threshold": None, "detected": None, "false_alarms": None}
     (copied / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     assert das3d("report", copied).exit_code == 0
     text = (copied / "report.html").read_text()
@@ -249,7 +246,7 @@ def test_without_a_threshold_no_part_is_counted(copied: Path) -> None:
 
 
 def test_names_cannot_put_anything_into_the_page(copied: Path) -> None:
-    metrics = metrics_of(copied)
+    metrics = metrics_of(copied / "evaluation")
     metrics["notes"] = ["<script>alert(1)</script>"]
     (copied / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     assert das3d("report", copied).exit_code == 0

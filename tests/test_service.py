@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,10 +35,11 @@ from builders import write_member
 from conftest import PROJECT
 from fastapi import UploadFile
 from fastapi.testclient import TestClient
+from helpers import wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import SIZE, das3d
+from tiny import SIZE, copy_category, das3d, train_tiny
 
 from das3d._listing import read_yaml
 from das3d.demo import CATEGORY
@@ -246,16 +248,29 @@ def test_models_by_name(start: Start, model: ServedModel, part: tuple[Path, Path
     refused(client.post("/inspections", files=files_of(part), data={"model": "third"}), 404, "third")
 
 
-@pytest.mark.parametrize("member", ["rgb", "depth"])
-def test_models_of_one_member_need_no_other(
-    start: Start, tiny_run: Callable[..., Path], part: tuple[Path, Path], member: str
+def test_a_model_of_depth_needs_no_rgb(start: Start, tiny_run: Callable[..., Path], part: tuple[Path, Path]) -> None:
+    client, files = start(open_models([f"one={tiny_run('depth')}"])), files_of(part)
+    both, alone = (client.post("/inspections", files=sent) for sent in (files, {"depth": files["depth"]}))
+    assert (both.status_code, alone.status_code) == (201, 201), alone.text
+    assert alone.json()["score"] == both.json()["score"]
+    refused(client.post("/inspections", files={"rgb": files["rgb"]}), 422, "expected depth")
+
+
+def test_a_model_of_rgb_needs_no_depth_but_where_training_had_it(
+    start: Start, tiny_run: Callable[..., Path], tiny_data: Path, part: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    client = start(open_models([f"one={tiny_run(member)}"]))
-    other = "depth" if member == "rgb" else "rgb"
-    both = client.post("/inspections", files=files_of(part))
-    assert both.status_code == 201, both.text
-    if member == "rgb":  # preparation takes the foreground from depth where training had it
-        refused(client.post("/inspections", files={other: files_of(part)[other]}), 422, "expected RGB")
+    files = files_of(part)
+    client = start(open_models([f"one={tiny_run('rgb')}"]))  # which takes the foreground from depth
+    refused(client.post("/inspections", files={"rgb": files["rgb"]}), 422, "expected depth")
+    refused(client.post("/inspections", files={"depth": files["depth"]}), 422, "expected RGB")
+
+    flat = copy_category(tiny_data, tmp_path)
+    for folder in list(flat.rglob("xyz")):
+        shutil.rmtree(folder)
+    client = start(open_models([f"one={train_tiny(flat, tmp_path / 'run', 'rgb')}"]))
+    both, alone = (client.post("/inspections", files=sent) for sent in (files, {"rgb": files["rgb"]}))
+    assert (both.status_code, alone.status_code) == (201, 201), alone.text
+    assert alone.json()["score"] == both.json()["score"]
 
 
 # ------------------------------------------------------------------------------------------- limits
@@ -281,13 +296,6 @@ def held(service: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Ev
 def metric(client: TestClient, name: str) -> float:
     lines = client.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_a_full_service_says_so_and_what_waits_is_computed_together(

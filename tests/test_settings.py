@@ -56,6 +56,43 @@ def test_a_preset_is_valid_and_sets_what_it_lists(preset: Any) -> None:
                 assert getattr(getattr(settings, section), key) == getattr(default, key)
 
 
+# What the paper's preset has in common with the default, each by choice: docs/howto/paper.md says where it comes from.
+SHARED = {
+    "preparation": {"margin"},
+    "synthesis": {
+        "perlin_octaves", "skew_filter", "sigma_low", "sigma_high", "skew", "texture", "texture_folder", "spot_low",
+        "spot_high",
+    },
+    "network": {"skips"},
+    "training": {"focal_gamma", "flip", "glare", "precision", "checkpoint_minutes", "hold_out"},
+    "score": {"max_false_alarm"},
+}  # fmt: skip
+
+
+def test_no_new_default_changes_the_paper_unseen() -> None:
+    for section, default in SECTIONS.items():
+        listed = PRESETS["paper"][section].keys()
+        assert not listed & SHARED[section], section
+        assert listed | SHARED[section] == type(default).model_fields.keys(), f"{section}: in the preset, or in SHARED"
+
+
+def test_the_paper_preset_has_the_values_that_its_page_prints() -> None:
+    printed = {
+        "preparation.size": 256, "preparation.crop": False, "preparation.background_distance": 0.005,
+        "synthesis.skew": 0.5, "synthesis.opacity_rest": 0.8, "synthesis.perlin_octaves": 5,
+        "synthesis.threshold_low": 0.5, "synthesis.threshold_high": 0.5, "synthesis.sigma_low": 0.008,
+        "synthesis.sigma_high": 0.03, "synthesis.magnitude_low": 0.0, "synthesis.magnitude_high": 0.1,
+        "synthesis.mask_threshold": 0.004, "synthesis.drop": 0.5, "synthesis.texture": "procedural",
+        "synthesis.skew_filter": True, "network.repair_widths": (128, 256, 512, 1024, 1024),
+        "network.discriminator_widths": (64, 128, 256, 512, 512), "network.skips": False, "training.focal_gamma": 2.0,
+        "training.optimizer": "adam", "training.learning_rate": 1e-4, "training.batch": 8, "training.schedule": "steps",
+        "training.precision": "auto", "training.iterations": 20_000, "training.flip": False, "training.glare": 0.0,
+        "score.window": 21, "score.turn": 0.0, "score.flips": False,
+    }  # fmt: skip
+    paper = flatten(make_settings("paper").model_dump())
+    assert {name: paper[name] for name in printed} == printed
+
+
 def test_the_paper_preset_keeps_to_the_paper() -> None:
     paper = make_settings("paper")
     assert (paper.preparation.size, paper.preparation.background_distance) == (256, 0.005)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of
 from lightning.fabric import Fabric
 
 from das3d import training
@@ -50,11 +52,6 @@ def cpu() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "losses.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
@@ -63,7 +60,7 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 def test_losses_fall_and_are_logged(tmp_path: Path, modality: str) -> None:
     settings = tiny_settings("training.iterations=60", modality=modality)
     state = fit(tiny_parts(), settings, tmp_path, fabric=cpu())
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path / "losses.csv")
     assert tuple(rows[0]) == COLUMNS
     assert [int(row["iteration"]) for row in rows] == [20, 40, 60]
     assert float(rows[-1]["loss_discriminator"]) < float(rows[0]["loss_discriminator"])
@@ -115,63 +112,78 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert same_weights(whole.network, resumed.network)
     timed = {"seconds", "samples_per_second"}
     logs = [
-        [{name: row[name] for name in row if name not in timed} for row in rows_of(tmp_path / name)]
+        [{name: row[name] for name in row if name not in timed} for row in rows_of(tmp_path / name / "losses.csv")]
         for name in ("killed", "whole")
     ]
     assert logs[0] == logs[1]
 
 
+def set_clock(patch: pytest.MonkeyPatch, step: float) -> None:
+    """A clock of our own, which goes on whenever it is looked at, so that a busy machine changes nothing."""
+    ticks = itertools.count(step=step)
+    patch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+def stopped(patch: pytest.MonkeyPatch, settings: Settings, out: Path, **options: Any) -> dict[str, Any]:
+    """Trains until the first checkpoint, which is given."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with patch.context() as within:
+        within.setattr(training, "save_repairs", stop)  # which follows a checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_parts(), settings, out, fabric=cpu(), **options)
+    return dict(torch.load(out / "checkpoint.pt", weights_only=True))
+
+
 def test_budget_sets_the_number_of_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count(step=0.01)  # a clock of our own, so that a busy machine changes nothing
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    set_clock(monkeypatch, 0.01)
     settings = tiny_settings()
     state = fit(tiny_parts(), settings, tmp_path, fabric=cpu(), budget=2.0)
     assert state.iteration == state.total != settings.training.iterations
     assert 80 <= state.iteration <= 120  # each looks at the clock twice
     # The schedule fits itself: the last steps are small whatever the number.
-    assert float(rows_of(tmp_path)[-1]["learning_rate"]) < 0.1 * settings.training.learning_rate
+    assert float(rows_of(tmp_path / "losses.csv")[-1]["learning_rate"]) < 0.1 * settings.training.learning_rate
 
 
 def test_a_budget_of_few_steps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count(step=0.1)
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    set_clock(monkeypatch, 0.1)
     state = fit(tiny_parts(), tiny_settings(), tmp_path, fabric=cpu(), budget=1.6)
     assert 6 <= state.iteration <= 10  # 0.2 s each, and long before the first line of the log
 
 
 def test_a_budget_that_was_never_measured_gives_way_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count(step=0.01)
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    set_clock(monkeypatch, 0.01)
     settings = tiny_settings("training.iterations=9", "training.checkpoint_minutes=0.001")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_repairs", stop)  # which follows the first checkpoint
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny_parts(), settings, tmp_path, fabric=cpu(), budget=1000.0)
+    assert stopped(monkeypatch, settings, tmp_path, budget=1000.0)["total"] == 0
     state = fit(tiny_parts(), settings, tmp_path, fabric=cpu(), resume=True)
     assert state.iteration == 9
+
+
+def test_a_budget_that_was_measured_is_kept_by_who_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, 0.025)
+    settings = tiny_settings("training.checkpoint_minutes=0.015")  # 0.9 s of that clock
+    whole = fit(tiny_parts(), settings, tmp_path / "whole", fabric=cpu(), budget=2.0)
+    kept = stopped(monkeypatch, settings, tmp_path / "stopped", budget=2.0)
+    assert 0.3 * whole.iteration < kept["iteration"] < 0.7 * whole.iteration
+    for budget in (2.0, None):
+        out = Path(shutil.copytree(tmp_path / "stopped", tmp_path / f"resumed {budget}"))
+        resumed = fit(tiny_parts(), settings, out, fabric=cpu(), budget=budget, resume=True)
+        assert resumed.iteration == resumed.total == pytest.approx(whole.iteration, rel=0.1)
+        assert resumed.seconds == pytest.approx(whole.seconds, rel=0.1)
+        assert float(rows_of(out / "losses.csv")[-1]["learning_rate"]) < 0.1 * settings.training.learning_rate
+    assert resumed.total == kept["total"], "without a budget, the number that was measured"
 
 
 def test_what_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny_settings("training.iterations=9", "training.checkpoint_minutes=1e-9")
     whole = fit(tiny_parts(), settings, tmp_path / "whole", fabric=cpu())
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_repairs", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny_parts(), settings, tmp_path / "other", fabric=cpu())
-    checkpoint = tmp_path / "other" / "checkpoint.pt"
-    kept = torch.load(checkpoint, weights_only=True)
+    kept = stopped(monkeypatch, settings, tmp_path / "other")
     assert 0 < kept["iteration"] < 9
     for group in kept["optimizer"]["param_groups"]:  # where rate and count of steps lie on the device
         group |= {"capturable": True, "lr": torch.tensor(group["lr"])}
-    torch.save(kept, checkpoint)
+    torch.save(kept, tmp_path / "other" / "checkpoint.pt")
     resumed = fit(tiny_parts(), settings, tmp_path / "other", fabric=cpu(), resume=True)
     assert same_weights(whole.average, resumed.average)
 

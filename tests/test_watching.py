@@ -37,7 +37,7 @@ from das3d.printing import print_watched
 from das3d.regions import Region
 from das3d.streaming import Inspected
 from das3d.threshold import threshold_from
-from das3d.watching import COLUMNS, TRIES, Growing, Record, watch
+from das3d.watching import COLUMNS, LONG, SLICE, TRIES, Growing, Record, watch
 
 Runs = Callable[..., Path]
 SETTLE = 0.3  # seconds
@@ -88,6 +88,21 @@ def until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+class Clock:
+    """In the place of `time`: it goes on while the watcher rests, and something happens meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, happens: Callable[[float], None]) -> None:
+        self.now, self.happens = 0.0, happens
+        patch.setattr(watching, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.happens(self.now)
 
 
 @contextmanager
@@ -370,24 +385,25 @@ def test_networks_that_fail_on_part_after_part_end_it(
 # ------------------------------------------------------------------------------------ when a part is taken
 
 
-def test_a_copy_under_way_is_waited_for(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
-    rgb, depth = part(tmp_path, "a")
-    whole = rgb.read_bytes()
+def test_a_copy_under_way_is_waited_for(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settle = 1.0
-    with watched(detector, drop, tmp_path / "out", settle) as found:
-        shutil.copy(depth, drop)
-        target = drop / rgb.name
-        target.write_bytes(bytes(len(whole)))  # its full length from the start, and zeros inside
-        begun = time.monotonic()
-        while time.monotonic() - begun < 3 * settle:  # chunks come now and then, faster than it could seem to stand still
-            with target.open("r+b") as file:
-                file.write(whole[: len(whole) // 2])
-            time.sleep(settle / 20)
-            assert not found
-        target.write_bytes(whole)
-        until(lambda: found)
-    (result,) = found
-    assert not result.error and len(rows_of(tmp_path / "out")) == 1
+    rgb, depth = part(tmp_path, "a")
+    shutil.copy(depth, drop)
+    whole, target = rgb.read_bytes(), drop / rgb.name
+    half = whole[: len(whole) // 2]
+    target.write_bytes(bytes(len(whole)))  # its full length from the start, and zeros inside
+
+    def copy(now: float) -> None:  # chunks come faster than it could seem to stand still
+        if now < 3 * settle + SLICE:
+            target.write_bytes(whole if now >= 3 * settle else half.ljust(len(whole), b"\0"))
+            os.utime(target, (now, now))
+
+    clock = Clock(monkeypatch, copy)
+    results = watch(detector, drop, tmp_path / "out", model="", settle=settle, stopping=lambda: clock.now > 20 * settle)
+    assert not next(results).error and 4 * settle <= clock.now < 5 * settle
+    assert len(rows_of(tmp_path / "out")) == 1 and list(results) == []
 
 
 def test_foreign_names_are_waited_for(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -460,17 +476,15 @@ def test_a_member_that_never_comes_is_told_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "LONG", 1.0)
     _, depth = part(drop, "a")
     depth.unlink()
     for name in ("one.bin", "two.bin"):
         (drop / name).write_text("of the camera")
-    with watched(detector, drop, tmp_path / "out"):
-        time.sleep(0.5)
-        assert capsys.readouterr().err == "", "it may still come"
-        told = told_within(capsys, 1.5)
-    lines = told.splitlines()
-    assert sorted(lines) == sorted(
+    told: list[tuple[float, str]] = []
+    clock = Clock(monkeypatch, lambda now: told.extend((now, line) for line in capsys.readouterr().err.splitlines()))
+    assert not list(watch(detector, drop, tmp_path / "out", model="", settle=4, stopping=lambda: clock.now > 3 * LONG))
+    assert all(LONG <= now < LONG + 2 for now, _ in told), "until then it may still come"
+    assert sorted(line for _, line in told) == sorted(
         [
             f"warning: waiting: {drop / 'a_rgb.png'}: expected a depth file of the same name, found none",
             f"warning: waiting: {drop / 'one.bin'}: expected NAME_rgb, NAME_depth and NAME_mask, or folders rgb, depth and "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 # Python finds no such package, wherever it looks.
 HIDE = """
@@ -26,30 +26,26 @@ TRAINING = (
 )  # fmt: skip
 
 
-def python(script: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter without PyTorch."""
-    return subprocess.run([sys.executable, "-c", HIDE + script], capture_output=True, text=True, check=False)
-
-
 def das3d(*words: object) -> subprocess.CompletedProcess[str]:
-    return python(f"sys.argv[1:] = {[str(word) for word in words]}; from das3d.cli import main; main()")
+    command = f"sys.argv[1:] = {[str(word) for word in words]}; from das3d.cli import main; main()"
+    return python("-c", HIDE + command, succeeds=False)
 
 
 def test_all_but_training_can_be_imported() -> None:
-    done = python(
+    script = (
         "import das3d, pkgutil; from importlib import import_module\n"
         "for module in pkgutil.walk_packages(das3d.__path__, 'das3d.'):\n"
         f"    if module.name.removeprefix('das3d.') not in {(*TRAINING, '__main__')}:\n"
         "        import_module(module.name)\n"
     )
-    assert done.returncode == 0, done.stderr
+    python("-c", HIDE + script)
 
 
 def test_training_says_what_to_install(tmp_path: Path) -> None:
     done = das3d("train", tmp_path, "--out", tmp_path / "run")
     needs = 'needs torch, which is not installed; install it by pip install "das3d[train]"'
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: das3d train {needs}\n")
-    done = python("from das3d import train")
+    done = python("-c", HIDE + "from das3d import train", succeeds=False)
     assert done.stderr.splitlines()[-1] == f"das3d.errors.MissingPackageError: das3d.train {needs}"
 
 
