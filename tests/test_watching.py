@@ -579,7 +579,7 @@ def test_the_page_shows_what_is_printed(detector: Detector, capsys: pytest.Captu
 
     def result_of(name: str, score: float, *regions: Region) -> Inspected:
         verdict, image = model.verdict(score), np.zeros((0, 0), np.float32)
-        found = Prediction(name, score, image, Window(0, 0, 1, (1, 1)), verdict, regions=regions)
+        found = Prediction(name, score, image, Window.square(0, 0, 1, (1, 1)), verdict, regions=regions)
         return Inspected(Part(name, "test", UNKNOWN, Path(name), None, (), None), found)
 
     unread = "newparts/good/0006_rgb.png: expected an RGB image, found an empty file"
