@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training import cpu, rows_of, tiny_parts, tiny_settings
+from helpers import rows_of
+from test_training import cpu, tiny_parts, tiny_settings
 from tiny import CHANGES, das3d
 
 from das3d import tracking
@@ -77,7 +78,7 @@ def test_trackers_are_told_what_the_log_holds(tmp_path: Path) -> None:
         trackers.facts({"threshold": {"value": 0.5, "of": None}, "machine": "this one", "kinds": ["dent"]})
     assert notes.told[:2] == [("begin", 0), ("picture", 0, "training_pairs")]
     scalars = [(iteration, values) for kind, iteration, *values in notes.told[:-2] if kind == "scalars"]
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path / "losses.csv")
     assert [iteration for iteration, _ in scalars] == [20, 40, 45] == [int(row["iteration"]) for row in rows]
     for (_, (values,)), row in zip(scalars, rows, strict=True):
         assert values == {name: float(row[name]) for name in (*LOSSES, "learning_rate", "samples_per_second")}
@@ -172,7 +173,7 @@ def crash_and_resume(folder: Path, names: list[str], patch: pytest.MonkeyPatch) 
 
 def test_log_is_whole_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crash_and_resume(tmp_path, [], monkeypatch)
-    assert [row["iteration"] for row in rows_of(tmp_path)] == ["4", "8", "12"]
+    assert [row["iteration"] for row in rows_of(tmp_path / "losses.csv")] == ["4", "8", "12"]
 
 
 @quiet
@@ -182,7 +183,7 @@ def test_tensorboard_holds_each_step_once_after_a_crash(tmp_path: Path, monkeypa
 
     crash_and_resume(tmp_path, ["tensorboard"], monkeypatch)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path / "losses.csv")
     for name in LOSSES:
         found = [(event.step, event.value) for event in events.Scalars(name.replace("_", "/", 1))]
         assert found == [(int(row["iteration"]), pytest.approx(float(row[name]))) for row in rows]
@@ -206,7 +207,7 @@ def test_mlflow_goes_on_in_the_same_run_after_a_crash(tmp_path: Path, monkeypatc
     assert json.loads((folder / tracking.FILE).read_text())["mlflow"]["run"] == run.info.run_id
     for name in LOSSES:
         history = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
-        assert history == [(int(row["iteration"]), float(row[name])) for row in rows_of(folder)]
+        assert history == [(int(row["iteration"]), float(row[name])) for row in rows_of(folder / "losses.csv")]
     assert run.data.params["training.iterations"] == "12" and run.data.metrics["i_auroc"] == 0.875
     assert run.data.tags["machine"] == "this one"
     pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}

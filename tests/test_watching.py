@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 from doc_blocks import blocks_of
+from helpers import scores_of
 from tiny import das3d
 
 from das3d import watching
@@ -72,11 +73,6 @@ def part(tiny_data: Path) -> Callable[[Path, str], tuple[Path, Path]]:
 
 
 Put = Callable[[Path, str], tuple[Path, Path]]
-
-
-def rows_of(out: Path) -> list[dict[str, str]]:
-    with (out / "scores.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def once(detector: Detector, drop: Path, out: Path, **options: Any) -> list[Inspected]:
@@ -134,7 +130,7 @@ def test_what_is_there_is_judged_as_by_predict(tiny_run: Runs, drop: Path, tmp_p
     expected = das3d("predict", tiny_run(), "--data", drop, "--out", tmp_path / "predicted", "--device", "cpu")
     lines = result.stdout.splitlines()
     assert lines[:-1] == [line for line in expected.stdout.splitlines() if line.startswith(("9  ", "10  ", "  "))]
-    told, rows = rows_of(tmp_path / "predicted"), rows_of(out)
+    told, rows = scores_of(tmp_path / "predicted"), scores_of(out)
     assert [row["id"] for row in rows] == ["9", "10"]
     for row, other in zip(rows, told, strict=True):
         assert tuple(row) == COLUMNS
@@ -165,7 +161,7 @@ def test_regions_are_a_line_a_part(tiny_run: Runs, drop: Path, tmp_path: Path, p
     for one, other in zip(map(json.loads, lines), expected, strict=True):
         assert (one["id"], len(one["regions"])) == (other["id"], len(other["regions"])) and one["regions"]
         assert one.keys() == {*other, "files"} and one["regions"][0].keys() == other["regions"][0].keys()
-    assert [json.loads(line)["files"] for line in lines] == [row["files"] for row in rows_of(tmp_path / "out")]
+    assert [json.loads(line)["files"] for line in lines] == [row["files"] for row in scores_of(tmp_path / "out")]
 
 
 def test_parts_are_judged_once_and_again_when_their_files_change(
@@ -179,7 +175,7 @@ def test_parts_are_judged_once_and_again_when_their_files_change(
     assert [result.part.id for result in once(detector, drop, out)] == ["b"]
     os.utime(rgb, (1, 1))
     assert [result.part.id for result in once(detector, drop, out)] == ["a"]
-    assert [row["id"] for row in rows_of(out)] == ["a", "b", "a"]
+    assert [row["id"] for row in scores_of(out)] == ["a", "b", "a"]
 
 
 def test_a_name_that_comes_again_takes_nobodys_place(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -187,7 +183,7 @@ def test_a_name_that_comes_again_takes_nobodys_place(detector: Detector, drop: P
     for _ in range(3):
         part(drop, "0001")
         assert len(once(detector, drop, out)) == 1
-    rows = rows_of(out)
+    rows = scores_of(out)
     files = {out / row[column] for row in rows for column in ("map", "overlay")}
     assert len(files) == 6 and all(file.is_file() for file in files)
     assert len({(out / row["overlay"]).read_bytes() for row in rows}) == 3, "each shows its own part"
@@ -200,7 +196,7 @@ def test_what_was_taken_away_is_forgotten_in_time_and_what_lies_there_is_not(
     out = tmp_path / "out"
     rgb, depth = part(drop, "a")
     once(detector, drop, out)
-    (row,) = rows_of(out)
+    (row,) = scores_of(out)
     with (out / "scores.csv").open("a", newline="") as file:
         csv.DictWriter(file, COLUMNS).writerows({**row, "files": f"{number:016}"} for number in range(1000))
     record = Record(out, "a model", {row["files"]})
@@ -217,14 +213,14 @@ def test_a_row_that_was_cut_short_is_written_again(detector: Detector, drop: Pat
     part(drop, "a")
     part(drop, "b")
     once(detector, drop, out)
-    whole = rows_of(out)
+    whole = scores_of(out)
     content = (out / "scores.csv").read_bytes()
     for cut in (1, 20, 70):
         (out / "scores.csv").write_bytes(content[:-cut])
         assert [result.part.id for result in once(detector, drop, out)] == ["b"]
-        assert [row["files"] for row in rows_of(out)] == [row["files"] for row in whole]
+        assert [row["files"] for row in scores_of(out)] == [row["files"] for row in whole]
     (out / "scores.csv").write_bytes(b"id,pa")
-    assert len(once(detector, drop, out)) == 2 and len(rows_of(out)) == 2
+    assert len(once(detector, drop, out)) == 2 and len(scores_of(out)) == 2
 
 
 def test_predict_and_report_readers_can_read_the_table(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -232,7 +228,7 @@ def test_predict_and_report_readers_can_read_the_table(detector: Detector, drop:
 
     part(drop, "a")
     once(detector, drop, tmp_path / "out")
-    (row,) = rows_of(tmp_path / "out")
+    (row,) = scores_of(tmp_path / "out")
     assert row_of(row, None, ()).id == "a"
 
 
@@ -246,7 +242,7 @@ def test_a_part_that_cannot_be_judged_has_its_error_and_stops_nothing(
     result = das3d(*words)
     error = f"{drop / 'b_rgb.png'}: expected an RGB image, found an empty file"
     assert (result.exit_code, result.stderr) == (0, f"warning: not judged: {error}\n")
-    assert [(row["id"], row["error"]) for row in rows_of(tmp_path / "out")] == [("a", ""), ("b", error), ("c", "")]
+    assert [(row["id"], row["error"]) for row in scores_of(tmp_path / "out")] == [("a", ""), ("b", error), ("c", "")]
     assert result.stdout.splitlines()[-1].startswith("3 parts, ") and ", 1 not judged; " in result.stdout
     assert das3d(*words).stdout.startswith("0 parts, 0 defective; "), "nor is it tried again as it is"
 
@@ -257,7 +253,7 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_part(detector: Detector, dro
     part(drop, "z")
     first, second = once(detector, drop, tmp_path / "out")
     assert "expected a name in UTF-8" in first.error and not second.error
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["gr\\udc81n", "z"]
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == ["gr\\udc81n", "z"]
     assert once(detector, drop, tmp_path / "out") == []
 
 
@@ -299,7 +295,7 @@ def test_a_table_that_another_program_holds_stops_nothing(
         for count, name in enumerate("ab", 1):
             part(drop, name)
             until(lambda count=count: len(found) == count)
-    assert rows_of(out) == []
+    assert scores_of(out) == []
     with (out / "scores_2.csv").open(newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["a", "b"], "a table of its own"
     told = (
@@ -310,10 +306,10 @@ def test_a_table_that_another_program_holds_stops_nothing(
         part(drop, "c")
         until(lambda: found)
         held.clear()
-        until(lambda: len(rows_of(out)) == 3)
+        until(lambda: len(scores_of(out)) == 3)
         until(lambda: not (out / "scores_2.csv").exists())
     assert [result.part.id for result in found] == ["c"]
-    assert [row["id"] for row in rows_of(out)] == ["a", "b", "c"]
+    assert [row["id"] for row in scores_of(out)] == ["a", "b", "c"]
     assert f"{out / 'scores.csv'} can be written again\n" in capsys.readouterr().out
 
 
@@ -360,7 +356,7 @@ def test_a_part_on_which_the_networks_fail_is_tried_again_and_holds_nobody_up(
     assert [result.error for result in once(broken, drop, tmp_path / "out")] == ["", error, ""]
     assert len(failed) == TRIES
     assert capsys.readouterr().err == f"warning: {error}; trying again\n" * (TRIES - 1)
-    assert [(row["id"], row["error"], row["map"] != "") for row in rows_of(tmp_path / "out")] == [
+    assert [(row["id"], row["error"], row["map"] != "") for row in scores_of(tmp_path / "out")] == [
         ("a", "", True), ("b", error, False), ("c", "", True)
     ]  # fmt: skip
     assert once(broken, drop, tmp_path / "out") == [], "nor does it come again after a restart"
@@ -379,7 +375,7 @@ def test_networks_that_fail_on_part_after_part_end_it(
         ModelError, match=r"b_rgb\.png: the networks failed: .*; as on the part before, so it is the model or"
     ):
         once(broken, drop, tmp_path / "out")
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["a"], "the others are judged when all is well again"
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == ["a"], "the others are judged when all is well again"
 
 
 # ------------------------------------------------------------------------------------ when a part is taken
@@ -403,7 +399,7 @@ def test_a_copy_under_way_is_waited_for(
     clock = Clock(monkeypatch, copy)
     results = watch(detector, drop, tmp_path / "out", model="", settle=settle, stopping=lambda: clock.now > 20 * settle)
     assert not next(results).error and 4 * settle <= clock.now < 5 * settle
-    assert len(rows_of(tmp_path / "out")) == 1 and list(results) == []
+    assert len(scores_of(tmp_path / "out")) == 1 and list(results) == []
 
 
 def test_foreign_names_are_waited_for(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -507,7 +503,7 @@ def test_a_share_that_is_away_is_told_once_and_waited_for(
         until(lambda: len(found) == 2)
     assert told == (f"warning: {drop}: expected a readable folder, found No such file or directory; waiting for it\n")
     assert capsys.readouterr().out.endswith(f"{drop}: back\n")
-    assert [row["id"] for row in rows_of(out)] == ["a", "b"] and not any(row["error"] for row in rows_of(out))
+    assert [row["id"] for row in scores_of(out)] == ["a", "b"] and not any(row["error"] for row in scores_of(out))
 
 
 def test_a_share_may_be_away_in_any_way(
@@ -545,7 +541,7 @@ def test_a_part_whose_files_go_while_it_is_judged_gets_no_error(
         return judge(*arguments)
 
     monkeypatch.setattr(watching, "inspect_parts", gone)
-    assert once(detector, drop, tmp_path / "out") == [] and rows_of(tmp_path / "out") == []
+    assert once(detector, drop, tmp_path / "out") == [] and scores_of(tmp_path / "out") == []
 
 
 # ------------------------------------------------------------------------------------ what is printed
@@ -616,7 +612,7 @@ def test_who_asks_it_to_end_gets_a_summary(
         process.kill()
     assert (process.returncode, errors) == (0, "")
     assert rest.splitlines()[-1].startswith("1 part, ") and rest.splitlines()[-1].endswith("computed by PyTorch, fp32, CPU")
-    assert [row["id"] for row in rows_of(out)] == ["a"]
+    assert [row["id"] for row in scores_of(out)] == ["a"]
 
 
 def test_it_ends_after_the_part_at_hand(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
@@ -625,7 +621,7 @@ def test_it_ends_after_the_part_at_hand(detector: Detector, drop: Path, tmp_path
     found: list[Inspected] = []
     for result in watch(detector, drop, tmp_path / "out", model="", settle=SETTLE, stopping=lambda: bool(found)):
         found.append(result)
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["a"]
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == ["a"]
 
 
 # ------------------------------------------------------------------------------------ what is refused
