@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from builders import sample, write_member
-from tiny import CATEGORY, das3d
+from tiny import CATEGORY, copy_category, das3d
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -193,8 +194,6 @@ def test_one_pair_is_made_again_where_textures_are_the_training_parts(tiny_data:
 
 
 def test_command_says_when_the_scan_has_changed(preview: Path, tiny_data: Path, tmp_path: Path) -> None:
-    from tiny import copy_category
-
     category = copy_category(tiny_data, tmp_path / "changed")
     other = category / "train" / "good"
     for member, suffix in (("rgb", "png"), ("xyz", "tiff")):
@@ -273,3 +272,14 @@ def test_kinds_are_named_in_the_singular(tiny_data: Path) -> None:
     words = {describe(pairs.pair(number), pairs.statistics)[0] for number in range(30)}
     singular = {family: family[:-2] if family == "scratches" else family[:-1] for family in FAMILIES}
     assert "scratch" in singular.values() and words <= {*singular.values(), "left good"} and len(words) >= 3
+
+
+def test_the_command_that_synth_prints_works_where_there_are_several_categories(tiny_data: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(copy_category(tiny_data, tmp_path / name), tmp_path / "data" / name)
+    made = das3d("synth", tmp_path / "data", "--category", "two", "--count", 2, "--out", tmp_path / "out")
+    assert made.exit_code == 0, made.output
+    printed = made.output.split("das3d ")[1].split(" makes")[0]
+    known = {"DATA": tmp_path / "data", "N": 1}
+    again = das3d(*(known.get(word, word) for word in printed.split()), "--out", tmp_path / "again")
+    assert again.exit_code == 0 and (tmp_path / "again" / "pair_1.png").is_file(), again.output

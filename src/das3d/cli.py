@@ -205,7 +205,8 @@ def inspect(
     written = write_check(check, out)
     print_check(check)
     kept = "" if written.name == "settings.toml" else "; settings.toml, which differs, is kept"
-    print(f"parts.png, oddest.png, check.json and {written.name} in {out}{kept}")
+    odd = "oddest.png, " if (out / "oddest.png").is_file() else ""  # of data without suspects there is none
+    print(f"parts.png, {odd}check.json and {written.name} in {out}{kept}")
 
 
 @app.command()

@@ -49,7 +49,8 @@ def preview_pairs(
     pairs = [source.pair(number) for number in range(count)]
     write_atomically(out / "recipes.json", json.dumps(as_json(source, pairs), indent=1).encode())
     _show(source, pairs, out / "pairs.png")
-    say(f"pairs.png and recipes.json in {out}; das3d synth DATA --recipe {out / 'recipes.json'} --index N makes one again")
+    command = f"das3d synth DATA{f' --category {category}' if category else ''} --recipe {out / 'recipes.json'} --index N"
+    say(f"pairs.png and recipes.json in {out}; {command} makes one again")
     return pairs
 
 
