@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 from doc_blocks import blocks_of
-from helpers import scores_of
+from helpers import scores_of, wait_for
 from tiny import das3d
 
 from das3d import watching
@@ -79,11 +80,7 @@ def once(detector: Detector, drop: Path, out: Path, **options: Any) -> list[Insp
     return list(watch(detector, drop, out, model="a model", settle=SETTLE, once=True, **options))
 
 
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+until = partial(wait_for, seconds=PATIENCE)
 
 
 class Clock:

@@ -14,9 +14,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-PLACE = (
-    1 << 30
-)  # of the byte that is locked under Windows, where nobody may read what is locked: the holder's name stays free
+# Of the byte that is locked under Windows, where nobody may read what is locked: the holder's name stays free.
+PLACE = 1 << 30
 
 
 class HeldError(Exception):

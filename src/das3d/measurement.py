@@ -284,7 +284,8 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
         return _Look(scan.name, scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
-    closely, scan = density(scan.valid), dense(scan)
+    closely = density(scan.valid)
+    scan = dense(scan, closely)
     assert scan.depth is not None and scan.valid is not None
     if measured_outline(scan.valid) is None:
         raise DataError(

@@ -156,7 +156,8 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
-    closely, scan = 0.0 if scan.valid is None else density(scan.valid), dense(scan)
+    closely = 0.0 if scan.valid is None else density(scan.valid)
+    scan = dense(scan, closely)
     foreground, relative = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics, settings)
     if window.side > WIDEST:
@@ -370,6 +371,8 @@ def _flying(relative: Depth, known: Mask, statistics: Statistics) -> Mask:
     off = max(FLIES * (statistics.far - statistics.near), 5 * statistics.noise)
     smooth = cv2.medianBlur(np.where(known, relative, np.float32(statistics.far)), 5)
     odd = known & (np.abs(relative - smooth) > off)
+    if not odd.any():
+        return odd
     v, u = np.nonzero(odd)
     depths = np.full((known.shape[0] + 4, known.shape[1] + 4), np.inf, dtype=np.float32)
     depths[2:-2, 2:-2] = np.where(known, relative, np.float32(np.inf))

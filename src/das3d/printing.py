@@ -58,14 +58,12 @@ def print_predictions(results: Sequence[Inspected], out: Path, detector: Detecto
 
 
 def warn_of_known(known: int, parts: int) -> None:
-
     warn(f"the model saw {known} of {counted(parts, 'part')} in training: such scores are too low to say anything")
 
 
 def print_watched(
     results: Iterator[Inspected], out: Path, detector: Detector, tell: Callable[[Inspected], None] | None = None
 ) -> None:
-
     parts = defective = failed = known = 0
     for result in results:
         parts += 1
@@ -103,7 +101,6 @@ def print_prediction(result: Inspected, detector: Detector) -> None:
 
 
 def print_export(export: Export) -> None:
-
     print(f"checked on {export.parts} parts ({export.source})")
     width = max(len(one.engine) for one in export.engines)
     print(f"  {'':{width}}  scores differ by  maps by  verdicts changed  ms a part")

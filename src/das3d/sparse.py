@@ -29,13 +29,16 @@ def density(valid: Mask) -> float:
     return float(around[valid].mean() - 1) / 8
 
 
-def dense(scan: Scan) -> Scan:
+def dense(scan: Scan, closely: float | None = None) -> Scan:
     """The scan itself, or, where its depth is sparse, with depth on the pixels between measured ones as well.
 
     These then count as measured, at the resolution that the sensor has: gaps as wide as usual between its points, up to
     `WIDEST_GAP`, are no holes. Measured pixels keep their depth, and the others get none beyond their neighbours'.
+    `closely` is the `density` of its depth, where that is known already.
     """
-    if scan.depth is None or scan.valid is None or not scan.valid.any() or density(scan.valid) >= DENSE:
+    if scan.depth is None or scan.valid is None or not scan.valid.any():
+        return scan
+    if (density(scan.valid) if closely is None else closely) >= DENSE:
         return scan
     spacing = math.sqrt(_closed(scan.valid, WIDEST_GAP + 1).sum() / scan.valid.sum())
     gap = min(2 * math.ceil(spacing), WIDEST_GAP)  # between points by chance some are twice as wide
