@@ -3,9 +3,9 @@
     python benchmarks/categories.py runs/categories
     das3d benchmark runs/categories --out runs/on_categories --modalities rgb+depth --set training.iterations=1000
 
-A tuber (organic, no two alike), a biscuit (porous, its chips anywhere), a turned flange (metal, glossy, round) and a sponge
-(soft block full of holes), seen by the demo's camera, good and with six kinds of defect: dents, lumps, cuts, holes, stains
-and foreign bodies. The layout is that of MVTec 3D-AD.
+A tuber (organic, no two alike), a biscuit (porous, its chips anywhere), a turned flange (metal, glossy, round), a sponge
+(soft block full of holes) and a root (long and thin, lying any way), seen by the demo's camera, good and with six kinds of
+defect: dents, lumps, cuts, holes, stains and foreign bodies. The layout is that of MVTec 3D-AD.
 """
 
 from __future__ import annotations
@@ -95,8 +95,29 @@ def sponge(rng: np.random.Generator) -> Surface:
     return on_table(rng, body, edge < 0, painted((0.62, 0.50, 0.11), tone), gloss=0.05)
 
 
+def root(rng: np.random.Generator) -> Surface:
+    """Long and thin, thick at one end and bent a little, lying any way, with rings and side roots."""
+    x, y = turned_by(rng.uniform(0, 2 * math.pi))
+    half, thick, thin = rng.uniform(43, 49), rng.uniform(9, 11), rng.uniform(3, 5)
+    along = np.clip((x + half) / (2 * half), 0, 1)  # from the thick end to the thin one
+    width = thick + (thin - thick) * along**1.3
+    across = y - rng.uniform(-4, 4) * np.sin(math.pi * along) - 0.4 * smooth_noise(rng, 10.0)
+    beyond = np.maximum(np.abs(x) - half + width, 0)  # rounded ends
+    radius = np.hypot(across, beyond) / width
+    body = 1.6 * width * np.sqrt(np.maximum(1 - radius**2, 0))
+    rings = np.exp(-((np.sin(x / rng.uniform(1.6, 2.4) + smooth_noise(rng, 6.0)) / 0.25) ** 2))
+    part = radius < 1
+    spots = np.zeros_like(x)
+    for _ in range(rng.integers(3, 8)):
+        u, v = around(place(part, rng, 2.0))
+        spots = np.maximum(spots, np.exp(-((ragged(u, v, rng, 0.2) / rng.uniform(0.5, 1.0)) ** 2)))
+    body = body - 0.15 * rings - 0.3 * spots + 0.03 * smooth_noise(rng, 0.6)
+    tone = np.exp(0.10 * smooth_noise(rng, 5.0) + 0.06 * smooth_noise(rng, 0.7)) * (1 - 0.15 * rings) * (1 - 0.5 * spots)
+    return on_table(rng, body, part, painted((0.60, 0.22, 0.05), tone), gloss=0.2)
+
+
 CATEGORIES: dict[str, Callable[[np.random.Generator], Surface]] = {
-    "tuber": tuber, "biscuit": biscuit, "flange": flange, "sponge": sponge,
+    "tuber": tuber, "biscuit": biscuit, "flange": flange, "sponge": sponge, "root": root,
 }  # fmt: skip
 
 

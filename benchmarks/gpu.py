@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from das3d.measurement import Statistics
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
 from das3d.settings import make_settings, settings_from_dict
+from das3d.window import Window
 
 SPEED_ROWS = ("synthesis", "network-gpu", "peak", "training-gpu")
 MEMBERS = ("rgb", "depth", "valid", "foreground")

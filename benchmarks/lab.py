@@ -24,9 +24,10 @@ from das3d import train
 from das3d.arguments import parse_duration
 from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
 from das3d.prepared import find_training_data, prepare_dataset
 from das3d.settings import Settings, make_settings
+from das3d.window import Window
 
 # Sensors may show a defect in one member alone: a hole that is too small for the depth, a dent without a shadow.
 SHOWN = ("both", "colour", "shape")

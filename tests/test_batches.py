@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from das3d.batches import BEND_NODES, Batch, GoodParts, Pose, compose, draw_batch, draw_pose, make_batch, moved
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
+from das3d.window import Window
 
 SIDE = 32
 

@@ -23,9 +23,10 @@ from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, s
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.measurement import measure
-from das3d.preparation import DEPTH_STEP, PreparedScan, Window, prepare
+from das3d.preparation import DEPTH_STEP, PreparedScan, prepare
 from das3d.scan import Scan
 from das3d.settings import PreparationSettings
+from das3d.window import Window
 
 KEY = "ab" + 30 * "0"
 

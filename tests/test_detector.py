@@ -28,11 +28,12 @@ from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_s
 from das3d.errors import DataError, ModelError
 from das3d.measurement import measure
 from das3d.network import DAS3DNet
-from das3d.preparation import Window, prepare
+from das3d.preparation import prepare
 from das3d.regions import ENOUGH, FEATURES, Moments, RegionNorms
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import ScoreSettings, make_settings
 from das3d.threshold import SAME, threshold_from
+from das3d.window import Window
 
 MODALITIES = ["rgb+depth", "rgb", "depth"]
 TINY = [

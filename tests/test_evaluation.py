@@ -25,10 +25,10 @@ from das3d.evaluation import evaluate
 from das3d.files import METRES
 from das3d.metrics import aupro
 from das3d.parts import Part
-from das3d.preparation import Window
 from das3d.report.evaluated import evaluated_parts, read_evaluation
 from das3d.streaming import Inspected, write_scores
 from das3d.threshold import SAME, threshold_from
+from das3d.window import Window
 
 Runs = Callable[..., Path]
 MODALITIES = ["rgb+depth", "rgb", "depth"]

@@ -20,9 +20,10 @@ from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.masks import bounding_box
 from das3d.measurement import Statistics, measure
-from das3d.preparation import DEPTH_STEP, PreparedScan, Window, _resize, fill_missing, prepare
+from das3d.preparation import DEPTH_STEP, PreparedScan, fill_missing, prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
+from das3d.window import Window
 
 SETTINGS = PreparationSettings(size=64)  # of windows of about 96 pixels
 PAPER = PreparationSettings(size=64, crop=False, level=False, background_distance=0.005, stretch=False)
@@ -558,86 +559,7 @@ def test_sound_training_parts_are_not_in_doubt_however_they_differ() -> None:
     assert [prepare(scan, known, SETTINGS).doubt for scan in scans] == [""] * len(scans)
 
 
-# ------------------------------------------------------------------------------------------- window
-
-START, LENGTH = st.integers(-19, 60), st.integers(61, 90)  # every window shows some of the frame
-SIDE = st.integers(20, 120)
-WINDOWS = st.builds(Window, START, START, SIDE, SIDE, st.tuples(LENGTH, LENGTH))
-
-
-@given(window=WINDOWS, colours=st.booleans())
-@settings(max_examples=50, deadline=None)
-def test_cut_is_the_window_with_zeros_beyond_the_frame(window: Window, colours: bool) -> None:
-    array = np.random.default_rng(0).integers(1, 255, (*window.frame, 3) if colours else window.frame).astype(np.uint8)
-    cut = window.cut(array)
-    padded = np.pad(array, [(200, 200), (200, 200), (0, 0)][: array.ndim])
-    expected = padded[200 + window.top :, 200 + window.left :][: window.height, : window.width]
-    assert cut.dtype == np.uint8
-    assert np.array_equal(cut, expected)
-
-
-@given(window=WINDOWS)
-@settings(max_examples=50, deadline=None)
-def test_put_back_undoes_cut_at_the_same_resolution(window: Window) -> None:
-    array = np.random.default_rng(0).random(window.frame).astype(np.float32)
-    back = window.put_back(window.cut(array))
-    v, u = np.indices(window.frame)
-    inside = (v >= window.top) & (v < window.top + window.height)
-    inside &= (u >= window.left) & (u < window.left + window.width)
-    assert back.dtype == np.float32
-    assert np.abs(back - array)[inside].max(initial=0) < 1e-6
-    assert (back[~inside] == 0).all(), "nothing is known outside the window"
-
-
-@given(window=WINDOWS, size=st.sampled_from([32, 64, 96, 160]), place=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-@settings(max_examples=50, deadline=None)
-def test_a_place_comes_back_where_it_was(window: Window, size: int, place: tuple[float, float]) -> None:
-    # A bright patch inside both frame and window, seen by a network at another resolution.
-    low = np.maximum([window.top, window.left], 0) + 7
-    high = np.minimum([window.top + window.height, window.left + window.width], window.frame) - 8
-    if (high < low).any():
-        return
-    row, column = (low + np.array(place) * (high - low)).round().astype(int)
-    frame = np.zeros(window.frame, np.float32)
-    frame[row - 3 : row + 4, column - 3 : column + 4] = 1
-    seen = _resize(window.cut(frame), size)
-    back = window.put_back(seen.astype(np.float32))
-    assert back.shape == window.frame
-    v, u = np.indices(window.frame)
-    found = (v * back).sum() / back.sum(), (u * back).sum() / back.sum()
-    assert found == pytest.approx((row, column), abs=0.5)
-
-
-@given(shape=st.tuples(st.integers(20, 120), st.integers(20, 120)), size=st.sampled_from([32, 64, 96]))
-@settings(max_examples=30, deadline=None)
-def test_each_axis_is_resized_as_it_needs(shape: tuple[int, int], size: int) -> None:
-    # Averaged where it shrinks, so that no pixel is left out, and interpolated where it grows.
-    image = np.random.default_rng(0).random(shape).astype(np.float32)
-    modes = [cv2.INTER_AREA if size < length else cv2.INTER_LINEAR for length in shape]
-    rows = cv2.resize(image, (shape[1], size), interpolation=modes[0])
-    assert np.allclose(_resize(image, size), cv2.resize(rows, (size, size), interpolation=modes[1]), atol=1e-5)
-
-
 # ------------------------------------------------------------------------------------------- real scans
-
-
-@given(
-    top=st.integers(-60, 90),
-    left=st.integers(-60, 90),
-    size=st.tuples(st.integers(20, 300), st.integers(20, 300)),
-    place=st.tuples(*[st.integers(0, 24)] * 2),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_box_is_put_back_like_the_whole(top: int, left: int, size: tuple[int, int], place: tuple[int, int]) -> None:
-    window, image = Window(top, left, *size, (100, 120)), np.zeros((32, 32), np.float32)
-    v, u = place
-    image[v : v + 8, u : u + 5] = 1
-    whole = window.put_back(image)
-    first_row, end_row, first_column, end_column = box = window.box_on_frame(bounding_box(image > 0), 32)
-    rows, columns = slice(first_row, end_row), slice(first_column, end_column)
-    assert window.put_back(image, box) == pytest.approx(whole[rows, columns], abs=1e-4)
-    whole[rows, columns] = 0
-    assert not whole.any(), "nothing lies beyond the box"
 
 
 def test_real_parts_are_cut_out_with_their_defects(real_data: Path) -> None:

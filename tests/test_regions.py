@@ -31,7 +31,7 @@ from das3d.measurement import Statistics, measure
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined
 from das3d.prediction import with_focal_length
-from das3d.preparation import PreparedScan, Window, prepare
+from das3d.preparation import PreparedScan, prepare
 from das3d.regions import (
     BINS,
     SMALLEST,
@@ -50,6 +50,7 @@ from das3d.regions import (
 from das3d.scan import Camera
 from das3d.settings import make_settings
 from das3d.threshold import SAME, threshold_from
+from das3d.window import Window
 
 SETTINGS = make_settings("demo", changes=["preparation.size=64", "score.window=5"])
 Runs = Callable[..., Path]

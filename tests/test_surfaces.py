@@ -21,9 +21,9 @@ from playwright.sync_api import Browser
 
 from das3d.background import plane_depth
 from das3d.errors import DataError
-from das3d.preparation import Window
 from das3d.scan import Camera, scan_from_arrays
 from das3d.surfaces import MODULES, Surface, import_map, read_asset, surface_of
+from das3d.window import Window
 
 
 def unpacked(packed: dict[str, Any]) -> NDArray[np.float64]:

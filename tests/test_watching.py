@@ -34,12 +34,13 @@ from das3d.detector import Detector, Prediction, load, model_hash
 from das3d.errors import DataError, ModelError
 from das3d.parts import UNKNOWN, Part
 from das3d.prediction import predict_folder
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
 from das3d.printing import print_watched
 from das3d.regions import Region
 from das3d.streaming import Inspected
 from das3d.threshold import threshold_from
 from das3d.watching import COLUMNS, LONG, SLICE, TRIES, Growing, Record, watch
+from das3d.window import Window
 
 Runs = Callable[..., Path]
 SETTLE = 0.3  # seconds

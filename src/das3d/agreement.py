@@ -17,9 +17,10 @@ from das3d.detector import Detector
 from das3d.engines import BATCH, in_batches
 from das3d.errors import DataError
 from das3d.parts import Part
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.streaming import reading_of
+from das3d.window import Window
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ import numpy as np
 
 from das3d.atomic import write_atomically
 from das3d.errors import DataError
-from das3d.preparation import DEPTH_STEP, PreparedScan, Window
+from das3d.preparation import DEPTH_STEP, PreparedScan
 from das3d.versions import version_of
+from das3d.window import Window
 
 # What prepared scans depend on: our code, and the libraries that decode and resize.
 CODE = (
     "_arrays.py", "_clouds.py", "background.py", "cache.py", "files.py", "foreground.py", "masks.py", "measurement.py",
-    "parts.py", "preparation.py", "scan.py", "sparse.py",
+    "parts.py", "preparation.py", "scan.py", "sparse.py", "window.py",
 )  # fmt: skip
 READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0

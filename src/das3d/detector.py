@@ -20,11 +20,12 @@ from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_
 from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
 from das3d.measurement import Statistics
-from das3d.preparation import PreparedScan, Window, prepare
+from das3d.preparation import PreparedScan, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
 from das3d.settings import Settings, settings_from_dict
 from das3d.threshold import Threshold
+from das3d.window import Window
 
 if TYPE_CHECKING:
     from torch import nn

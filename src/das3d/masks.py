@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -20,6 +23,57 @@ def longer_side(mask: Mask) -> int:
     """Of the bounding box, pixels."""
     top, bottom, left, right = bounding_box(mask)
     return max(bottom - top, right - left)
+
+
+class Pose(NamedTuple):
+    """How a mask lies.
+
+    Attributes:
+        axis: degrees of its longer principal axis from the frame's columns towards its rows, 0 to 180.
+        skew: skewness of the pixels along that axis; above 0 where the thinner end is ahead.
+        slender: how many times as far as across that axis the pixels spread along it (standard deviations).
+        length, breadth: of the smallest rectangle along the axis around it, pixels.
+        middle: of that rectangle, column and row, of the edges of pixels.
+    """
+
+    axis: float
+    skew: float
+    slender: float
+    length: float
+    breadth: float
+    middle: tuple[float, float]
+
+    def direction(self, usual: float | None) -> float:
+        """Which of its two ways to go along the axis, degrees: the one nearer to `usual`; if that is None, towards the
+        thinner end.
+        """
+        if usual is None:
+            return self.axis if self.skew >= 0 else self.axis - 180
+        return usual + (self.axis - usual + 90) % 180 - 90
+
+
+def pose_of(mask: Mask) -> Pose:
+    """How the True pixels lie; at least one must be."""
+    moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
+    xx, yy, xy = (moments[name] / moments["m00"] + one for name, one in (("mu20", 1 / 12), ("mu02", 1 / 12), ("mu11", 0)))
+    angle = 0.5 * math.atan2(2 * xy, xx - yy)
+    spread = math.hypot(xx - yy, 2 * xy)
+    slender = math.sqrt((xx + yy + spread) / (xx + yy - spread))
+    rows, columns = np.nonzero(mask)
+    cos, sin = math.cos(angle), math.sin(angle)
+    along, across = cos * (columns + 0.5) + sin * (rows + 0.5), cos * (rows + 0.5) - sin * (columns + 0.5)
+    pixel = abs(cos) + abs(sin)  # a pixel's extent along either axis
+    x, y = (along.min() + along.max()) / 2, (across.min() + across.max()) / 2
+    away = along - along.mean()
+    skew = float((away**3).mean() / (away**2).mean() ** 1.5) if np.ptp(along) else 0.0
+    return Pose(
+        axis=math.degrees(angle) % 180,
+        skew=skew if angle >= 0 else -skew,
+        slender=slender,
+        length=float(np.ptp(along)) + pixel,
+        breadth=float(np.ptp(across)) + pixel,
+        middle=(float(cos * x - sin * y), float(sin * x + cos * y)),
+    )
 
 
 def filled(mask: Mask) -> Mask:

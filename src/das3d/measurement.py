@@ -33,7 +33,7 @@ from das3d.foreground import (
     reaches_end,
     stands_out,
 )
-from das3d.masks import longer_side
+from das3d.masks import Pose, longer_side, pose_of
 from das3d.scan import Depth, Mask, Scan
 from das3d.settings import PreparationSettings
 from das3d.sparse import WIDEST_GAP, dense, density
@@ -45,6 +45,10 @@ Background = Literal["plane", "cleared", "none"]
 TYPICAL = 0.98  # share of the training parts that decide how large and how high parts are
 WHITE = 250  # grey level; JPEG makes 250 to 255 of what is at the end of its range
 LEVEL = 1e-6  # of the distance: depth that differs by no more is all the same, but for rounding
+SLENDER = 1.5  # times as long as broad: windows around such parts lie along them
+ONE_THINNER = 0.15  # skewness of nearly all parts along their axis, from which on one end is thinner than the other
+ALIGNED = 1.3  # times as far along their axis as across it the pixels of nearly all such parts must spread, or it is chance
+SQUEEZED = 3.0  # times as long as broad windows are at most: the square image of a longer one would show no more
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
@@ -60,7 +64,10 @@ class Statistics:
         plane: median background plane, for a scan in which none is found.
         distance: points closer than this to the plane are background, metres.
         noise: median noise of the plane, metres.
-        window: side of the square window around the part in frame pixels; 0: the whole frame.
+        window: side of the square window around the part in frame pixels, or its longer one; 0: the whole frame.
+        breadth: the shorter side of the window where it lies along the part; 0 where it is an upright square.
+        axis: how the longer axes of parts lie on the whole (`masks.Pose.axis`); windows along parts go by it. None where
+            parts have a thinner end that tells.
         frame: height and width that all training scans share; None where they differ.
         near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
         rgb_high: grey level (0 to 255) that becomes 1.
@@ -101,6 +108,17 @@ class Statistics:
     longest: int = 0
     largest: int = 0
     density: float = 0.0
+    breadth: int = 0
+    axis: float | None = None
+
+    def window_sides(self, settings: PreparationSettings) -> tuple[int, int]:
+        """The longer and the shorter side of the window that most scans get, frame pixels; 0 if it is the whole frame and
+        frames differ.
+        """
+        if self.window:
+            return self.window, self.breadth or self.window
+        frame = self.frame or (0, 0)
+        return max(frame), min(frame) if settings.squeeze else max(frame)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -146,7 +164,9 @@ def measure(
             f"{used[0].name}{others}: expected depth that differs over the part, found {scene:.6g} m everywhere; is it "
             "depth at all, in fine enough steps? To train on RGB alone, take the depth files out of the data"
         )
-    window = _window_side(ranges, sizes, settings) if background != "none" and settings.crop else 0
+    window, breadth, axis = 0, 0, None
+    if background != "none" and settings.crop:
+        window, breadth, axis = _window_along(ranges, settings) or (_window_side(ranges, sizes, settings), 0, None)
     exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
         has_rgb=seen[0].has_rgb,
@@ -171,6 +191,8 @@ def measure(
         longest=max(part.side for _, part in sound) if window else 0,
         largest=max(round(part.area * math.prod(one.size)) for one, part in sound) if window else 0,
         density=min(one.density for one, _ in sound),
+        breadth=breadth,
+        axis=axis,
     )
 
 
@@ -219,6 +241,28 @@ def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: Prep
     return 0 if side >= max(max(size) for size in sizes) else side
 
 
+def _window_along(parts: list[_Part], settings: PreparationSettings) -> tuple[int, int, float | None] | None:
+    # Length and breadth of windows that lie along the parts, and how parts lie; None where they are not long enough.
+    poses = [part.pose for part in parts if part.pose is not None]
+    runs_out = most_run_out([part.runs_out for part in parts])
+    if not settings.align or len(poses) < len(parts) or runs_out:
+        return None
+    if np.quantile([pose.slender for pose in poses], 1 - MOST) < ALIGNED:
+        return None
+    length, breadth = (
+        float(np.quantile(sides, TYPICAL)) * (1 + settings.margin)
+        for sides in ([pose.length for pose in poses], [pose.breadth for pose in poses])
+    )
+    if length < SLENDER * breadth:
+        return None
+    long, broad = math.ceil(length), math.ceil(max(breadth, length / SQUEEZED))
+    if np.quantile([abs(pose.skew) for pose in poses], 1 - MOST) >= ONE_THINNER:
+        return long, broad, None
+    doubled = np.radians([2 * pose.axis for pose in poses])  # an axis has no direction: 0 and 180 degrees are the same
+    axis = math.degrees(math.atan2(np.sin(doubled).sum(), np.cos(doubled).sum())) / 2
+    return long, broad, axis
+
+
 def _high_grey_level(parts: list[_Part]) -> float:
     # The grey level of nearly all pixels, so that a few that glare do not darken all others.
     levels = np.zeros(256, dtype=np.int64)
@@ -249,7 +293,7 @@ class Exposure:
 @dataclass(frozen=True)
 class _Part:
     """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres,
-    exposure, whether it runs out of the frame.
+    exposure, whether it runs out of the frame, how it lies.
     """
 
     side: int
@@ -258,6 +302,7 @@ class _Part:
     far: float
     exposure: Exposure | None
     runs_out: bool = False
+    pose: Pose | None = None
 
 
 @dataclass(frozen=True)
@@ -297,7 +342,9 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
     extent = _range_of(relative, scan.valid)
     parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything))}
     if (outline := cleared_part(scan.valid)) is not None:
-        parts["cleared"] = _Part(longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline))
+        parts["cleared"] = _Part(
+            longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline), pose=pose_of(outline)
+        )
     fit = fit_background(scan.depth, scan.valid)
     distance = 0.0
     if fit is not None:
@@ -320,7 +367,7 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     # Levelled depth of the removed background is that of the plane itself, which no point of the part exceeds.
     return _Part(
         longer_side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
-        exposure_of(scan, foreground), reaches_end(surface, scan.valid),
+        exposure_of(scan, foreground), reaches_end(surface, scan.valid), pose_of(foreground),
     )  # fmt: skip
 
 

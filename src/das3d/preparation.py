@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, measured_outline
-from das3d.masks import Box, bounding_box, longer_side
+from das3d.masks import bounding_box, longer_side, pose_of
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
 from das3d.sparse import DENSE, dense, density
-
-Floats = NDArray[np.float32]
+from das3d.window import Floats, Window
 
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
@@ -37,81 +35,6 @@ LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB 
 TOO_LARGE = 1.5  # times the longest or largest part in training: what is larger is no lone part
 FLIES = 0.1  # of the depth range: pixels so far from the median around them fly if they are alone
 LONE = 2  # pixels within 5 x 5 at one depth are alone if they are no more than this
-
-
-@dataclass(frozen=True)
-class Window:
-    """The rectangle of the frame that a prepared scan shows, a square but for whole frames. It may reach beyond the frame.
-
-    Attributes:
-        top, left, height, width: in frame pixels.
-        frame: height and width of the frame.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    frame: tuple[int, int]
-
-    @classmethod
-    def square(cls, top: int, left: int, side: int, frame: tuple[int, int]) -> Window:
-        """A window as high as wide."""
-        return cls(top, left, side, side, frame)
-
-    @property
-    def side(self) -> int:
-        """The longer one."""
-        return max(self.height, self.width)
-
-    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The window of a frame-sized array (H, W, ...) as (height, width, ...), zero beyond the frame."""
-        rows, columns = self.frame
-        top, left = max(self.top, 0), max(self.left, 0)
-        bottom, right = min(self.top + self.height, rows), min(self.left + self.width, columns)
-        out = np.zeros((self.height, self.width, *array.shape[2:]), dtype=array.dtype)
-        out[top - self.top : bottom - self.top, left - self.left : right - self.left] = array[top:bottom, left:right]
-        return out
-
-    def frame_place(self, row: float, column: float, side: int) -> tuple[float, float]:
-        """Row and column in the frame of a place in the window's image of `side` x `side`, both of pixel centres."""
-        down, right = self.height / side, self.width / side
-        return (row + 0.5) * down - 0.5 + self.top, (column + 0.5) * right - 0.5 + self.left
-
-    def frame_pixel(self, row: float, column: float, side: int) -> tuple[int, int]:
-        """The frame's pixel nearest to `frame_place`."""
-        v, u = self.frame_place(row, column, side)
-        return min(max(round(v), 0), self.frame[0] - 1), min(max(round(u), 0), self.frame[1] - 1)
-
-    def box_on_frame(self, box: Box, side: int) -> Box:
-        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
-        image.
-        """
-        reach = 1.5  # image pixels, of which linear interpolation looks one far
-        ends = []
-        for first, end, length, offset, size in (
-            (*box[:2], self.height, self.top, self.frame[0]),
-            (*box[2:], self.width, self.left, self.frame[1]),
-        ):
-            low = min(max(math.floor((first - reach) * length / side) + offset, 0), size - 1)
-            ends += [low, min(max(math.ceil((end + reach) * length / side) + offset, low + 1), size)]
-        return ends[0], ends[1], ends[2], ends[3]
-
-    def put_back(self, image: Floats, box: Box | None = None) -> Floats:
-        """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
-
-        Of the frame, that which lies in `box` alone, where one is given.
-        """
-        top, bottom, left, right = box or (0, self.frame[0], 0, self.frame[1])
-        beside, below = left - self.left, top - self.top
-        x, y = image.shape[1] / self.width, image.shape[0] / self.height
-        # Centres of pixels map onto each other: the frame's (u + 0.5 - left) * x is the image's (u' + 0.5).
-        matrix = np.array([[x, 0, (beside + 0.5) * x - 0.5], [0, y, (below + 0.5) * y - 0.5]], dtype=np.float64)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        spread = cv2.warpAffine(image, matrix, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        inside = np.zeros(spread.shape, dtype=bool)
-        inside[max(-below, 0) : max(self.height - below, 0), max(-beside, 0) : max(self.width - beside, 0)] = True
-        return np.where(inside, spread, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -166,25 +89,25 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     side = settings.size
 
     inside = window.cut(foreground)
-    share = _resize(inside.astype(np.float32), side)
+    share = window.shown(inside.astype(np.float32), side)
     small = share > 0.5
     depth = np.ones((side, side), dtype=np.float32)
     valid = np.zeros((side, side), dtype=bool)
     if scan.valid is not None and relative is not None:
         known, shown_depth = window.cut(scan.valid) & inside, window.cut(relative)
         known &= ~_flying(shown_depth, known, statistics)
-        weight = _resize(known.astype(np.float32), side)
-        mean = _resize(np.where(known, shown_depth, np.float32(0)), side) / np.maximum(weight, 1e-6)
+        weight = window.shown(known.astype(np.float32), side)
+        mean = window.shown(np.where(known, shown_depth, np.float32(0)), side) / np.maximum(weight, 1e-6)
         valid = (weight > 0.25) & small
         normalised = (fill_missing(mean.astype(np.float32), valid) - statistics.near) / (statistics.far - statistics.near)
         steps = np.round(np.clip(normalised, -0.5, 1.5 - DEPTH_STEP) / DEPTH_STEP)
         depth = np.where(small, steps * DEPTH_STEP, 1.0).astype(np.float32)
     rgb = np.zeros((side, side, 3), dtype=np.uint8)
     if scan.rgb is not None:
-        channels = [_resize(_on_part(window.cut(scan.rgb[..., i]), inside), side) for i in range(3)]
+        channels = [window.shown(_on_part(window.cut(scan.rgb[..., i]), inside), side) for i in range(3)]
         stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
-    mask = None if scan.mask is None else _resize(window.cut(scan.mask).astype(np.float32), side) > 0.5
+    mask = None if scan.mask is None else window.shown(window.cut(scan.mask).astype(np.float32), side) > 0.5
     doubt = _doubt(scan, foreground, statistics)
     if statistics.has_depth:
         doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
@@ -273,6 +196,11 @@ def _window_around(
 ) -> Window:
     if not statistics.window and settings.squeeze and statistics.frame is not None:
         return Window(0, 0, *frame, frame)
+    if statistics.breadth:
+        pose = pose_of(foreground)
+        along, across = max(statistics.window, math.ceil(pose.length)), max(statistics.breadth, math.ceil(pose.breadth))
+        x, y = pose.middle
+        return Window(round(y - across / 2), round(x - along / 2), across, along, frame, pose.direction(statistics.axis))
     top, bottom, left, right = bounding_box(foreground) if statistics.window else (0, frame[0], 0, frame[1])
     side = max(statistics.window, bottom - top, right - left)
     return Window.square((top + bottom - side) // 2, (left + right - side) // 2, side, frame)
@@ -417,14 +345,3 @@ def _on_part(channel: NDArray[np.uint8], inside: Mask) -> Floats:
     values = channel.astype(np.float32)
     values *= inside
     return values
-
-
-def _resize(image: Floats, side: int) -> Floats:
-    height, width = image.shape[:2]
-    if (side < height) != (side < width):  # each axis as it needs it
-        image = np.asarray(cv2.resize(image, (width, side), interpolation=_interpolation(height, side)))
-    return np.asarray(cv2.resize(image, (side, side), interpolation=_interpolation(width, side)), dtype=np.float32)
-
-
-def _interpolation(length: int, side: int) -> int:
-    return cv2.INTER_AREA if side < length else cv2.INTER_LINEAR

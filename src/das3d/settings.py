@@ -33,6 +33,11 @@ class PreparationSettings(_Section):
         True,
         description="where the whole frame is shown, and all frames are alike, squeeze it to a square; false: with borders",
     )
+    align: bool = Field(
+        True,
+        description="where parts are long and thin, the window lies along each and is no broader than they are, and is "
+        "squeezed to a square; false: an upright square",
+    )
     level: bool = Field(True, description="measure depth from the fitted plane; false: from the camera, as the paper does")
     background_distance: float = Field(
         0.0,
@@ -290,7 +295,8 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     # The paper's method; docs/howto/paper.md lists what it prints and what is chosen.
     "paper": {
         "preparation": {
-            "size": 256, "crop": False, "squeeze": False, "level": False, "background_distance": 0.005, "stretch": False,
+            "size": 256, "crop": False, "squeeze": False, "align": False, "level": False, "background_distance": 0.005,
+            "stretch": False,
         },
         "synthesis": {
             "threshold_low": 0.5, "threshold_high": 0.5, "magnitude_low": 0.0, "magnitude_high": 0.1,

@@ -21,9 +21,9 @@ from das3d.background import Plane, plane_depth
 from das3d.errors import DataError
 from das3d.measurement import Statistics, background_like
 from das3d.pictures import Image
-from das3d.preparation import Window
 from das3d.scan import RGB, Depth, Scan
 from das3d.sparse import dense
+from das3d.window import Window
 
 MODULES = {"three": "vendor/three.min.js", "das3d/viewer": "viewer.js"}  # by the names under which they are imported
 LARGEST = 160  # points on the longer side: a defect of a hundredth of the part still shows, and 100 parts make 4 MB

@@ -32,11 +32,11 @@ from das3d.foreground import most_run_out
 from das3d.layouts import DECLARATION, DEFAULT_LIGHT
 from das3d.measurement import Statistics
 from das3d.parts import Part
-from das3d.preparation import Floats, Window
 from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
 from das3d.scan import FARTHEST
 from das3d.settings import Settings, make_settings
 from das3d.threshold import parts_for
+from das3d.window import Floats, Window
 
 READERS = 4  # scans looked at at once; each is in memory meanwhile
 
@@ -355,18 +355,19 @@ def _on_window(check: DataCheck) -> list[str]:
             f"a table, its depth is too noisy (over {RELATIVE_NOISE:.1%} of the distance), grows towards the camera, or "
             "parts rise less than that above it, which preparation.background_distance can set (metres)."
         )
-    side = statistics.window or max(statistics.frame or (0, 0))
-    factor = side / settings.size
+    side, across = statistics.window_sides(settings)
+    factor = math.sqrt(side * across) / settings.size
+    size = f"{side} pixels" if across == side else f"{side} x {across} pixels"
     if factor > 1.5:
-        larger = min(-(-round(side / 1.25) // 32) * 32, 1024)
+        larger = min(-(-round(factor * settings.size / 1.25) // 32) * 32, 1024)
         lines.append(
-            f"the window of {side} pixels shrinks {factor:.1f} times to {settings.size}, so defects under "
+            f"the window of {size} shrinks {factor:.1f} times to {settings.size}, so defects under "
             f"{2 * factor:.0f} pixels fade{_in_mm(check, 2 * factor)}; preparation.size = {larger} shows more and takes "
             f"{(larger / settings.size) ** 2:.1f} times as long."
         )
     elif suggested_size(check) != settings.size:
         lines.append(
-            f"the window of {side} pixels would be magnified to {settings.size}, which costs time and shows nothing more: "
+            f"the window of {size} would be magnified to {settings.size}, which costs time and shows nothing more: "
             f"settings.toml has preparation.size = {suggested_size(check)}."
         )
     return lines

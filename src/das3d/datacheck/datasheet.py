@@ -74,14 +74,18 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
     if statistics is None:
         return [("training", "not possible, see below")]
     size = suggested_size(check)
-    side = statistics.window or max(statistics.frame or (0, 0))
+    side, across = statistics.window_sides(settings.preparation)
     what = f"window of {statistics.window} pixels around the part" if statistics.window else "the whole frame"
+    if statistics.breadth:
+        what = f"window of {side} x {across} pixels that lies along the part"
     rows = [("training sees", f"{what}, as {size} x {size}")]
     pitch = pixel_pitch(check)
     if side and pitch is not None:
-        step = side / size * pitch
-        low, high = settings.synthesis.spot_low * 2 * side * pitch, settings.synthesis.spot_high * 2 * side * pitch
-        rows.append(("one prepared pixel", f"{length(step)}; synthetic spots are {length(low)} to {length(high)} across"))
+        step = length(side / size * pitch)
+        if across < side:
+            step += f" along the longer side of the window, {length(across / size * pitch)} along the shorter one"
+        low, high = settings.synthesis.spot_low * 2 * across * pitch, settings.synthesis.spot_high * 2 * side * pitch
+        rows.append(("one prepared pixel", f"{step}; synthetic spots are {length(low)} to {length(high)} across"))
     if statistics.has_depth:
         span = statistics.far - statistics.near
         low, high = settings.synthesis.magnitude_low * span, settings.synthesis.magnitude_high * span
@@ -283,10 +287,10 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
     if check.statistics.has_depth:
         views.append(_fitted(shaded_relief(scan.depth, scan.foreground), side))
     window = scan.window
-    for right, down in circles:
+    for right, down in circles:  # edges of pixels
         for view in views:
-            centre = (round((right - window.left) / window.width * side), round((down - window.top) / window.height * side))
-            cv2.circle(view, centre, round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
+            row, column = window.image_place(down - 0.5, right - 0.5, side)
+            cv2.circle(view, (round(column), round(row)), round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
     return views
 
 

@@ -19,10 +19,10 @@ from das3d.datacheck.alignment import Alignment, align
 from das3d.errors import DataError
 from das3d.foreground import cleared_part, find_foreground, reaches_end, stands_out
 from das3d.parts import Part
-from das3d.preparation import Floats
 from das3d.scan import Mask, Scan
 from das3d.settings import PreparationSettings
 from das3d.sparse import dense
+from das3d.window import Floats
 
 THUMBNAIL = 48  # pixels; sides of what near-duplicates are told by
 

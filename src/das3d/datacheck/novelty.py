@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.datacheck.twins import distances
-from das3d.preparation import Floats, PreparedScan
+from das3d.preparation import PreparedScan
 from das3d.scan import Mask
+from das3d.window import Floats
 
 Feature = Literal["colour", "shape"]
 

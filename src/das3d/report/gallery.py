@@ -48,17 +48,18 @@ def make_card(detector: Detector, row: Row, scan: Scan, anomaly: NDArray[np.floa
     """Pictures and surface of one part, cut to the window that the networks see."""
     prepared = prepare(scan, detector.statistics, detector.settings.preparation)
     output = detector.run([prepared])
-    cut = prepared.window.cut
+    cut, put_back = prepared.window.cut, prepared.window.on_cut.put_back  # all pictures lie as the scan does
     base = scan.rgb if scan.rgb is not None else depth_picture(scan)
     pictures: list[tuple[str, Image]] = []
     if scan.rgb is not None:
         pictures.append(("RGB", cut(scan.rgb)))
     if detector.statistics.has_depth:
-        pictures.append(("Depth", grey(1 - prepared.depth)))
+        pictures.append(("Depth", grey(put_back(1 - prepared.depth))))
     if output.rgb is not None:
-        pictures.append(("RGB, repaired", repaired_rgb(output.rgb[0], detector, prepared)))
+        channels = repaired_rgb(output.rgb[0], detector, prepared)
+        pictures.append(("RGB, repaired", np.stack([put_back(channel) for channel in channels], axis=2).astype(np.uint8)))
     if output.depth is not None:
-        pictures.append(("Depth, repaired", grey(np.float32(1) - output.depth[0])))
+        pictures.append(("Depth, repaired", grey(put_back(np.float32(1) - output.depth[0]))))
     heated = outlined(overlay(scan, anomaly, high), [region.outline for region in row.regions])
     pictures.append(("Heat", cut(heated)))
     if row.defective:
@@ -71,10 +72,9 @@ def make_card(detector: Detector, row: Row, scan: Scan, anomaly: NDArray[np.floa
     return Card(row, [(name, data_uri(shrunk(picture))) for name, picture in pictures], surface)
 
 
-def repaired_rgb(image: NDArray[np.float32], detector: Detector, prepared: PreparedScan) -> Image:
-    """Repaired RGB (3, S, S) as bright as the scan itself; what is no part stays black."""
-    bright = image.transpose(1, 2, 0) * detector.statistics.rgb_high
-    return (np.clip(np.round(bright), 0, 255) * prepared.foreground[..., None]).astype(np.uint8)
+def repaired_rgb(image: NDArray[np.float32], detector: Detector, prepared: PreparedScan) -> NDArray[np.float32]:
+    """Repaired RGB (3, S, S) as grey levels as bright as the scan itself; what is no part stays black."""
+    return np.clip(np.round(image * detector.statistics.rgb_high), 0, 255) * prepared.foreground
 
 
 def with_truth(picture: Image, mask: Mask | None) -> Image:

@@ -14,7 +14,8 @@ import numpy as np
 
 from das3d.detector import Detector, Prediction
 from das3d.errors import one_line
-from das3d.preparation import PreparedScan, Window
+from das3d.preparation import PreparedScan
+from das3d.window import Window
 
 log = logging.getLogger("das3d.service")
 RETRY_SECONDS = 10.0  # between tries of networks that failed

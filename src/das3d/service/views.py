@@ -18,11 +18,11 @@ from das3d.measurement import Statistics
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
 from das3d.prediction import with_focal_length
-from das3d.preparation import Window
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
 from das3d.streaming import read_map
 from das3d.surfaces import background_of, data_uri, surface_of
+from das3d.window import Window
 
 
 def map_file(inspections: Inspections, inspection: Inspection) -> Path:
