@@ -34,7 +34,7 @@ from das3d.files import DepthFormat
 from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
-from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
+from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
 from das3d.threshold import Threshold
 
 Runs = Callable[..., Path]
@@ -612,14 +612,16 @@ def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path
 
 def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
     detector = load(tiny_run())
-    assert reading_of(detector, None, None) == {"rgb": True, "depth": True, "light": 4, "depth_format": DepthFormat(1.0)}
+    assert detector.reading() == {
+        "rgb": True, "depth": True, "light": None, "depth_format": DepthFormat(1.0), "hold_out": 0.1,
+    }  # fmt: skip
     detector.training |= {"light": 0, "depth_format": {"scale": 0.001, "offset": 0.0, "missing": 65535}}
-    reading = reading_of(detector, None, None)
+    reading = detector.reading()
     assert reading["light"] == 0 and reading["depth_format"] == DepthFormat(0.001, missing=65535)
-    told = reading_of(detector, 2, DepthFormat(0.001, focal_length=500))
+    told = detector.reading(light=2, depth_format=DepthFormat(0.001, focal_length=500))
     assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.001, 0.0, 65535, 500)  # what is not told stays
-    assert reading_of(detector, None, DepthFormat(0.01))["depth_format"] == DepthFormat(0.01)  # another sensor's counts
-    assert reading_of(load(tiny_run("depth")), None, None)["rgb"] is False
+    assert detector.reading(depth_format=DepthFormat(0.01))["depth_format"] == DepthFormat(0.01)  # another sensor's counts
+    assert load(tiny_run("depth")).reading()["rgb"] is False
 
 
 # ------------------------------------------------------------------------------------ outputs

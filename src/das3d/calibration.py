@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,13 +30,12 @@ from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
-from das3d.layouts import SPLITS
+from das3d.layouts import SPLITS, Reading
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
-from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import Threshold, expect_rate, threshold_from
 
@@ -71,7 +70,7 @@ def calibrate(
         merge: add the new scores to those that the model keeps; otherwise they take their place.
         changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
-        light, depth_format: as for `train`; where None, as in training.
+        light, depth_format: as for `find_dataset`; where None, as in training.
 
     Raises:
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
@@ -90,7 +89,8 @@ def calibrate(
             )
         settings = with_score(detector.settings, changes)
         detector = replace(detector, settings=settings, engine=TorchEngine(detector.network, settings.score))
-    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, light, depth_format)
+    reading = detector.reading(light=light, depth_format=depth_format)
+    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, reading)
     _warn_of_odd(after.threshold)
     return _recorded(after, data)
 
@@ -101,8 +101,7 @@ def _calibrated_anew(
     max_false_alarm: float | None,
     merge: bool,
     category: str | None,
-    light: int | None,
-    depth_format: DepthFormat | None,
+    reading: Reading,
 ) -> Detector:
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
@@ -112,7 +111,7 @@ def _calibrated_anew(
         assert known is not None
         threshold = threshold_from(known.good_scores, rate, known.synthetic_scores, known.good_parts)
         return replace(detector, threshold=threshold)
-    parts = _good_parts(detector, Path(data), category, merge, reading_of(detector, light, depth_format))
+    parts = _good_parts(detector, Path(data), category, merge, reading)
     fresh = _measured(detector, parts, rate)
     if not merge:
         return fresh
@@ -279,7 +278,7 @@ def _rate_of(detector: Detector) -> float:
     return detector.settings.score.max_false_alarm if detector.threshold is None else detector.threshold.requested
 
 
-def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: dict[str, Any]) -> list[Part]:
+def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: Reading) -> list[Part]:
     # Good parts that the model has not seen; says which ones are left out.
     if category is not None and category not in (there := find_categories(data)):
         raise DataError(f"{data}: expected a category {category!r}, found {', '.join(there) or 'none'}")
@@ -330,7 +329,7 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     return kept
 
 
-def _labels_around(folder: Path, reading: dict[str, Any]) -> dict[Path, Part]:
+def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
     # A plain folder may belong to a data set that knows more of its parts than the folder tells: test/bent, for instance.
     for around in folder.resolve().parents[:2]:
         if around.name in SPLITS:  # not the whole data set

@@ -19,6 +19,7 @@ from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
+from das3d.layouts import Reading
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, Window, prepare
 from das3d.regions import Region, RegionNorms, find_regions
@@ -110,6 +111,24 @@ class Detector:
         """How numbers in the depth files of its training parts became metres; None where each part told it itself."""
         kept = self.training.get("depth_format")
         return DepthFormat(**kept) if kept else None
+
+    def reading(self, *, light: int | None = None, depth_format: DepthFormat | None = None) -> Reading:
+        """How parts are found and read as those of its training were, where not told else.
+
+        Args:
+            light: as for `find_dataset`.
+            depth_format: likewise; what it does not say is as in training (`DepthFormat.over`).
+
+        Returns:
+            Arguments of `find_dataset` and `find_folder`.
+        """
+        return {
+            "rgb": self.statistics.has_rgb and self.settings.uses_rgb,
+            "depth": self.statistics.has_depth,
+            "light": self.training.get("light") if light is None else light,
+            "depth_format": depth_format.over(self.depth_format) if depth_format else self.depth_format,
+            "hold_out": self.settings.training.hold_out,
+        }
 
     def predict(
         self,

@@ -23,7 +23,7 @@ from das3d.fingerprints import file_mark_of, marks_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
-from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, read_map, write_regions, write_scores
 
 UNLIKELY = 0.01  # more false alarms than that lets expect are told
 
@@ -46,7 +46,7 @@ def evaluate(
         data: folder in any layout that `find_dataset` knows, with test parts.
         out: folder for ``metrics.json``, ``scores.csv``, ``regions.json`` and ``maps/``.
         category: which one, where `data` holds several; the one trained on where None and it is there.
-        light, depth_format: as for `train`; where None, as in training.
+        light, depth_format: as for `find_dataset`; where None, as in training.
 
     Returns:
         What ``metrics.json`` holds.
@@ -58,9 +58,8 @@ def evaluate(
     out = Path(out)
     settings = detector.settings
     data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
-    reading = reading_of(detector, light, depth_format)
-    hold_out = settings.training.hold_out  # where nobody has split the data, as training would
-    dataset = find_dataset(data, category, needs="test", hold_out=hold_out, headers=False, **reading)
+    reading = detector.reading(light=light, depth_format=depth_format)
+    dataset = find_dataset(data, category, needs="test", headers=False, **reading)
     expect_outside(out, dataset.root)
     tested, told = _tested(dataset, detector)
     (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
@@ -85,7 +84,7 @@ def evaluate(
         "data": os.path.abspath(dataset.root),
         "layout": dataset.layout,
         "category": dataset.category,
-        "light": reading["light"],
+        "light": dataset.light,
         "depth_format": None if reading["depth_format"] is None else asdict(reading["depth_format"]),
         "modality": settings.modality,
         "preset": settings.preset,

@@ -26,9 +26,7 @@ from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
 from das3d.errors import DataError, one_line
-from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_in
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
@@ -156,18 +154,6 @@ def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Pa
 def _loaded(*model: Any) -> Detector:
     # A worker inspects many chunks with one model.
     return load(*model)
-
-
-def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
-    """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
-    known, lit = detector.depth_format, detector.training.get("light")
-    trained = DEFAULT_LIGHT if lit is None else lit
-    return {
-        "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
-        "depth": detector.statistics.has_depth,
-        "light": trained if light is None else light,
-        "depth_format": depth_format.over(known) if depth_format else known,
-    }
 
 
 def picture_scale(detector: Detector) -> float:

@@ -16,7 +16,7 @@ from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.regions import Region
-from das3d.streaming import output_files, output_names, reading_of
+from das3d.streaming import output_files, output_names
 from das3d.threshold import Threshold
 
 # What the verdict on a part was, worst first.
@@ -128,9 +128,9 @@ def evaluated_parts(detector: Detector, evaluation: Evaluation, data: Path | Non
         raise DataError(f"{root}: expected the scans that were evaluated, found no folder; name it with --data")
     metrics = evaluation.metrics
     depth_format = DepthFormat(**metrics["depth_format"]) if metrics.get("depth_format") else None
-    reading = reading_of(detector, metrics.get("light"), depth_format)
-    folder, hold_out = folder_of(root, metrics["category"]), detector.settings.training.hold_out
-    dataset = find_dataset(folder, needs="test", hold_out=hold_out, headers=False, **reading)  # as it was evaluated
+    reading = detector.reading(light=metrics.get("light"), depth_format=depth_format)
+    folder = folder_of(root, metrics["category"])
+    dataset = find_dataset(folder, needs="test", headers=False, **reading)  # as it was evaluated
     parts = {part.id: part for part in dataset.parts}
     lost = [row.id for row in evaluation.rows if row.id not in parts]
     if lost:
