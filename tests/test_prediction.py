@@ -35,7 +35,7 @@ from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
-from das3d.threshold import Threshold
+from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
 
@@ -119,7 +119,7 @@ def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(
     detector: Detector, dent: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rgb, depth = dent
-    predict_part(replace(detector, threshold=Threshold(0.0, 0.05, 0.05, 19)), rgb, depth, tmp_path / "out")
+    predict_part(replace(detector, threshold=threshold_from([0.0] * 19, 0.05)), rgb, depth, tmp_path / "out")
     assert scores_of(tmp_path / "out")[0]["verdict"] == "defective"
     blind = tmp_path / "blind.tiff"
     shutil.copy(depth, blind)

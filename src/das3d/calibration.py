@@ -29,7 +29,7 @@ from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
+from das3d.fingerprints import content_of, file_of, fingerprint_of
 from das3d.layouts import SPLITS, Reading
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
@@ -105,7 +105,7 @@ def _calibrated_anew(
 ) -> Detector:
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
-    if (data is None or merge) and (known is None or not known.good_scores):
+    if (data is None or merge) and known is None:
         raise ModelError("calibrate: expected a model with held-out scores, found one without; give new good parts alone")
     if data is None:
         assert known is not None
@@ -120,7 +120,7 @@ def _calibrated_anew(
     kinds = {**dict.fromkeys(known.synthetic_scores, ()), **dict.fromkeys(added.synthetic_scores, ())}
     synthetic = {kind: [*known.synthetic_scores.get(kind, ()), *added.synthetic_scores.get(kind, ())] for kind in kinds}
     held_out = [*detector.fingerprints.get("held_out", []), *fresh.fingerprints["held_out"]]
-    names = [*(known.good_parts or [""] * len(known.good_scores)), *added.good_parts]
+    names = [*known.good_parts, *added.good_parts]
     return replace(
         detector,
         threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic, names),
@@ -181,10 +181,9 @@ def _warn_of_odd(threshold: Threshold | None) -> None:
     if threshold is None:
         return
     expected = expected_beyond(np.array(threshold.good_scores), SPREAD)
-    names = threshold.good_parts or ("",) * len(threshold.good_scores)
     odd = [
-        f"{name or 'a part of before'} {score:.4f}"
-        for name, score, beyond in zip(names, threshold.good_scores, expected, strict=True)
+        f"{name} {score:.4f}"
+        for name, score, beyond in zip(threshold.good_parts, threshold.good_scores, expected, strict=True)
         if beyond < ODD
     ]
     if odd:
@@ -297,11 +296,11 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
-        marks = marks_of(part)
-        # Models of before fingerprints were kept rely on the data set's own word.
-        if marks & trained_on if trained_on else part.split == "train":
+        mark = fingerprint_of(part)
+        # Of a detector that no run has trained nobody knows it, and the data set's own word must do.
+        if mark in trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
-        if merge and marks & held_out:
+        if merge and mark in held_out:
             return "held out before: the model keeps their scores"
         content = content_of(part)
         if content in seen:

@@ -19,7 +19,7 @@ from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import DepthFormat, read_mask
-from das3d.fingerprints import file_mark_of, marks_of
+from das3d.fingerprints import fingerprint_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
@@ -97,7 +97,7 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    seen = _trained_on(results, detector)
+    seen = _trained_on(results)
     doubtful = [result for result in results if result.doubt]
     if doubtful:
         what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0].part.id}"
@@ -126,13 +126,13 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     train, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
     if dataset.layout != "folder" or not train or splits_in(dataset.root):
         return list(dataset.test), []
-    good = [(part, _marks(part)) for part in dataset.parts if not part.defective]
-    fresh = [part for part, marks in good if marks and not marks & (train | held_out)]
-    known = [part for part, marks in good if marks & held_out and not marks & train]
+    good = [(part, _fingerprint_of(part)) for part in dataset.parts if not part.defective]
+    fresh = [part for part, mark in good if mark and mark not in train | held_out]
+    known = [part for part, mark in good if mark in held_out - train]
     chosen = fresh or known
     if not chosen:  # figures that promise too much, as the notes say, are better than none
         return list(dataset.test), []
-    chosen += [part for part, marks in good if not marks and part.split == "test"]  # which inspection will name
+    chosen += [part for part, mark in good if not mark and part.split == "test"]  # which inspection will name
     ids, more = {part.id for part in chosen}, sum(part.split != "test" for part in chosen)
     if fresh and more:
         what = counted(more, "good part")
@@ -143,20 +143,12 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     return [part for part in dataset.parts if (part.defective and part.split == "test") or part.id in ids], notes
 
 
-def _marks(part: Part) -> set[str]:
-    # None of a part that cannot be read, which shows when it is inspected.
+def _fingerprint_of(part: Part) -> str:
+    # "" of a part that cannot be read, which shows when it is inspected.
     try:
-        return marks_of(part)
-    except (DataError, OSError):
-        return set()
-
-
-def _file_marks(part: Part) -> set[str]:
-    # None of a part whose file has gone meanwhile.
-    try:
-        return {file_mark_of(part)}
-    except OSError:
-        return set()
+        return fingerprint_of(part)
+    except DataError:
+        return ""
 
 
 def _share(results: Sequence[Any], *, defective: bool) -> float | None:
@@ -173,10 +165,8 @@ def _good_probabilities(results: Sequence[Inspected]) -> list[float] | None:
     return sorted(chance for chance in found if chance is not None) or None
 
 
-def _trained_on(results: Sequence[Inspected], detector: Detector) -> list[str]:
-    known = set(detector.fingerprints.get("train", ()))
-    good = [result for result in results if not result.part.defective] if known else []
-    seen = [result.part.id for result in good if result.trained_on or _file_marks(result.part) & known]
+def _trained_on(results: Sequence[Inspected]) -> list[str]:
+    seen = [result.part.id for result in results if result.trained_on and not result.part.defective]
     if not seen:
         return []
     return [f"{len(seen)} good test parts are among those trained on, such as {seen[0]}: figures promise too much"]

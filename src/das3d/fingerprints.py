@@ -14,7 +14,7 @@ from das3d.scan import Scan
 
 def fingerprint_of(part: Part) -> str:
     """A hash of the part's colours and depth, as far as it has them; the same in every format without loss."""
-    return fingerprint_in(_read(part))
+    return fingerprint_in(replace(part, masks=()).read())
 
 
 def fingerprint_in(scan: Scan) -> str:
@@ -23,25 +23,9 @@ def fingerprint_in(scan: Scan) -> str:
     return _hash(b"".join(np.ascontiguousarray(member).tobytes() for member in members))
 
 
-def marks_of(part: Part) -> set[str]:
-    """What models of any version may know the part by: its fingerprint, that of its colours alone, and its file's."""
-    scan = _read(part)
-    alone = fingerprint_in(scan if scan.rgb is None else scan.without(depth=True))
-    return {fingerprint_in(scan), alone, file_mark_of(part)}
-
-
-def file_mark_of(part: Part) -> str:
-    """The hash of the part's file, which older models kept instead of a fingerprint."""
-    return _hash(file_of(part).read_bytes())
-
-
 def content_of(part: Part) -> str:
     """A hash of all files of the part: copies have the same, whatever they are called."""
     return _hash(b"".join(_hash(file.read_bytes()).encode() for file in (part.rgb, part.depth) if file is not None))
-
-
-def _read(part: Part) -> Scan:
-    return replace(part, masks=()).read()
 
 
 def file_of(part: Part) -> Path:

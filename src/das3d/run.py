@@ -34,7 +34,7 @@ from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.locks import HeldError, locked
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
-from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
+from das3d.settings import Settings, flatten, make_settings, missing_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
@@ -303,13 +303,12 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
     if not (resume and file.is_file()):
         return settings or make_settings()
     known = make_settings(file=file)
-    if not (out / MODEL_FILE).is_file():  # a training that goes on; a finished run is returned as it is
-        lacking = sorted(flatten(known.model_dump()).keys() - flatten(read_toml(file)).keys())
-        if lacking:
-            raise ModelError(
-                f"{file}: expected all settings of this version, found none of {', '.join(lacking)}: the run was begun "
-                "with an earlier one; go on with that, or use a new folder"
-            )
+    finished = (out / MODEL_FILE).is_file()  # and is returned as it is
+    if not finished and (missing := missing_settings(read_toml(file))):
+        raise ModelError(
+            f"{file}: expected all settings of this version, found none of {', '.join(missing)}: the run was begun with an "
+            "earlier one; go on with that, or use a new folder"
+        )
     if settings is not None and settings != known:
         found = differences(flatten(known.model_dump()), flatten(settings.model_dump()))
         raise ModelError(f"{file}: expected the settings that the run began with, found {found}; use a new folder")
@@ -319,10 +318,8 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
 def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     # The folder may have moved; what is in it must not have changed.
     before = _facts_of(out) if resume else {}
-    before = {name: before[name] for name in facts if name in before and name != "data"}
-    if before.get("depth_format"):
-        before["depth_format"] = asdict(DepthFormat(**before["depth_format"]))  # of a version that knew fewer of its fields
-    if found := differences(before, {name: facts[name] for name in before}):
+    now = {name: value for name, value in facts.items() if name != "data"}
+    if before and (found := differences({name: before[name] for name in now if name in before}, now)):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
 
 
