@@ -15,8 +15,7 @@ from pathlib import Path
 
 from das3d.console import counted
 from das3d.errors import DataError, ModelError, one_line
-from das3d.evaluation import UNLIKELY
-from das3d.threshold import CONFIDENCE, Threshold, above, chance_of_so_many
+from das3d.threshold import CONFIDENCE, UNLIKELY, Threshold, above, chance_of_so_many
 
 LEAST = 20  # parts: fewer show next to nothing
 

@@ -24,8 +24,7 @@ from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
 from das3d.streaming import Inspected, inspect_parts, read_map, write_regions, write_scores
-
-UNLIKELY = 0.01  # more false alarms than that lets expect are told
+from das3d.threshold import UNLIKELY
 
 
 def evaluate(
@@ -102,7 +101,7 @@ def evaluate(
     if doubtful:
         what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0].part.id}"
         told.append(f"{what}: {doubtful[0].doubt}; they count here by their scores")
-    metrics["notes"] += [*failed, *told, *seen, *_drift(results, detector)]
+    metrics["notes"] += [*failed, *told, *seen, *_too_many_alarms(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
 
@@ -172,7 +171,7 @@ def _trained_on(results: Sequence[Inspected]) -> list[str]:
     return [f"{len(seen)} good test parts are among those trained on, such as {seen[0]}: figures promise too much"]
 
 
-def _drift(results: Sequence[Inspected], detector: Detector) -> list[str]:
+def _too_many_alarms(results: Sequence[Inspected], detector: Detector) -> list[str]:
     # A line where the good parts raise more false alarms than chance explains.
     verdicts = [bool(r.prediction.defective) for r in results if r.prediction and not r.part.defective]
     if detector.threshold is None or (chance := detector.threshold.surprise(sum(verdicts), len(verdicts))) >= UNLIKELY:

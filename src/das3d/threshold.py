@@ -18,6 +18,7 @@ from das3d.console import counted
 from das3d.errors import SettingsError
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
+UNLIKELY = 0.01  # what further parts do by chance with a smaller probability is told: something has changed
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
