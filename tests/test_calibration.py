@@ -280,6 +280,18 @@ def test_training_parts_are_known_in_another_format(detector: Detector, tiny_dat
         calibrate(detector, copied)
 
 
+def test_a_model_of_depth_knows_its_parts_without_their_rgb(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(tiny_data / CATEGORY / "train" / "good", tmp_path / "parts"))
+    for file in (copied / "rgb").iterdir():
+        file.write_bytes(file.read_bytes()[:-200])
+    deep = load(tiny_run("depth"), "cpu")
+    with pytest.raises(DataError, match="found none among 4 parts"):
+        calibrate(deep, copied)
+    shutil.rmtree(copied / "rgb")
+    with pytest.raises(DataError, match="found none among 4 parts"):
+        calibrate(deep, copied)
+
+
 def test_fingerprints_tell_parts_apart(tiny_data: Path) -> None:
     parts = find_dataset(tiny_data, CATEGORY).parts
     for some in (parts, [replace(part, rgb=None) for part in parts]):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from builders import sample, write_member
 
+from das3d.errors import DataError
 from das3d.fingerprints import fingerprint_in, fingerprint_of
 from das3d.parts import Part
 
@@ -29,6 +30,17 @@ def parts(tmp_path: Path) -> list[Part]:
 def test_parts_of_the_same_rgb_are_told_apart_by_their_depth(parts: list[Part]) -> None:
     assert len({fingerprint_of(part) for part in parts}) == 3
     assert [fingerprint_in(part.read()) for part in parts] == [fingerprint_of(part) for part in parts]
+
+
+def test_what_is_not_wanted_is_neither_told_nor_read(parts: list[Part]) -> None:
+    deep = [fingerprint_of(part, rgb=False) for part in parts]
+    assert deep == [fingerprint_of(replace(part, rgb=None)) for part in parts] and len(set(deep)) == 3
+    assert parts[0].rgb is not None
+    parts[0].rgb.write_bytes(parts[0].rgb.read_bytes()[:45])  # its header is whole
+    assert fingerprint_of(parts[0], rgb=False) == deep[0]
+    with pytest.raises(DataError, match=r"0\.png: expected an RGB image"):
+        fingerprint_of(parts[0])
+    assert len({fingerprint_of(part, depth=False) for part in parts[1:]}) == 1
 
 
 def test_a_member_alone_is_told_by_itself(parts: list[Part]) -> None:

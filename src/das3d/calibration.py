@@ -29,7 +29,6 @@ from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.fingerprints import content_of, file_of, fingerprint_of
 from das3d.layouts import SPLITS, Reading
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
@@ -169,7 +168,7 @@ def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float)
                     colour, shape = (_one_modality(detector, scan, index, only, norms) for only in ("colour", "shape"))
                     norms = replace(norms, colour=norms.colour + colour, shape=norms.shape + shape)
             step()
-    fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in judged]}
+    fingerprints = {**detector.fingerprints, "held_out": [detector.fingerprint_of(part) for part in judged]}
     if not judged:
         return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     threshold = threshold_from(good, max_false_alarm, synthetic, [part.id for part in judged])
@@ -284,10 +283,10 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     folder = folder_of(data, category or detector.training.get("category"))
     found = find_folder(folder, **reading)
     labels = _labels_around(folder, reading)
-    labelled = [labels.get(file_of(part), part) for part in found]
+    labelled = [labels.get(_file_of(part), part) for part in found]
     if wrong := [part for part in labelled if part.defective and part.id not in {one.id for one in found}]:
         expected = "expected good parts, found one that the data set around it labels"
-        lines = [f"{file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
+        lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
@@ -296,16 +295,15 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
-        mark = fingerprint_of(part)
+        mark = detector.fingerprint_of(part)
         # Of a detector that no run has trained nobody knows it, and the data set's own word must do.
         if mark in trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
         if merge and mark in held_out:
             return "held out before: the model keeps their scores"
-        content = content_of(part)
-        if content in seen:
+        if mark in seen:
             return "twice here: a copy says nothing new"
-        seen.add(content)
+        seen.add(mark)
         if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
             return "that no verdict would be given on"
         return ""
@@ -328,6 +326,13 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     return kept
 
 
+def _file_of(part: Part) -> Path:
+    # That by which a data set around knows it.
+    file = part.rgb or part.depth
+    assert file is not None
+    return file.resolve()
+
+
 def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
     # A plain folder may belong to a data set that knows more of its parts than the folder tells: test/bent, for instance.
     for around in folder.resolve().parents[:2]:
@@ -335,5 +340,5 @@ def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
             continue
         with contextlib.suppress(DataError, OSError):
             if find_categories(around) == [around.name]:
-                return {file_of(part): part for part in find_folder(around, check=False, **reading)}
+                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
     return {}

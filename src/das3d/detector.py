@@ -19,8 +19,10 @@ from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
+from das3d.fingerprints import fingerprint_of
 from das3d.layouts import Reading
 from das3d.measurement import Statistics
+from das3d.parts import Part
 from das3d.preparation import PreparedScan, Window, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
@@ -82,7 +84,8 @@ class Detector:
             `DepthFormat`, or None). For people: ``parts`` and ``held_out`` (how many), ``iterations``, ``batch``,
             ``minutes``, ``precision``, ``device``, ``machine``, ``torch`` and ``das3d`` (versions). Empty where no run
             trained it.
-        fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
+        fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out"), by
+            `fingerprint_of`.
         norms: what good parts show, by which regions are told; None where no good parts were held out.
         calibrations: when the threshold was set and by what, the latest last: ``at`` (UTC), ``data`` (None: by the scores
             that the model keeps), number of ``parts``, ``value``.
@@ -129,6 +132,10 @@ class Detector:
             "depth_format": depth_format.over(self.depth_format) if depth_format else self.depth_format,
             "hold_out": self.settings.training.hold_out,
         }
+
+    def fingerprint_of(self, part: Part) -> str:
+        """What the detector knows a part by: a hash of the members that it needs. Errors are those of `Part.read`."""
+        return fingerprint_of(part, rgb=self.statistics.has_rgb, depth=self.statistics.has_depth)
 
     def predict(
         self,

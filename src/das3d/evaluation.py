@@ -19,7 +19,6 @@ from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import DepthFormat, read_mask
-from das3d.fingerprints import fingerprint_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
@@ -125,7 +124,7 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     train, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
     if dataset.layout != "folder" or not train or splits_in(dataset.root):
         return list(dataset.test), []
-    good = [(part, _fingerprint_of(part)) for part in dataset.parts if not part.defective]
+    good = [(part, _fingerprint_of(part, detector)) for part in dataset.parts if not part.defective]
     fresh = [part for part, mark in good if mark and mark not in train | held_out]
     known = [part for part, mark in good if mark in held_out - train]
     chosen = fresh or known
@@ -142,10 +141,10 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     return [part for part in dataset.parts if (part.defective and part.split == "test") or part.id in ids], notes
 
 
-def _fingerprint_of(part: Part) -> str:
+def _fingerprint_of(part: Part, detector: Detector) -> str:
     # "" of a part that cannot be read, which shows when it is inspected.
     try:
-        return fingerprint_of(part)
+        return detector.fingerprint_of(part)
     except DataError:
         return ""
 

@@ -116,7 +116,8 @@ def train(
         if fabric.is_global_zero:
             say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
         # Before training, which must not be for nothing where the files are away at its end.
-        trained_on = [fingerprint_of(part) for part in dataset.train] if fabric.is_global_zero else []
+        seen = {"rgb": prepared.statistics.has_rgb, "depth": prepared.statistics.has_depth}
+        trained_on = [fingerprint_of(part, **seen) for part in dataset.train] if fabric.is_global_zero else []
         with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())

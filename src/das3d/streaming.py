@@ -88,7 +88,7 @@ def inspect_parts(
     """
     high = picture_scale(detector)
     called = names or output_names(parts)
-    trained = frozenset(detector.fingerprints.get("train", ()))
+    trained, blind = frozenset(detector.fingerprints.get("train", ())), not detector.statistics.has_rgb
 
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
         if scan is None or prediction is None:
@@ -98,7 +98,8 @@ def inspect_parts(
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
         slim = replace(prediction, image=np.zeros((0, 0), np.float32))
-        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, fingerprint_in(scan) in trained)
+        known = fingerprint_in(scan.without(rgb=blind)) in trained
+        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, known)
 
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()
