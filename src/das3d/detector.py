@@ -126,7 +126,7 @@ class Detector:
             Arguments of `find_dataset` and `find_folder`.
         """
         return {
-            "rgb": self.statistics.has_rgb and self.settings.uses_rgb,
+            "rgb": self.statistics.has_rgb,
             "depth": self.statistics.has_depth,
             "light": self.training.get("light") if light is None else light,
             "depth_format": depth_format.over(self.depth_format) if depth_format else self.depth_format,
