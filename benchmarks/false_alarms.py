@@ -27,7 +27,6 @@ from das3d.demo import render_part
 from das3d.detector import Detector, load
 from das3d.prepared import prepare_part
 from das3d.scan import Scan, scan_from_arrays
-from das3d.streaming import reading_of
 from das3d.threshold import rate_text, threshold_from
 
 RATES = (0.2, 0.1, 0.05, 0.01)
@@ -38,8 +37,7 @@ Scores = NDArray[np.float64]
 
 def scores_of_files(detector: Detector, data: Path, category: str | None) -> tuple[Scores, Scores]:
     """Scores of the held-out good parts and of the good test parts."""
-    hold_out = detector.settings.training.hold_out
-    dataset = find_dataset(data, category, hold_out=hold_out, **reading_of(detector, None, None))
+    dataset = find_dataset(data, category, **detector.reading())
     found: list[Scores] = []
     for parts in (dataset.validation, [part for part in dataset.test if not part.defective]):
         with progress("scoring", len(parts)) as step:

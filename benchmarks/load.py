@@ -35,7 +35,6 @@ import tifffile
 from PIL import Image
 
 from das3d.datasets import find_folder
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.service.inspections import Inspections
 
 Files = dict[str, tuple[str, bytes]]
@@ -280,7 +279,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--malformed", type=int, default=1000)
     words = parser.parse_args()
-    found = find_folder(words.data, check=False, rgb=True, depth=True, light=DEFAULT_LIGHT, depth_format=None)[:50]
+    found = find_folder(words.data, check=False)[:50]
     parts = [
         {member: (path.name, path.read_bytes()) for member, path in (("rgb", part.rgb), ("depth", part.depth)) if path}
         for part in found

@@ -24,7 +24,6 @@ from das3d.detector import Detector, load
 from das3d.parts import Part
 from das3d.prepared import prepare_part
 from das3d.regions import Region
-from das3d.streaming import reading_of
 
 OTHER = 5000  # numbers of parts begin here, so that no defect is one that calibration saw
 
@@ -37,8 +36,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=20)
     options = parser.parse_args()
     detector = load(options.run, "cpu")
-    hold_out, reading = detector.settings.training.hold_out, reading_of(detector, None, None)
-    parts = find_dataset(options.data, options.category, hold_out=hold_out, **reading).validation[: options.parts]
+    parts = find_dataset(options.data, options.category, **detector.reading()).validation[: options.parts]
     heights: list[tuple[float, Region]] = []
     print("| harmed | defects | found | colour | shape | both | unclear | median colour share | median IoU |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -27,7 +27,7 @@ from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.fingerprints import fingerprint_of
 from das3d.prepared import prepare_part
-from das3d.threshold import Threshold, threshold_from
+from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
 
@@ -171,14 +171,13 @@ def test_a_threshold_below_the_highest_score_names_its_own_part(detector: Detect
     assert "highest: good/0000 0.4000, then 0.3000, 0.2000; the threshold is the score of good/0002" in found.explain()
 
 
-def test_parts_of_models_that_kept_no_names_are_parts_of_before(detector: Detector, new_parts: Path) -> None:
-    old = replace(detector, threshold=threshold_from([0.1, 0.9999], 0.05))
-    found = calibrate(old, new_parts, merge=True).threshold
-    assert found is not None and len(found.good_parts) == 9
-    assert found.good_scores[found.good_parts.index("")] in (0.1, 0.9999)
+def test_parts_without_names_are_told_by_their_numbers(detector: Detector, new_parts: Path) -> None:
+    unnamed = replace(detector, threshold=threshold_from([0.1, 0.9999], 0.05))
+    found = calibrate(unnamed, new_parts, merge=True).threshold
+    assert found is not None and found.parts == len(found.good_parts) == 9
+    assert [found.good_scores[found.good_parts.index(f"part {number}")] for number in (0, 1)] == [0.1, 0.9999]
     line = found.explain()[2]
-    assert line.startswith("highest: a part of before 0.9999, then ")
-    assert line.endswith("; the threshold is the score of a part of before")
+    assert line.startswith("highest: part 1 0.9999, then ") and line.endswith("; the threshold is the score of part 1")
 
 
 def parts_in(folder: Path) -> list:  # type: ignore[type-arg]
@@ -269,9 +268,7 @@ def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_dat
         calibrate(detector, copied)
 
 
-def test_training_parts_are_known_in_another_format_and_by_models_of_before(
-    detector: Detector, tiny_data: Path, tmp_path: Path
-) -> None:
+def test_training_parts_are_known_in_another_format(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
     source, copied = tiny_data / CATEGORY / "train" / "good", tmp_path / "parts"
     (copied / "rgb").mkdir(parents=True)
     (copied / "depth").mkdir()
@@ -281,9 +278,18 @@ def test_training_parts_are_known_in_another_format_and_by_models_of_before(
         np.save(copied / "depth" / f"{file.stem}.npy", tifffile.imread(file))
     with pytest.raises(DataError, match="found none among 4 parts"):
         calibrate(detector, copied)
-    hashes = [hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() for file in (source / "rgb").iterdir()]
+
+
+def test_a_model_of_depth_knows_its_parts_without_their_rgb(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(tiny_data / CATEGORY / "train" / "good", tmp_path / "parts"))
+    for file in (copied / "rgb").iterdir():
+        file.write_bytes(file.read_bytes()[:-200])
+    deep = load(tiny_run("depth"), "cpu")
     with pytest.raises(DataError, match="found none among 4 parts"):
-        calibrate(replace(detector, fingerprints={"train": hashes}), source)
+        calibrate(deep, copied)
+    shutil.rmtree(copied / "rgb")
+    with pytest.raises(DataError, match="found none among 4 parts"):
+        calibrate(deep, copied)
 
 
 def test_fingerprints_tell_parts_apart(tiny_data: Path) -> None:
@@ -403,12 +409,12 @@ def test_merging_adds_and_never_counts_a_part_twice(
     assert replaced.threshold is not None and replaced.threshold.parts == 7, "without merge they take the old ones' place"
 
 
-def test_models_of_before_scores_were_kept_need_parts(detector: Detector, new_parts: Path) -> None:
-    old = replace(detector, threshold=Threshold(0.5, 0.05, 1 / 3, 2), fingerprints={})
+def test_a_model_without_held_out_scores_needs_parts(detector: Detector, new_parts: Path) -> None:
+    bare = replace(detector, threshold=None, fingerprints={})
     for data, merge in ((None, False), (new_parts, True)):
         with pytest.raises(ModelError, match="expected a model with held-out scores, found one without"):
-            calibrate(old, data, max_false_alarm=0.1, merge=merge)
-    fresh = calibrate(old, new_parts).threshold
+            calibrate(bare, data, max_false_alarm=0.1, merge=merge)
+    fresh = calibrate(bare, new_parts).threshold
     assert fresh is not None and fresh.parts == 7 and fresh.requested == 0.05
 
 

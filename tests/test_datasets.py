@@ -87,6 +87,13 @@ def test_eyecandies_light_chooses_the_image(tmp_path: Path, light: int) -> None:
     dataset = find_dataset(tmp_path, light=light)
     assert {part.rgb.name for part in dataset.parts if part.rgb} == {f"{n:02}_image_{light}.png" for n in range(2)}
     np.testing.assert_array_equal(dataset.train[0].read().rgb, np.roll(sample().rgb, light - 4, axis=2))
+    assert dataset.light == light
+
+
+def test_where_nobody_says_eyecandies_are_lit_from_all_sides(tmp_path: Path) -> None:
+    eyecandies(tmp_path / "cake", lights=range(6))
+    assert find_dataset(tmp_path / "cake") == find_dataset(tmp_path / "cake", light=4) != find_dataset(tmp_path, light=3)
+    assert find_dataset(mvtec3d(tmp_path / "bolt"), light=3).light is None, "of other layouts there is one image"
 
 
 def test_eyecandies_depth_is_read_by_each_parts_own_range(tmp_path: Path) -> None:

@@ -180,15 +180,6 @@ def test_everything_beside_the_weights_comes_back(both: Detector, tmp_path: Path
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_models_of_before_held_out_scores_were_kept_still_give_verdicts(both: Detector, tmp_path: Path) -> None:
-    both.save(tmp_path / MODEL_FILE)
-    old = {"value": 0.4, "requested": 0.3, "false_alarm_rate": 0.5, "parts": 3}
-    again = load(rewritten(tmp_path / MODEL_FILE, threshold=old, fingerprints="leave out", calibrations="leave out"))
-    assert again.calibrations == []
-    prediction = again.predict(see().rgb, see().depth)
-    assert prediction.defective is (prediction.score > 0.4) and prediction.false_alarm_probability is None
-
-
 def test_a_model_without_threshold_gives_no_verdict(tmp_path: Path) -> None:
     first = detector()
     first.threshold = None
@@ -276,23 +267,40 @@ def test_models_of_something_else_are_refused(both: Detector, tmp_path: Path) ->
         load(file)
 
 
-def test_models_of_a_newer_format_are_refused(both: Detector, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "version"), [(1, "0.1.0"), (3, "9.9")])
+def test_models_of_another_format_are_refused(form: int, version: str, both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
-    file = rewritten(tmp_path / MODEL_FILE, format=2, version="9.9")
-    with pytest.raises(ModelError, match=r"model\.safetensors: expected model format 1, found 2 \(written by das3d 9\.9\)"):
+    file = rewritten(tmp_path / MODEL_FILE, format=form, version=version)
+    with pytest.raises(ModelError) as caught:
         load(file)
+    assert str(caught.value) == (
+        f"{file}: expected model format 2, found {form} (written by das3d {version}); train it again, or use it with the "
+        "version that trained it"
+    )
+
+
+def test_models_that_lack_a_setting_are_refused_and_judge_by_no_default(both: Detector, tmp_path: Path) -> None:
+    both.save(tmp_path / MODEL_FILE)
+    kept = both.settings.model_dump(mode="json")
+    del kept["score"]["turn"], kept["network"]["direct"]
+    with pytest.raises(ModelError, match=r"found a problem: no settings network\.direct, score\.turn; train it again"):
+        load(rewritten(tmp_path / MODEL_FILE, settings=kept))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"settings": "leave out"},
+        {"settings": 3},
         {"settings": {"preset": "fast", "novelty": {"on": True}}},
         {"statistics": "leave out"},
         {"statistics": {"near": 0.0}},
         {"statistics": None},
         {"threshold": "leave out"},
         {"threshold": {"value": 1.0}},
+        {"fingerprints": "leave out"},
+        {"calibrations": "leave out"},
+        {"norms": "leave out"},
         {"training": "leave out"},
         {"training": 3},
     ],
@@ -317,7 +325,7 @@ def test_a_model_of_networks_before_they_changed_says_what_differs_and_to_train_
     old = detector("rgb+depth", "network.direct=false")
     old.save(tmp_path / MODEL_FILE)
     about = old.settings.model_dump(mode="json")
-    del about["network"]["direct"]  # as in files of the time before there was such a setting
+    about["network"]["direct"] = True  # whose networks are of another make
     with pytest.raises(ModelError) as caught:
         load(rewritten(tmp_path / MODEL_FILE, settings=about))
     message = str(caught.value)
@@ -526,27 +534,6 @@ def test_members_turn_together_and_outlines_take_nothing_from_beyond(degrees: fl
     torch.testing.assert_close(both[1], torch.where(there, 0.25, 1.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(both[0], (0.5 * there).expand_as(rgb), atol=1e-5, rtol=0)
     assert abs(int(there.sum()) - int(foreground.sum())) < 0.1 * int(foreground.sum())
-
-
-def test_models_of_before_parts_were_turned_judge_as_they_did(tmp_path: Path) -> None:
-    trained = detector()
-    trained.save(tmp_path / MODEL_FILE)
-    kept = json.loads(trained.settings.model_dump_json())
-    del kept["score"]["turn"]
-    again = load(rewritten(tmp_path / MODEL_FILE, settings=kept))
-    assert again.settings.score.turn == 0 and make_settings().score.turn > 0
-
-
-def test_models_of_before_decoders_convolved_first_judge_as_they_did(tmp_path: Path) -> None:
-    trained = detector("rgb+depth", "network.coarse_first=false")
-    trained.save(tmp_path / MODEL_FILE)
-    kept = json.loads(trained.settings.model_dump_json())
-    del kept["network"]["coarse_first"]
-    again = load(rewritten(tmp_path / MODEL_FILE, settings=kept))
-    assert not again.settings.network.coarse_first and make_settings().network.coarse_first
-    rgb, depth = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(again.network(rgb, depth).logits, trained.network.eval()(rgb, depth).logits)
 
 
 # ------------------------------------------------------------------------------------------- score

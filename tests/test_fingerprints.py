@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 from builders import sample, write_member
 
-from das3d.fingerprints import fingerprint_in, fingerprint_of, marks_of
+from das3d.errors import DataError
+from das3d.fingerprints import fingerprint_in, fingerprint_of
 from das3d.parts import Part
 
 
@@ -32,14 +32,17 @@ def test_parts_of_the_same_rgb_are_told_apart_by_their_depth(parts: list[Part]) 
     assert [fingerprint_in(part.read()) for part in parts] == [fingerprint_of(part) for part in parts]
 
 
+def test_what_is_not_wanted_is_neither_told_nor_read(parts: list[Part]) -> None:
+    deep = [fingerprint_of(part, rgb=False) for part in parts]
+    assert deep == [fingerprint_of(replace(part, rgb=None)) for part in parts] and len(set(deep)) == 3
+    assert parts[0].rgb is not None
+    parts[0].rgb.write_bytes(parts[0].rgb.read_bytes()[:45])  # its header is whole
+    assert fingerprint_of(parts[0], rgb=False) == deep[0]
+    with pytest.raises(DataError, match=r"0\.png: expected an RGB image"):
+        fingerprint_of(parts[0])
+    assert len({fingerprint_of(part, depth=False) for part in parts[1:]}) == 1
+
+
 def test_a_member_alone_is_told_by_itself(parts: list[Part]) -> None:
     assert len({fingerprint_of(replace(part, rgb=None)) for part in parts}) == 3
     assert len({fingerprint_of(replace(part, depth=None)) for part in parts}) == 1
-
-
-def test_marks_are_those_that_models_of_any_version_keep(parts: list[Part]) -> None:
-    part = parts[0]
-    assert part.rgb is not None
-    colours, file = sample().rgb.tobytes(), part.rgb.read_bytes()
-    of_before = {hashlib.blake2b(one, digest_size=8).hexdigest() for one in (bytes(len(colours)), file)}
-    assert marks_of(part) == {fingerprint_of(part), *of_before}

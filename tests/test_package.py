@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import inspect
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def test_public_names_are_listed_and_sorted() -> None:
     scope: dict[str, object] = {}
     exec("from das3d import *", scope)
     assert set(das3d.__all__) <= set(scope)
+
+
+def test_all_that_reads_data_is_told_alike_how() -> None:
+    things = [*(getattr(das3d, name) for name in das3d.__all__), das3d.SyntheticPairs.from_data, das3d.Detector.reading]
+    told = [inspect.signature(thing).parameters for thing in things if not inspect.isclass(thing)]
+    for name in ("category", "light", "depth_format"):
+        found = [parameters[name] for parameters in told if name in parameters]
+        assert len(found) >= 6 and {one.default for one in found} == {None}, name
+        assert len({one.annotation for one in found}) == 1, name
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

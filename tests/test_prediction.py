@@ -34,8 +34,8 @@ from das3d.files import DepthFormat
 from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
-from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map, reading_of
-from das3d.threshold import Threshold
+from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
+from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
 
@@ -119,7 +119,7 @@ def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(
     detector: Detector, dent: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rgb, depth = dent
-    predict_part(replace(detector, threshold=Threshold(0.0, 0.05, 0.05, 19)), rgb, depth, tmp_path / "out")
+    predict_part(replace(detector, threshold=threshold_from([0.0] * 19, 0.05)), rgb, depth, tmp_path / "out")
     assert scores_of(tmp_path / "out")[0]["verdict"] == "defective"
     blind = tmp_path / "blind.tiff"
     shutil.copy(depth, blind)
@@ -612,14 +612,16 @@ def test_millimetres_without_a_word_are_refused(tiny_run: Runs, dent: tuple[Path
 
 def test_parts_are_read_as_the_training_parts_were(tiny_run: Runs) -> None:
     detector = load(tiny_run())
-    assert reading_of(detector, None, None) == {"rgb": True, "depth": True, "light": 4, "depth_format": DepthFormat(1.0)}
+    assert detector.reading() == {
+        "rgb": True, "depth": True, "light": None, "depth_format": DepthFormat(1.0), "hold_out": 0.1,
+    }  # fmt: skip
     detector.training |= {"light": 0, "depth_format": {"scale": 0.001, "offset": 0.0, "missing": 65535}}
-    reading = reading_of(detector, None, None)
+    reading = detector.reading()
     assert reading["light"] == 0 and reading["depth_format"] == DepthFormat(0.001, missing=65535)
-    told = reading_of(detector, 2, DepthFormat(0.001, focal_length=500))
+    told = detector.reading(light=2, depth_format=DepthFormat(0.001, focal_length=500))
     assert told["light"] == 2 and told["depth_format"] == DepthFormat(0.001, 0.0, 65535, 500)  # what is not told stays
-    assert reading_of(detector, None, DepthFormat(0.01))["depth_format"] == DepthFormat(0.01)  # another sensor's counts
-    assert reading_of(load(tiny_run("depth")), None, None)["rgb"] is False
+    assert detector.reading(depth_format=DepthFormat(0.01))["depth_format"] == DepthFormat(0.01)  # another sensor's counts
+    assert load(tiny_run("depth")).reading()["rgb"] is False
 
 
 # ------------------------------------------------------------------------------------ outputs

@@ -175,7 +175,7 @@ def test_regions_stand_beside_the_pictures_and_are_outlined(copied: Path) -> Non
         return str(page_of(copied).of("img", alt="Heat of test/dent/000")[0]["src"])
 
     file = copied / "evaluation" / "regions.json"
-    file.unlink(missing_ok=True)
+    file.write_text('{"pixel_threshold": 0.1, "parts": []}')
     before = heat()
     part = {"id": "test/dent/000", "score": 0.8, "regions": [region.to_dict()] * 5}
     file.write_text(json.dumps({"pixel_threshold": 0.1, "parts": [part]}))

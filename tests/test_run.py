@@ -77,7 +77,7 @@ def test_model_file_tells_all_that_a_verdict_needs(tiny_run: Runs) -> None:
     assert about["version"] == __version__
     assert settings_from_dict(about["settings"]) == make_settings(file=tiny_run() / "settings.toml")
     assert Statistics.from_dict(about["statistics"]).frame == (64, 80)
-    assert about["threshold"]["parts"] == len(about["threshold"]["good_scores"]) == 2
+    assert len(about["threshold"]["good_parts"]) == len(about["threshold"]["good_scores"]) == 2
     assert set(about["threshold"]["synthetic_scores"]) == set(FAMILIES)
     assert {name: len(set(marks)) for name, marks in about["fingerprints"].items()} == {"train": 4, "held_out": 2}
     assert about["training"] == json.loads((tiny_run() / "training.json").read_text())

@@ -21,6 +21,10 @@ RATES = st.sampled_from(
 )
 
 
+def resting_on(parts: int, requested: float, supported: float) -> Threshold:
+    return Threshold(0.5, requested, supported, (0.5,) * parts, ("",) * parts)
+
+
 @given(scores=SCORES, rate=RATES)
 @settings(max_examples=200, deadline=None)
 def test_threshold_is_the_smallest_score_that_keeps_the_rate(scores: list[float], rate: str) -> None:
@@ -50,13 +54,14 @@ def test_any_rate_gives_one_of_the_scores(scores: list[float], rate: float) -> N
 def test_threshold_falls_with_the_rate_and_follows_the_scores(
     scores: list[float], rates: tuple[float, float], factor: float
 ) -> None:
-    strict, loose = (threshold_from(scores, rate) for rate in sorted(rates))
+    names = list(map(str, scores))
+    strict, loose = (threshold_from(scores, rate, names=names) for rate in sorted(rates))
     assert strict is not None and loose is not None
     assert strict.value >= loose.value
     shrunk = threshold_from([score * factor for score in scores], max(rates))
     assert shrunk is not None
     assert shrunk.value == loose.value * factor
-    assert threshold_from(list(reversed(scores)), max(rates)) == loose, "order does not matter"
+    assert threshold_from(scores[::-1], max(rates), names=names[::-1]) == loose, "order does not matter"
 
 
 @pytest.mark.parametrize(("parts", "rate"), [(5, 0.05), (19, 0.05), (20, 0.05), (39, 0.05), (50, 0.1), (99, 0.01)])
@@ -107,7 +112,8 @@ def test_description_says_what_can_be_expected() -> None:
     assert enough.describe() == (
         "threshold 0.1800 from 19 held-out good parts: 5.0% false alarms expected, at most 14.6% with 95% confidence"
     )
-    assert enough.explain() == [enough.describe()]
+    highest = "highest: part 18 0.1800, then 0.1700, 0.1600; the threshold is the score of part 18"
+    assert enough.explain() == [enough.describe(), highest]
     few = threshold_from([0.1, 0.2, 0.3], 0.05)
     assert few is not None
     assert few.describe() == (
@@ -120,7 +126,7 @@ def test_description_says_what_can_be_expected() -> None:
     )
     told = threshold_from([0.1, 0.2, 0.3], 0.25, {"spots": [0.2, 0.4], "cuts": [0.9, 0.8]})
     assert told is not None
-    assert told.explain()[1] == (
+    assert told.explain()[2] == (
         "at this threshold 75% of 4 synthetic defects on those parts are found (spots 50%, cuts 100%); real defects may be "
         "easier or harder"
     )
@@ -128,8 +134,7 @@ def test_description_says_what_can_be_expected() -> None:
 
 @pytest.mark.parametrize("rate", [*(1 / k for k in range(2, 120)), 0.03, 0.07, 0.15, 0.9])
 def test_the_number_of_parts_that_it_names_suffices_and_no_smaller_does(rate: float) -> None:
-    few = Threshold(0.5, rate, 1.0, 0)
-    needed = int(few.describe().split("takes ")[1].split()[0])
+    needed = int(resting_on(0, rate, 1.0).describe().split("takes ")[1].split()[0])
     enough = threshold_from([0.0] * needed, rate)
     assert enough is not None
     assert enough.false_alarm_rate <= rate and "asked for" not in enough.describe()
@@ -188,7 +193,7 @@ def test_bound_holds_in_95_of_100_calibrations(parts: int, rate: float) -> None:
 @pytest.mark.parametrize("alarms", [0, 1, 2, 5])
 def test_bound_is_the_clopper_pearson_bound(alarms: int) -> None:
     parts = 40
-    threshold = Threshold(0.5, 0.01, (alarms + 1) / (parts + 1), parts)
+    threshold = resting_on(parts, 0.01, (alarms + 1) / (parts + 1))
     foreign = binomtest(alarms, parts).proportion_ci(0.90, "exact").high  # two-sided 90 %: each side 5 %
     assert threshold.bound == pytest.approx(foreign, rel=1e-9)
 
@@ -196,8 +201,8 @@ def test_bound_is_the_clopper_pearson_bound(alarms: int) -> None:
 @pytest.mark.parametrize("rate", [0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001])
 def test_parts_to_be_sure_suffice_and_no_smaller_number_does(rate: float) -> None:
     needed = parts_to_be_sure(rate)
-    assert Threshold(0.5, rate, 1 / (needed + 1), needed).bound <= rate * (1 + 1e-9)
-    assert Threshold(0.5, rate, 1 / needed, needed - 1).bound > rate
+    assert resting_on(needed, rate, 1 / (needed + 1)).bound <= rate * (1 + 1e-9)
+    assert resting_on(needed - 1, rate, 1 / needed).bound > rate
 
 
 def test_surprise_is_the_share_of_further_sets_with_so_many_alarms() -> None:
@@ -222,21 +227,15 @@ def test_detection_is_the_share_of_synthetic_defects_above() -> None:
     assert json.loads(json.dumps(threshold.summary()))["synthetic_detection_by_kind"] == {"spots": 0.5, "cuts": 1.0}
 
 
-def test_thresholds_of_before_scores_were_kept_give_no_probability() -> None:
-    old = Threshold(0.5, 0.05, 0.05, 19)
-    assert old.false_alarm_probability(0.7) is None and old.is_defective(0.7) and old.detected is None
-
-
 def test_a_score_is_compared_in_counts() -> None:
     threshold = threshold_from([0.1, 0.2, 0.3], 0.3)
     assert threshold is not None
     assert threshold.compared(0.31) == "higher than all 3 held-out good parts"
     assert threshold.compared(0.3) == threshold.compared(0.25) == "as high as 1 of 3 held-out good parts"
     assert threshold.compared(0.0) == "as high as 3 of 3 held-out good parts"
-    assert Threshold(0.5, 0.05, 0.05, 19).compared(0.7) == ""
 
 
 def test_threshold_survives_json() -> None:
-    threshold = threshold_from([0.123456789, 0.2, 1 / 3], 0.1, {"spots": [0.1, 2 / 3]})
+    threshold = threshold_from([0.123456789, 0.2, 1 / 3], 0.1, {"spots": [0.1, 2 / 3]}, ["a", "b", "c"])
     assert threshold is not None
     assert Threshold(**json.loads(json.dumps(threshold.to_dict()))) == threshold

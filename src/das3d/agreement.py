@@ -19,7 +19,6 @@ from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
-from das3d.streaming import reading_of
 from das3d.window import Window
 
 
@@ -95,7 +94,7 @@ def find_parts(detector: Detector, data: Path | str | None) -> tuple[list[Part],
         except DataError:
             return [], known
     root = folder_of(Path(data), detector.training.get("category"))
-    return find_folder(root, check=False, truth=False, **reading_of(detector, None, None)), str(root)
+    return find_folder(root, check=False, truth=False, **detector.reading()), str(root)
 
 
 def prepare_some(detector: Detector, parts: Sequence[Part], most: int) -> list[PreparedScan]:

@@ -105,7 +105,7 @@ def load_scan(key: str) -> PreparedScan | None:
         foreground=(flags & FOREGROUND) > 0,
         mask=(flags & MASK) > 0 if (flags & HAS_MASK).any() else None,
         window=Window(**{**known["window"], "frame": tuple(known["window"]["frame"])}),
-        pixel_mm2=known.get("pixel_mm2"),
+        pixel_mm2=known["pixel_mm2"],
         doubt=known["doubt"],
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,14 +29,12 @@ from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.fingerprints import content_of, file_of, fingerprint_of, marks_of
-from das3d.layouts import SPLITS
+from das3d.layouts import SPLITS, Reading
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
-from das3d.streaming import reading_of
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
 from das3d.threshold import Threshold, expect_rate, threshold_from
 
@@ -71,7 +69,7 @@ def calibrate(
         merge: add the new scores to those that the model keeps; otherwise they take their place.
         changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
-        light, depth_format: as for `train`; where None, as in training.
+        light, depth_format: as for `find_dataset`; where None, as in training.
 
     Raises:
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
@@ -90,7 +88,8 @@ def calibrate(
             )
         settings = with_score(detector.settings, changes)
         detector = replace(detector, settings=settings, engine=TorchEngine(detector.network, settings.score))
-    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, light, depth_format)
+    reading = detector.reading(light=light, depth_format=depth_format)
+    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, reading)
     _warn_of_odd(after.threshold)
     return _recorded(after, data)
 
@@ -101,18 +100,17 @@ def _calibrated_anew(
     max_false_alarm: float | None,
     merge: bool,
     category: str | None,
-    light: int | None,
-    depth_format: DepthFormat | None,
+    reading: Reading,
 ) -> Detector:
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
-    if (data is None or merge) and (known is None or not known.good_scores):
+    if (data is None or merge) and known is None:
         raise ModelError("calibrate: expected a model with held-out scores, found one without; give new good parts alone")
     if data is None:
         assert known is not None
         threshold = threshold_from(known.good_scores, rate, known.synthetic_scores, known.good_parts)
         return replace(detector, threshold=threshold)
-    parts = _good_parts(detector, Path(data), category, merge, reading_of(detector, light, depth_format))
+    parts = _good_parts(detector, Path(data), category, merge, reading)
     fresh = _measured(detector, parts, rate)
     if not merge:
         return fresh
@@ -121,7 +119,7 @@ def _calibrated_anew(
     kinds = {**dict.fromkeys(known.synthetic_scores, ()), **dict.fromkeys(added.synthetic_scores, ())}
     synthetic = {kind: [*known.synthetic_scores.get(kind, ()), *added.synthetic_scores.get(kind, ())] for kind in kinds}
     held_out = [*detector.fingerprints.get("held_out", []), *fresh.fingerprints["held_out"]]
-    names = [*(known.good_parts or [""] * len(known.good_scores)), *added.good_parts]
+    names = [*known.good_parts, *added.good_parts]
     return replace(
         detector,
         threshold=threshold_from([*known.good_scores, *added.good_scores], rate, synthetic, names),
@@ -170,7 +168,7 @@ def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float)
                     colour, shape = (_one_modality(detector, scan, index, only, norms) for only in ("colour", "shape"))
                     norms = replace(norms, colour=norms.colour + colour, shape=norms.shape + shape)
             step()
-    fingerprints = {**detector.fingerprints, "held_out": [fingerprint_of(part) for part in judged]}
+    fingerprints = {**detector.fingerprints, "held_out": [detector.fingerprint_of(part) for part in judged]}
     if not judged:
         return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     threshold = threshold_from(good, max_false_alarm, synthetic, [part.id for part in judged])
@@ -182,10 +180,9 @@ def _warn_of_odd(threshold: Threshold | None) -> None:
     if threshold is None:
         return
     expected = expected_beyond(np.array(threshold.good_scores), SPREAD)
-    names = threshold.good_parts or ("",) * len(threshold.good_scores)
     odd = [
-        f"{name or 'a part of before'} {score:.4f}"
-        for name, score, beyond in zip(names, threshold.good_scores, expected, strict=True)
+        f"{name} {score:.4f}"
+        for name, score, beyond in zip(threshold.good_parts, threshold.good_scores, expected, strict=True)
         if beyond < ODD
     ]
     if odd:
@@ -279,17 +276,17 @@ def _rate_of(detector: Detector) -> float:
     return detector.settings.score.max_false_alarm if detector.threshold is None else detector.threshold.requested
 
 
-def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: dict[str, Any]) -> list[Part]:
+def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: Reading) -> list[Part]:
     # Good parts that the model has not seen; says which ones are left out.
     if category is not None and category not in (there := find_categories(data)):
         raise DataError(f"{data}: expected a category {category!r}, found {', '.join(there) or 'none'}")
     folder = folder_of(data, category or detector.training.get("category"))
     found = find_folder(folder, **reading)
     labels = _labels_around(folder, reading)
-    labelled = [labels.get(file_of(part), part) for part in found]
+    labelled = [labels.get(_file_of(part), part) for part in found]
     if wrong := [part for part in labelled if part.defective and part.id not in {one.id for one in found}]:
         expected = "expected good parts, found one that the data set around it labels"
-        lines = [f"{file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
+        lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
@@ -298,16 +295,15 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
-        marks = marks_of(part)
-        # Models of before fingerprints were kept rely on the data set's own word.
-        if marks & trained_on if trained_on else part.split == "train":
+        mark = detector.fingerprint_of(part)
+        # Of a detector that no run has trained nobody knows it, and the data set's own word must do.
+        if mark in trained_on if trained_on else part.split == "train":
             return "of the training: the networks know them"
-        if merge and marks & held_out:
+        if merge and mark in held_out:
             return "held out before: the model keeps their scores"
-        content = content_of(part)
-        if content in seen:
+        if mark in seen:
             return "twice here: a copy says nothing new"
-        seen.add(content)
+        seen.add(mark)
         if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
             return "that no verdict would be given on"
         return ""
@@ -330,12 +326,19 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     return kept
 
 
-def _labels_around(folder: Path, reading: dict[str, Any]) -> dict[Path, Part]:
+def _file_of(part: Part) -> Path:
+    # That by which a data set around knows it.
+    file = part.rgb or part.depth
+    assert file is not None
+    return file.resolve()
+
+
+def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
     # A plain folder may belong to a data set that knows more of its parts than the folder tells: test/bent, for instance.
     for around in folder.resolve().parents[:2]:
         if around.name in SPLITS:  # not the whole data set
             continue
         with contextlib.suppress(DataError, OSError):
             if find_categories(around) == [around.name]:
-                return {file_of(part): part for part in find_folder(around, check=False, **reading)}
+                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
     return {}

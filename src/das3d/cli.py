@@ -195,12 +195,10 @@ def inspect(
     from das3d.datacheck import check_data
     from das3d.datacheck.datasheet import print_check, write_check
     from das3d.datasets import expect_outside
-    from das3d.layouts import DEFAULT_LIGHT
 
     expect_outside(out, data, category)
-    lit = DEFAULT_LIGHT if light is None else light
     check = check_data(
-        data, category, preset=preset, file=settings, modality=modality, light=lit, depth_format=depth_format
+        data, category, preset=preset, file=settings, modality=modality, light=light, depth_format=depth_format
     )
     written = write_check(check, out)
     print_check(check)
@@ -239,14 +237,12 @@ def synth(
         raise typer.BadParameter("--recipe brings its own settings: expected none beside it")
     depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.datasets import expect_outside
-    from das3d.layouts import DEFAULT_LIGHT
     from das3d.preview import preview_again, preview_pairs
     from das3d.settings import make_settings
 
     expect_outside(out, data, category)
-    lit = DEFAULT_LIGHT if light is None else light
     if recipe is not None:
-        preview_again(data, recipe, out, index=index, category=category, light=lit, depth_format=depth_format)
+        preview_again(data, recipe, out, index=index, category=category, light=light, depth_format=depth_format)
         return
     chosen = make_settings(
         preset,
@@ -255,7 +251,7 @@ def synth(
         file=settings,
         changes=[*(change or []), *texture_changes(textures)],
     )
-    preview_pairs(data, out, chosen, count, category=category, light=lit, depth_format=depth_format)
+    preview_pairs(data, out, chosen, count, category=category, light=light, depth_format=depth_format)
 
 
 @app.command()
@@ -288,7 +284,6 @@ def train(
     """Train a detector on good parts."""
     seconds = None if budget is None else parse_duration(budget)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.layouts import DEFAULT_LIGHT
     from das3d.run import holds_run
     from das3d.run import train as run
     from das3d.settings import make_settings
@@ -309,8 +304,7 @@ def train(
         print(f"{out}: no checkpoint there, so a new training begins")
     run(
         data, out, category=category, settings=chosen if told else None, device=device, processes=processes,
-        budget=seconds, resume=resume, light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
-        track=track or (),
+        budget=seconds, resume=resume, light=light, depth_format=depth_format, track=track or (),
     )  # fmt: skip
 
 
@@ -638,7 +632,6 @@ def benchmark(
     depth_format = parse_depth_unit(depth_unit, data)
     from das3d.benchmark import Variant, make_plan, read_variants
     from das3d.benchmark import benchmark as run
-    from das3d.layouts import DEFAULT_LIGHT
     from das3d.settings import make_settings
 
     changes = [*(change or []), *texture_changes(textures)]
@@ -650,7 +643,7 @@ def benchmark(
     plan = make_plan(
         data, out, variants=recipes, categories=None if categories is None else words_in(categories, "--categories"),
         modalities=parse_modalities(modalities), seeds=parse_seeds(seeds), budget=seconds, device=device,
-        light=DEFAULT_LIGHT if light is None else light, depth_format=depth_format,
+        light=light, depth_format=depth_format,
     )  # fmt: skip
     quieten_lightning()
     with contextlib.nullcontext() if ray is None else cluster_at(ray) as cluster:

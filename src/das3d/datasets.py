@@ -17,7 +17,7 @@ from das3d._listing import files_in, folders_in
 from das3d.console import warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import ABOUT_TRUTH, DEFAULT_LIGHT, LAYOUTS, NAMING, ROLES, Layout, Search, splits_in, unlabelled
+from das3d.layouts import ABOUT_TRUTH, LAYOUTS, NAMING, ROLES, Layout, Search, light_of, splits_in, unlabelled
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, name_problem, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -34,12 +34,14 @@ class Dataset:
         layout: name of its layout: "mvtec3d", "3d-adam", "eyecandies" or "folder".
         category: its name.
         parts: of all splits, in the natural order of their names.
+        light: which image of Eyecandies parts is their RGB; None in other layouts.
     """
 
     root: Path
     layout: str
     category: str
     parts: tuple[Part, ...]
+    light: int | None = None
 
     @property
     def train(self) -> tuple[Part, ...]:
@@ -72,7 +74,7 @@ def find_dataset(
     *,
     rgb: bool = True,
     depth: bool = True,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
     hold_out: float = HOLD_OUT,
     needs: Split = "train",
@@ -85,7 +87,7 @@ def find_dataset(
         root: folder of a data set, or of one category of it.
         category: which one; may be left out where there is only one.
         rgb, depth: whether every part must have this member. One that is not needed must be there for all parts or none.
-        light: which of the six images of an Eyecandies part is its RGB.
+        light: which of the six images of an Eyecandies part is its RGB; 4, lit from all sides, where None.
         depth_format: how depth files are to be read where ``dataset.yaml`` does not say; where it is None, those of MVTec
             3D-AD hold metres.
         hold_out: share of the good parts that becomes validation parts where the data has none (`split_good`).
@@ -110,7 +112,8 @@ def find_dataset(
         found = f"only {len(parts)} of other splits" if parts else "none"
         search.report("empty split", f"{folder}: expected {needs} parts, found {found}")
     search.raise_if_any()
-    return Dataset(folder, layout.name, name_of(folder), tuple(parts))
+    lit = light_of(light) if layout.name == "eyecandies" else None
+    return Dataset(folder, layout.name, name_of(folder), tuple(parts), lit)
 
 
 def find_folder(
@@ -118,8 +121,9 @@ def find_folder(
     *,
     rgb: bool = True,
     depth: bool = True,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
+    hold_out: float = HOLD_OUT,
     progress: Progress | None = None,
     check: bool = True,
     truth: bool = True,
@@ -132,7 +136,7 @@ def find_folder(
     `truth` the parts have no ground truth, and what is wrong with it is a warning.
     """
     folder = Path(folder)
-    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format)
+    search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format, hold_out=hold_out)
     _expect_folder(folder)
     plain = files_in(folder) or any(child.name.lower() in ROLES for child in folders_in(folder))
     if plain and not _layout_of(folder):

@@ -19,18 +19,21 @@ from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
 from das3d.files import DepthFormat
+from das3d.fingerprints import fingerprint_of
+from das3d.layouts import Reading
 from das3d.measurement import Statistics
+from das3d.parts import Part
 from das3d.preparation import PreparedScan, prepare
 from das3d.regions import Region, RegionNorms, find_regions
 from das3d.scan import Camera, Scan, scan_from_arrays
-from das3d.settings import Settings, settings_from_dict
+from das3d.settings import Settings, missing_settings, settings_from_dict
 from das3d.threshold import Threshold
 from das3d.window import Window
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
+FORMAT = 2
 MODEL_FILE = "model.safetensors"
 
 
@@ -45,7 +48,7 @@ class Prediction:
         window: what it shows of the frame.
         defective: the verdict; None where the model carries no threshold.
         false_alarm_probability: the probability that a good part scores as high (`Threshold.false_alarm_probability`); None
-            where the model keeps no held-out scores.
+            likewise.
         regions: of the defect, the largest first; none where the part is good, or the model cannot tell regions.
     """
 
@@ -81,11 +84,12 @@ class Detector:
             path), ``layout``, ``category``, ``light`` (None but for Eyecandies), ``depth_format`` (the fields of a
             `DepthFormat`, or None). For people: ``parts`` and ``held_out`` (how many), ``iterations``, ``batch``,
             ``minutes``, ``precision``, ``device``, ``machine``, ``torch`` and ``das3d`` (versions). Empty where no run
-            trained it; older models may lack some.
-        fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out").
+            trained it.
+        fingerprints: of the parts that it was trained on ("train") and those that the threshold rests on ("held_out"), by
+            `fingerprint_of`.
         norms: what good parts show, by which regions are told; None where no good parts were held out.
         calibrations: when the threshold was set and by what, the latest last: ``at`` (UTC), ``data`` (None: by the scores
-            that the model keeps), number of ``parts``, ``value``. Models of before have none.
+            that the model keeps), number of ``parts``, ``value``.
     """
 
     settings: Settings
@@ -111,6 +115,28 @@ class Detector:
         """How numbers in the depth files of its training parts became metres; None where each part told it itself."""
         kept = self.training.get("depth_format")
         return DepthFormat(**kept) if kept else None
+
+    def reading(self, *, light: int | None = None, depth_format: DepthFormat | None = None) -> Reading:
+        """How parts are found and read as those of its training were, where not told else.
+
+        Args:
+            light: as for `find_dataset`.
+            depth_format: likewise; what it does not say is as in training (`DepthFormat.over`).
+
+        Returns:
+            Arguments of `find_dataset` and `find_folder`.
+        """
+        return {
+            "rgb": self.statistics.has_rgb,
+            "depth": self.statistics.has_depth,
+            "light": self.training.get("light") if light is None else light,
+            "depth_format": depth_format.over(self.depth_format) if depth_format else self.depth_format,
+            "hold_out": self.settings.training.hold_out,
+        }
+
+    def fingerprint_of(self, part: Part) -> str:
+        """What the detector knows a part by: a hash of the members that it needs. Errors are those of `Part.read`."""
+        return fingerprint_of(part, rgb=self.statistics.has_rgb, depth=self.statistics.has_depth)
 
     def predict(
         self,
@@ -286,21 +312,22 @@ def _facts(file: Path, about: Any) -> dict[str, Any]:
         raise ModelError(f"{file}: expected a das3d model, found a {file.suffix[1:]} file of something else")
     if about["format"] != FORMAT:
         raise ModelError(
-            f"{file}: expected model format {FORMAT}, found {about['format']} (written by das3d {about.get('version')})"
+            f"{file}: expected model format {FORMAT}, found {about['format']} (written by das3d {about.get('version')}); "
+            "train it again, or use it with the version that trained it"
         )
     try:
-        about["settings"]["score"].setdefault("turn", 0.0)  # of a version that turned no part: its threshold holds for that
-        about["settings"]["network"].setdefault("coarse_first", False)  # of a version that knew nothing else
+        if missing := missing_settings(about["settings"]):
+            raise SettingsError(f"no settings {', '.join(missing)}")
         return {
             "settings": settings_from_dict(about["settings"], source="settings"),
             "statistics": Statistics.from_dict(about["statistics"]),
             "threshold": None if about["threshold"] is None else Threshold(**about["threshold"]),
             "training": dict(about["training"]),
-            "calibrations": [dict(entry) for entry in about.get("calibrations", [])],
-            "fingerprints": dict(about.get("fingerprints", {})),
-            "norms": None if about.get("norms") is None else RegionNorms(**about["norms"]),
+            "calibrations": [dict(entry) for entry in about["calibrations"]],
+            "fingerprints": dict(about["fingerprints"]),
+            "norms": None if about["norms"] is None else RegionNorms(**about["norms"]),
         }
-    except (KeyError, TypeError, ValueError, SettingsError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         reason = "; ".join(str(error).splitlines())
         raise ModelError(
             f"{file}: expected what this version writes beside the weights, found a problem: {reason}; "

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from das3d.console import counted
 from das3d.errors import DataError, ModelError, one_line
-from das3d.evaluation import UNLIKELY
-from das3d.threshold import CONFIDENCE, Threshold, above, chance_of_so_many
+from das3d.threshold import CONFIDENCE, UNLIKELY, Threshold, above, chance_of_so_many
 
 LEAST = 20  # parts: fewer show next to nothing
 
@@ -50,14 +49,14 @@ class Drift:
     @property
     def expected(self) -> float:
         """The share of parts like the held-out ones that scores above their median."""
-        held_out = len(self.threshold.good_scores)
+        held_out = self.threshold.parts
         return 1 - median_rank(held_out) / (held_out + 1)
 
     def explain(self) -> list[str]:
         """In lines for people."""
         known, share = self.threshold, self.higher / self.parts
         shares = (
-            f"{counted(self.parts, 'part')} beside {len(known.good_scores)} held-out ones: {share:.0%} score above the "
+            f"{counted(self.parts, 'part')} beside {known.parts} held-out ones: {share:.0%} score above the "
             f"held-out median ({self.expected:.0%} expected, chance {_chance_text(self.chance)}), "
             f"{self.alarms / self.parts:.1%} above the threshold ({known.false_alarm_rate:.1%} of good parts expected, "
             f"at most {known.bound:.1%} with {CONFIDENCE:.0%} confidence)"
@@ -78,14 +77,14 @@ def median_rank(held_out: int) -> int:
 
 
 def compare(threshold: Threshold, scores: Iterable[float], left_out: Mapping[str, int] | None = None) -> Drift:
-    """Compare scores of new parts with those of the held-out ones, which `threshold` must keep.
+    """Compare scores of new parts with those of the held-out ones.
 
     If new parts are like them, the number of new ones above the k-th smallest held-out score has a law of its own whatever
     the scores' distribution (`das3d.threshold.chance_of_so_many`). Twice the smaller of the chances on both sides is told.
     Scores that differ from the median by no more than rounding count for neither side. They are counted as they come, and
     none is kept.
     """
-    held_out = len(threshold.good_scores)
+    held_out = threshold.parts
     rank = median_rank(held_out)
     median = threshold.good_scores[rank - 1]
     parts = higher = lower = alarms = 0
@@ -114,10 +113,10 @@ def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int |
         last: how many of the last rows are looked at; None: all.
 
     Raises:
-        ModelError: the model keeps no held-out scores.
+        ModelError: the model has no threshold, and so no scores of held-out parts.
         DataError: the table cannot be read, holds too few scores, or those of another model.
     """
-    if threshold is None or not threshold.good_scores:
+    if threshold is None:
         raise ModelError(
             f"{run}: expected a model that keeps the scores of held-out good parts, found one without; "
             "das3d calibrate --data GOODPARTS gives it some"
@@ -181,7 +180,7 @@ def _expect_its_own(run: Path, threshold: Threshold, table: Path, row: Mapping[s
     # Whether the table was written by this model: each score's false-alarm probability is by its held-out scores.
     told = _number_in(table, row, "false_alarm_probability")
     near = [threshold.false_alarm_probability(score + step) for step in (-1e-7, 1e-7)]  # as scores are rounded there
-    if not any(own is not None and math.isclose(own, told, rel_tol=1e-5) for own in near):
+    if not any(math.isclose(own, told, rel_tol=1e-5) for own in near):
         raise DataError(
             f"{table}: expected scores by the held-out parts of {run}, found others: {row['id']} has a false-alarm "
             f"probability of {told:.3g} and would have {near[0]:.3g}; judge the parts with this model"

@@ -19,13 +19,11 @@ from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import DepthFormat, read_mask
-from das3d.fingerprints import file_mark_of, marks_of
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
-from das3d.streaming import Inspected, inspect_parts, read_map, reading_of, write_regions, write_scores
-
-UNLIKELY = 0.01  # more false alarms than that lets expect are told
+from das3d.streaming import Inspected, inspect_parts, read_map, write_regions, write_scores
+from das3d.threshold import UNLIKELY
 
 
 def evaluate(
@@ -46,7 +44,7 @@ def evaluate(
         data: folder in any layout that `find_dataset` knows, with test parts.
         out: folder for ``metrics.json``, ``scores.csv``, ``regions.json`` and ``maps/``.
         category: which one, where `data` holds several; the one trained on where None and it is there.
-        light, depth_format: as for `train`; where None, as in training.
+        light, depth_format: as for `find_dataset`; where None, as in training.
 
     Returns:
         What ``metrics.json`` holds.
@@ -58,9 +56,8 @@ def evaluate(
     out = Path(out)
     settings = detector.settings
     data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
-    reading = reading_of(detector, light, depth_format)
-    hold_out = settings.training.hold_out  # where nobody has split the data, as training would
-    dataset = find_dataset(data, category, needs="test", hold_out=hold_out, headers=False, **reading)
+    reading = detector.reading(light=light, depth_format=depth_format)
+    dataset = find_dataset(data, category, needs="test", headers=False, **reading)
     expect_outside(out, dataset.root)
     tested, told = _tested(dataset, detector)
     (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
@@ -85,7 +82,7 @@ def evaluate(
         "data": os.path.abspath(dataset.root),
         "layout": dataset.layout,
         "category": dataset.category,
-        "light": reading["light"],
+        "light": dataset.light,
         "depth_format": None if reading["depth_format"] is None else asdict(reading["depth_format"]),
         "modality": settings.modality,
         "preset": settings.preset,
@@ -98,12 +95,12 @@ def evaluate(
         "training": detector.training,
         "das3d": das3d.__version__,
     }
-    seen = _trained_on(results, detector)
+    seen = _trained_on(results)
     doubtful = [result for result in results if result.doubt]
     if doubtful:
         what = f"{len(doubtful)} of {counted(len(results), 'part')} would get no verdict, such as {doubtful[0].part.id}"
         told.append(f"{what}: {doubtful[0].doubt}; they count here by their scores")
-    metrics["notes"] += [*failed, *told, *seen, *_drift(results, detector)]
+    metrics["notes"] += [*failed, *told, *seen, *_too_many_alarms(results, detector)]
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
 
@@ -127,13 +124,13 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     train, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
     if dataset.layout != "folder" or not train or splits_in(dataset.root):
         return list(dataset.test), []
-    good = [(part, _marks(part)) for part in dataset.parts if not part.defective]
-    fresh = [part for part, marks in good if marks and not marks & (train | held_out)]
-    known = [part for part, marks in good if marks & held_out and not marks & train]
+    good = [(part, _fingerprint_of(part, detector)) for part in dataset.parts if not part.defective]
+    fresh = [part for part, mark in good if mark and mark not in train | held_out]
+    known = [part for part, mark in good if mark in held_out - train]
     chosen = fresh or known
     if not chosen:  # figures that promise too much, as the notes say, are better than none
         return list(dataset.test), []
-    chosen += [part for part, marks in good if not marks and part.split == "test"]  # which inspection will name
+    chosen += [part for part, mark in good if not mark and part.split == "test"]  # which inspection will name
     ids, more = {part.id for part in chosen}, sum(part.split != "test" for part in chosen)
     if fresh and more:
         what = counted(more, "good part")
@@ -144,20 +141,12 @@ def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]
     return [part for part in dataset.parts if (part.defective and part.split == "test") or part.id in ids], notes
 
 
-def _marks(part: Part) -> set[str]:
-    # None of a part that cannot be read, which shows when it is inspected.
+def _fingerprint_of(part: Part, detector: Detector) -> str:
+    # "" of a part that cannot be read, which shows when it is inspected.
     try:
-        return marks_of(part)
-    except (DataError, OSError):
-        return set()
-
-
-def _file_marks(part: Part) -> set[str]:
-    # None of a part whose file has gone meanwhile.
-    try:
-        return {file_mark_of(part)}
-    except OSError:
-        return set()
+        return detector.fingerprint_of(part)
+    except DataError:
+        return ""
 
 
 def _share(results: Sequence[Any], *, defective: bool) -> float | None:
@@ -174,16 +163,14 @@ def _good_probabilities(results: Sequence[Inspected]) -> list[float] | None:
     return sorted(chance for chance in found if chance is not None) or None
 
 
-def _trained_on(results: Sequence[Inspected], detector: Detector) -> list[str]:
-    known = set(detector.fingerprints.get("train", ()))
-    good = [result for result in results if not result.part.defective] if known else []
-    seen = [result.part.id for result in good if result.trained_on or _file_marks(result.part) & known]
+def _trained_on(results: Sequence[Inspected]) -> list[str]:
+    seen = [result.part.id for result in results if result.trained_on and not result.part.defective]
     if not seen:
         return []
     return [f"{len(seen)} good test parts are among those trained on, such as {seen[0]}: figures promise too much"]
 
 
-def _drift(results: Sequence[Inspected], detector: Detector) -> list[str]:
+def _too_many_alarms(results: Sequence[Inspected], detector: Detector) -> list[str]:
     # A line where the good parts raise more false alarms than chance explains.
     verdicts = [bool(r.prediction.defective) for r in results if r.prediction and not r.part.defective]
     if detector.threshold is None or (chance := detector.threshold.surprise(sum(verdicts), len(verdicts))) >= UNLIKELY:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
+from typing import TypedDict
 
 from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
 from das3d.errors import DataError, one_line
@@ -24,13 +25,26 @@ ABOUT_TRUTH = ("ground truth of no part", "defects without ground truth")  # kin
 DEFAULT_LIGHT = 4  # of an Eyecandies part: lit from all sides
 
 
+class Reading(TypedDict):
+    """How parts are to be found and read: what a `Search` is told, and arguments of `find_dataset` and `find_folder`.
+
+    `Detector.reading` gives it, so that all parts that meet a model are read as those of its training.
+    """
+
+    rgb: bool
+    depth: bool
+    light: int | None
+    depth_format: DepthFormat | None
+    hold_out: float
+
+
 @dataclass
 class Search:
     """What is asked of a layout, and what is wrong with what it found.
 
     Attributes:
         rgb, depth: whether parts without this member are of no use.
-        light: which of the six images of an Eyecandies part is its RGB.
+        light: which of the six images of an Eyecandies part is its RGB; None: `DEFAULT_LIGHT`.
         depth_format: how depth files are to be read where the data does not say.
         hold_out: share of the good parts to hold out where the data has no validation parts.
         problems: kind of problem -> lines that name their files.
@@ -39,7 +53,7 @@ class Search:
 
     rgb: bool = True
     depth: bool = True
-    light: int = DEFAULT_LIGHT
+    light: int | None = None
     depth_format: DepthFormat | None = None
     hold_out: float = HOLD_OUT
     problems: dict[str, list[str]] = field(default_factory=dict)
@@ -114,6 +128,11 @@ def eyecandies(folder: Path, search: Search) -> list[Part]:
     return _with_held_out(parts, search)
 
 
+def light_of(told: int | None) -> int:
+    """Which image of an Eyecandies part is its RGB: as told, or `DEFAULT_LIGHT`."""
+    return DEFAULT_LIGHT if told is None else told
+
+
 def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search: Search) -> Part:
     def expect(member: str, suffix: str) -> Path:
         if member not in files:
@@ -121,10 +140,11 @@ def _eyecandies_part(prefix: Path, files: dict[str, Path], split: Split, search:
             raise DataError(f"{prefix}: expected {expected}, found other files of this number only")
         return files[member]
 
-    rgb, depth = files.get(f"image_{search.light}"), files.get("depth")
+    light = light_of(search.light)
+    rgb, depth = files.get(f"image_{light}"), files.get("depth")
     if rgb is None and search.rgb:
         lights = ", ".join(sorted(member[-1] for member in files if re.fullmatch(r"image_\d", member))) or "none"
-        raise DataError(f"{prefix}: expected an image under light {search.light}, found lights: {lights}")
+        raise DataError(f"{prefix}: expected an image under light {light}, found lights: {lights}")
     if depth is None and search.depth:
         expect("depth", "png")
     flags = read_yaml(expect("metadata", "yaml"))

@@ -24,7 +24,6 @@ from das3d import pictures
 from das3d.batches import GoodParts
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan
 from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
@@ -189,7 +188,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         most_parts: int | None = None,
         only: Collection[str] | None = None,
         statistics: Statistics | None = None,
-        light: int = DEFAULT_LIGHT,
+        light: int | None = None,
         depth_format: DepthFormat | None = None,
     ) -> SyntheticPairs:
         """Pairs of the good training parts of a data set, prepared as for training and cached.

@@ -17,7 +17,7 @@ from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part, name_problem
-from das3d.streaming import Inspected, inspect_parts, reading_of, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, write_regions, write_scores
 
 SECONDS_BETWEEN_TABLES = 60.0
 
@@ -51,7 +51,7 @@ def predict_part(
     around = format_around(depth) if depth else None
     if around and depth_format:
         warn(f"{depth}: the data around it declares how depth is read, which is what counts")
-    form = around or reading_of(detector, None, depth_format)["depth_format"]
+    form = around or detector.reading(depth_format=depth_format)["depth_format"]
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
     if problem := name_problem(part):
         raise DataError(problem)
@@ -72,13 +72,16 @@ def predict_folder(
     *,
     light: int | None = None,
     depth_format: DepthFormat | None = None,
-    inspect: Callable[[Sequence[Part], Path], Iterable[Inspected]] | None = None,
     focal_length: float | None = None,
+    inspect: Callable[[Sequence[Part], Path], Iterable[Inspected]] | None = None,
     tell: Callable[[Inspected], None] | None = None,
 ) -> list[Inspected]:
     """Score every part of a folder in any layout; where it holds several categories, of the one trained on.
 
     Parts that fail are listed with their error in ``scores.csv``.
+
+    `light` and `depth_format` are as for `find_dataset`, and as in training where None; `focal_length`, in pixels, gives
+    areas in mm2 where depth files hold no points.
 
     When interrupted, the files hold the parts that were done; when killed, those of a minute ago. Where another program
     holds ``scores.csv``, as Excel does on Windows, the scores are written into ``scores_2.csv``.
@@ -88,9 +91,8 @@ def predict_folder(
     """
     folder = folder_of(folder, detector.training.get("category"))
     expect_outside(out, folder)
-    parts = with_focal_length(
-        find_folder(folder, check=False, truth=False, **reading_of(detector, light, depth_format)), focal_length
-    )
+    reading = detector.reading(light=light, depth_format=depth_format)
+    parts = with_focal_length(find_folder(folder, check=False, truth=False, **reading), focal_length)
     _warn_of_others(out / "scores.csv", parts)
     results: list[Inspected] = []
     written = time.monotonic()

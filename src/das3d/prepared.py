@@ -13,7 +13,6 @@ from das3d.console import progress, warn
 from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import DepthFormat, depth_size, rgb_size
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.measurement import Statistics, measure
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, prepare
@@ -43,7 +42,7 @@ def find_training_data(
     category: str | None,
     settings: Settings,
     *,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
 ) -> Dataset:
     """The data set that these settings train on: members that the networks see, good parts held out as they say.
@@ -145,8 +144,8 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     Raises:
         DataError: some parts cannot be read or measured, which are all named; or as of `measure`.
     """
-    files, how = [file for part in parts for file in files_of(part)], [reading(part) for part in parts]
-    key = cache.key_of(files, "statistics", how, settings.uses_rgb, settings.preparation.model_dump())
+    files, formats = [file for part in parts for file in files_of(part)], [_format_of(part) for part in parts]
+    key = cache.key_of(files, "statistics", formats, settings.uses_rgb, settings.preparation.model_dump())
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
     unreadable: list[DataError] = []
@@ -179,7 +178,7 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
     Raises:
         DataError: a file of the part is not there or cannot be read, or the scan cannot be prepared (`prepare`).
     """
-    key = cache.key_of(files_of(part), part.id, reading(part), statistics.to_dict(), settings.model_dump())
+    key = cache.key_of(files_of(part), part.id, _format_of(part), statistics.to_dict(), settings.model_dump())
     scan = cache.load_scan(key)
     if scan is None:
         scan = prepare(part.read(rgb=statistics.has_rgb, depth=statistics.has_depth), statistics, settings)
@@ -191,6 +190,6 @@ def files_of(part: Part) -> list[Path]:
     return [file for file in (part.rgb, part.depth, *part.masks) if file is not None]
 
 
-def reading(part: Part) -> object:
-    """How a part's depth is read, as plain values."""
+def _format_of(part: Part) -> object:
+    # As plain values.
     return None if part.depth_format is None else asdict(part.depth_format)

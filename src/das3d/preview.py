@@ -15,7 +15,6 @@ from das3d.atomic import write_atomically
 from das3d.console import say, warn
 from das3d.errors import DataError
 from das3d.files import DepthFormat
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.measurement import Statistics
 from das3d.pairs import Pair, SyntheticPairs, describe, pairs_sheet
 from das3d.pictures import save_picture
@@ -32,7 +31,7 @@ def preview_pairs(
     count: int,
     *,
     category: str | None = None,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
 ) -> list[Pair]:
     """Harm `count` good parts, evenly chosen, and write ``pairs.png`` and ``recipes.json``.
@@ -61,7 +60,7 @@ def preview_again(
     *,
     index: int | None = None,
     category: str | None = None,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
 ) -> list[Pair]:
     """Make the pairs of a ``recipes.json`` again, all or one, and write ``pairs.png``, or ``pair_N.png``.

@@ -32,10 +32,9 @@ from das3d.engines.torch_engine import TorchEngine, choose_device
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.locks import HeldError, locked
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
-from das3d.settings import Settings, flatten, make_settings, read_toml, settings_to_toml
+from das3d.settings import Settings, flatten, make_settings, missing_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 
@@ -48,13 +47,13 @@ def train(
     out: Path | str,
     *,
     category: str | None = None,
+    light: int | None = None,
+    depth_format: DepthFormat | None = None,
     settings: Settings | None = None,
     device: str = "auto",
     processes: int = 1,
     budget: float | None = None,
     resume: bool = False,
-    light: int = DEFAULT_LIGHT,
-    depth_format: DepthFormat | None = None,
     track: Sequence[str] = (),
 ) -> Detector:
     """Train a detector on the good parts of a data set.
@@ -63,14 +62,14 @@ def train(
         data: folder in any layout that `find_dataset` knows.
         out: run folder; settings, log, pictures, checkpoint and model are written there.
         category: which one, where `data` holds several.
+        light: which of the six images of an Eyecandies part is its RGB; 4, lit from all sides, where None.
+        depth_format: how numbers in the depth files become metres, where the data does not say.
         settings: of the run; where None, those of the run that is resumed, or the `fast` preset.
         device: "auto", "cpu", "cuda", "mps".
         processes: devices, or CPU processes, that share each batch. Under torchrun it says how many, and on how many
             machines.
         budget: seconds for training; the number of iterations is fitted to it.
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
-        light: which of the six images of an Eyecandies part is its RGB.
-        depth_format: how numbers in the depth files become metres, where the data does not say.
         track: experiment trackers, "tensorboard" and "mlflow"; a resumed run goes on in those that it had.
 
     On Linux the process keeps the memory that training frees for its next steps (`keep_freed_memory`), until it ends.
@@ -95,7 +94,7 @@ def train(
     if not holds_run(out):
         expect_outside(out, dataset.root)
         expect_textures(settings.synthesis)
-    facts = _facts_about(dataset, light)
+    facts = _facts_about(dataset)
     _check_same_data(out, facts, resume)
     if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
         say(f"{out}: finished already")
@@ -117,7 +116,8 @@ def train(
         if fabric.is_global_zero:
             say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
         # Before training, which must not be for nothing where the files are away at its end.
-        trained_on = [fingerprint_of(part) for part in dataset.train] if fabric.is_global_zero else []
+        seen = {"rgb": prepared.statistics.has_rgb, "depth": prepared.statistics.has_depth}
+        trained_on = [fingerprint_of(part, **seen) for part in dataset.train] if fabric.is_global_zero else []
         with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())
@@ -139,14 +139,14 @@ def train(
         return _finished(detector, dataset, out, state) if fabric.is_global_zero else detector
 
 
-def _facts_about(dataset: Dataset, light: int) -> dict[str, Any]:
+def _facts_about(dataset: Dataset) -> dict[str, Any]:
     # Of the data, for people and for those who read its parts again.
     train, held_out = train_and_held_out(dataset)
     return {
         "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
         "layout": dataset.layout,
         "category": dataset.category,
-        "light": light if dataset.layout == "eyecandies" else None,
+        "light": dataset.light,
         "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
         "parts": len(train),
         "held_out": len(held_out),
@@ -304,13 +304,12 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
     if not (resume and file.is_file()):
         return settings or make_settings()
     known = make_settings(file=file)
-    if not (out / MODEL_FILE).is_file():  # a training that goes on; a finished run is returned as it is
-        lacking = sorted(flatten(known.model_dump()).keys() - flatten(read_toml(file)).keys())
-        if lacking:
-            raise ModelError(
-                f"{file}: expected all settings of this version, found none of {', '.join(lacking)}: the run was begun "
-                "with an earlier one; go on with that, or use a new folder"
-            )
+    finished = (out / MODEL_FILE).is_file()  # and is returned as it is
+    if not finished and (missing := missing_settings(read_toml(file))):
+        raise ModelError(
+            f"{file}: expected all settings of this version, found none of {', '.join(missing)}: the run was begun with an "
+            "earlier one; go on with that, or use a new folder"
+        )
     if settings is not None and settings != known:
         found = differences(flatten(known.model_dump()), flatten(settings.model_dump()))
         raise ModelError(f"{file}: expected the settings that the run began with, found {found}; use a new folder")
@@ -320,10 +319,8 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
 def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     # The folder may have moved; what is in it must not have changed.
     before = _facts_of(out) if resume else {}
-    before = {name: before[name] for name in facts if name in before and name != "data"}
-    if before.get("depth_format"):
-        before["depth_format"] = asdict(DepthFormat(**before["depth_format"]))  # of a version that knew fewer of its fields
-    if found := differences(before, {name: facts[name] for name in before}):
+    now = {name: value for name, value in facts.items() if name != "data"}
+    if before and (found := differences({name: before[name] for name in now if name in before}, now)):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
 
 

@@ -389,6 +389,14 @@ def settings_from_dict(values: dict[str, Any], *, source: str = "settings") -> S
         raise SettingsError("\n".join(_explain(source, problem) for problem in error.errors())) from None
 
 
+def missing_settings(values: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that these plain values lack: of files that hold all, and were written when there were fewer.
+
+    What the presets have today need not be what held then.
+    """
+    return sorted(flatten(Settings().model_dump()).keys() - flatten(values).keys())
+
+
 def settings_to_toml(settings: Settings) -> str:
     """The settings as a TOML text with the meaning of each beside it; `make_settings(file=...)` reads it back."""
     import tomlkit

@@ -26,9 +26,7 @@ from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
 from das3d.errors import DataError, one_line
-from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_in
-from das3d.layouts import DEFAULT_LIGHT
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
@@ -90,7 +88,7 @@ def inspect_parts(
     """
     high = picture_scale(detector)
     called = names or output_names(parts)
-    trained = frozenset(detector.fingerprints.get("train", ()))
+    trained, blind = frozenset(detector.fingerprints.get("train", ())), not detector.statistics.has_rgb
 
     def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
         if scan is None or prediction is None:
@@ -100,7 +98,8 @@ def inspect_parts(
         outlines = [region.outline for region in prediction.regions]
         save_picture(overlay_file, outlined(overlay(scan, prediction.map, high), outlines))
         slim = replace(prediction, image=np.zeros((0, 0), np.float32))
-        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, fingerprint_in(scan) in trained)
+        known = fingerprint_in(scan.without(rgb=blind)) in trained
+        return Inspected(part, slim, "", doubt, map_file, overlay_file, scan.size, known)
 
     begun, done = time.monotonic(), 0
     writing: deque[Future[Inspected]] = deque()
@@ -156,18 +155,6 @@ def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Pa
 def _loaded(*model: Any) -> Detector:
     # A worker inspects many chunks with one model.
     return load(*model)
-
-
-def reading_of(detector: Detector, light: int | None, depth_format: DepthFormat | None) -> dict[str, Any]:
-    """Arguments of `find_dataset` and `find_folder`: parts are read as the training parts were, where not told else."""
-    known, lit = detector.depth_format, detector.training.get("light")
-    trained = DEFAULT_LIGHT if lit is None else lit
-    return {
-        "rgb": detector.statistics.has_rgb and detector.settings.uses_rgb,
-        "depth": detector.statistics.has_depth,
-        "light": trained if light is None else light,
-        "depth_format": depth_format.over(known) if depth_format else known,
-    }
 
 
 def picture_scale(detector: Detector) -> float:

@@ -18,6 +18,7 @@ from das3d.console import counted
 from das3d.errors import SettingsError
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
+UNLIKELY = 0.01  # what further parts do by chance with a smaller probability is told: something has changed
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
@@ -46,21 +47,18 @@ class Threshold:
     Attributes:
         value: parts that score above it, by more than rounding explains, are called defective.
         requested: the false-alarm rate that was asked for.
-        false_alarm_rate: the rate that `parts` held-out parts support; above `requested` where they are too few.
-        parts: how many held-out good parts it rests on.
-        good_scores: of those parts, ascending; empty in models of before these were kept.
+        false_alarm_rate: the rate that so many held-out parts support; above `requested` where they are too few.
+        good_scores: of the held-out good parts, ascending.
+        good_parts: what those parts are called, in the same order.
         synthetic_scores: of the same parts with synthetic defects, for each kind of defect.
-        good_parts: what the parts of `good_scores` are called, "" where it is not known; empty in models of before names
-            were kept.
     """
 
     value: float
     requested: float
     false_alarm_rate: float
-    parts: int
-    good_scores: tuple[float, ...] = ()
+    good_scores: tuple[float, ...]
+    good_parts: tuple[str, ...]
     synthetic_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    good_parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # As JSON gives them.
@@ -69,36 +67,34 @@ class Threshold:
         kinds = {kind: tuple(scores) for kind, scores in self.synthetic_scores.items()}
         object.__setattr__(self, "synthetic_scores", kinds)
 
+    @property
+    def parts(self) -> int:
+        """How many held-out good parts it rests on."""
+        return len(self.good_scores)
+
     def is_defective(self, score: float) -> bool:
         return above(score, self.value)
 
-    def false_alarm_probability(self, score: float) -> float | None:
+    def false_alarm_probability(self, score: float) -> float:
         """The probability that a good part scores `score` or more, as far as the held-out ones can tell.
 
         That is the conformal p-value, (1 + number of held-out scores of at least `score`) / (n + 1). It is never below
         1 / (n + 1): what is rarer than that, n parts cannot tell. A part is defective exactly where it is at most
         `false_alarm_rate`.
-
-        Returns:
-            None where the model keeps no held-out scores.
         """
-        if not self.good_scores:
-            return None
-        return (1 + self._as_high(score)) / (1 + len(self.good_scores))
+        return (1 + self._as_high(score)) / (1 + self.parts)
 
     def compared(self, score: float) -> str:
-        """Where a score stands among those of held-out good parts, for people; "" where the model keeps none.
+        """Where a score stands among those of held-out good parts, for people.
 
         In counts, as a probability beside a verdict is soon read as the chance that the verdict is wrong.
         """
-        if not self.good_scores:
-            return ""
-        parts = counted(len(self.good_scores), "held-out good part")
+        parts = counted(self.parts, "held-out good part")
         return f"as high as {as_high} of {parts}" if (as_high := self._as_high(score)) else f"higher than all {parts}"
 
     def _as_high(self, score: float) -> int:
         # How many held-out good parts score as high.
-        return len(self.good_scores) - bisect_left(self.good_scores, score - SAME)
+        return self.parts - bisect_left(self.good_scores, score - SAME)
 
     @property
     def bound(self) -> float:
@@ -153,6 +149,7 @@ class Threshold:
             "confidence": CONFIDENCE,
             "parts": self.parts,
             "good_scores": list(self.good_scores),
+            "good_parts": list(self.good_parts),
             "synthetic_detection": self.detected,
             "synthetic_detection_by_kind": self.detection,
         }
@@ -180,8 +177,7 @@ class Threshold:
                 f"{rate_text(self.requested)} was asked for, but {counted(self.parts, 'part')} cannot show it: that takes "
                 f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
             )
-        if any(self.good_parts):
-            lines.append(self._highest())
+        lines.append(self._highest())
         if self.detected is not None:
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.detection.items())
             number = sum(len(scores) for scores in self.synthetic_scores.values())
@@ -194,16 +190,16 @@ class Threshold:
     def _highest(self) -> str:
         # With few parts the highest score is the threshold, and one defective part among them is enough to spoil it.
         highest, *others = (f"{score:.4f}" for score in self.good_scores[:-4:-1])
-        name, sets = self.good_parts[-1], self.good_parts[-self._parts_above]
-        line = f"highest: {name or 'a part of before'} {highest}" + (f", then {', '.join(others)}" if others else "")
-        return f"{line}; the threshold is the score of {sets or 'a part of before'}"
+        then = f", then {', '.join(others)}" if others else ""
+        sets = self.good_parts[-self._parts_above]
+        return f"highest: {self.good_parts[-1]} {highest}{then}; the threshold is the score of {sets}"
 
 
 def threshold_from(
     scores: Sequence[float],
     requested: float,
     synthetic: Mapping[str, Sequence[float]] | None = None,
-    names: Sequence[str] = (),
+    names: Sequence[str] | None = None,
 ) -> Threshold | None:
     """The smallest score that keeps false alarms at the rate asked for, or the best that so few parts allow.
 
@@ -211,7 +207,7 @@ def threshold_from(
         scores: of held-out good parts.
         requested: false-alarm rate, in (0, 1).
         synthetic: scores of the same parts with synthetic defects, for each kind, to tell what will be found.
-        names: of the parts, to tell which of them sets the threshold.
+        names: of the parts, to tell which of them sets the threshold; where None, they are numbered.
 
     Returns:
         None without scores.
@@ -227,11 +223,11 @@ def threshold_from(
     rank = min(max(math.ceil((count + 1) * (1 - requested) - 1e-9), 1), count)
     order = np.argsort(np.asarray(scores, dtype=np.float64), kind="stable")
     ascending = tuple(float(scores[place]) for place in order)
-    called = tuple(names[place] for place in order) if names else ()
+    called = tuple(f"part {place}" if names is None else names[place] for place in order)
     kinds = {kind: tuple(float(score) for score in found) for kind, found in (synthetic or {}).items()}
     # One division of whole numbers, so that 19 parts give 0.05 and not a little more.
     rate = (count + 1 - rank) / (count + 1)
-    return Threshold(ascending[rank - 1], requested, rate, count, ascending, kinds, called)
+    return Threshold(ascending[rank - 1], requested, rate, ascending, called, kinds)
 
 
 def chance_of_so_many(count: int, parts: int, rank: int, held_out: int) -> float:

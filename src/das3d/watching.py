@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,11 +24,11 @@ from das3d.datasets import expect_outside
 from das3d.detector import Detector
 from das3d.errors import DataError, ModelError, one_line
 from das3d.files import DepthFormat
-from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Search, unlabelled
+from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Reading, Search, unlabelled
 from das3d.locks import HeldError, locked
 from das3d.parts import Part, name_problem
 from das3d.prediction import with_focal_length
-from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, reading_of, regions_line, score_row
+from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, regions_line, score_row
 
 COLUMNS = (*SCORE_COLUMNS, "time", "model", "files", "map", "overlay")  # of scores.csv
 LOCK = "watch.lock"
@@ -78,14 +78,14 @@ def watch(
         ModelError: the networks fail on two parts in a row.
     """
     _expect_plain(folder, out)
-    arguments = reading_of(detector, None, depth_format)
-    look = _look(folder, arguments)  # whatever is wrong at the start is refused
+    reading = detector.reading(depth_format=depth_format)
+    look = _look(folder, reading)  # whatever is wrong at the start is refused
     with _alone_in(out):
         record = Record(out, model, look.marks)
         if not once:
             say(f"watching {folder}; {counted(record.judged, 'part')} judged before")
         broken = False
-        for found in _ready(folder, arguments, record, settle, once, stopping):
+        for found in _ready(folder, reading, record, settle, once, stopping):
             result, failure = _tried(detector, found, out, focal_length, stopping)
             if failure and broken:  # recorded, it would not be judged when all is well again
                 raise ModelError(f"{failure}; as on the part before, so it is the model or the device")
@@ -108,7 +108,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _ready(
-    folder: Path, arguments: Mapping[str, Any], record: Record, settle: float, once: bool, stopping: Callable[[], bool]
+    folder: Path, reading: Reading, record: Record, settle: float, once: bool, stopping: Callable[[], bool]
 ) -> Iterator[Found]:
     # Parts whose files are all there, stand still and are not in the record, as they come.
     still: dict[str, tuple[State, float]] = {}  # of parts that are not judged yet: since when they stand as they do
@@ -116,7 +116,7 @@ def _ready(
     while not stopping():
         begun = time.monotonic()
         try:
-            look = _look(folder, arguments)
+            look = _look(folder, reading)
         except DataError as error:
             if once:
                 raise
@@ -198,9 +198,9 @@ class Look:
         return {found.mark for found in self.parts.values()}
 
 
-def _look(folder: Path, arguments: Mapping[str, Any]) -> Look:
+def _look(folder: Path, reading: Reading) -> Look:
     # Raises DataError where the folder, or what it says of depth, cannot be read.
-    search = Search(**arguments)
+    search = Search(**reading)
     try:
         parts = unlabelled(folder, search)
     except OSError as error:  # of a share, which has more ways to be away than a disk
@@ -209,13 +209,14 @@ def _look(folder: Path, arguments: Mapping[str, Any]) -> Look:
         raise DataError(declared)
     look = Look(problems=search.problems)
     for part in parts:
-        needed = [(member, getattr(part, member)) for member in ("rgb", "depth") if arguments[member]]
+        members = (("rgb", part.rgb, search.rgb), ("depth", part.depth, search.depth))
+        needed = [(member, file) for member, file, wanted in members if wanted]
         lacks = [member for member, file in needed if file is None]
         if lacks:
             member = "an rgb" if lacks[0] == "rgb" else "a depth"
             look.lacking.append(f"{part.rgb or part.depth}: expected {member} file of the same name, found none")
         elif part.id not in search.doubled and (state := _state_of(part)) is not None:
-            look.parts[part.id] = Found(part, state, _mark([file for _, file in needed], state))
+            look.parts[part.id] = Found(part, state, _mark([file for _, file in needed if file], state))
     return look
 
 

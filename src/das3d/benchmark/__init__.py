@@ -23,7 +23,7 @@ from das3d.detector import MODEL_FILE, load
 from das3d.errors import DataError, SettingsError, one_line
 from das3d.evaluation import evaluate
 from das3d.files import DepthFormat
-from das3d.layouts import DEFAULT_LIGHT
+from das3d.layouts import light_of
 from das3d.run import differences, train
 from das3d.settings import Settings, flatten, settings_from_dict
 
@@ -97,7 +97,7 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     budget: float | None = None
     device: str = "auto"
-    light: int = DEFAULT_LIGHT
+    light: int | None = None
     depth_format: DepthFormat | None = None
 
     def runs(self) -> list[Run]:
@@ -123,7 +123,7 @@ class Plan:
         return {
             "data": str(self.data.resolve()),
             "budget": self.budget,
-            "light": self.light,
+            "light": light_of(self.light),
             "depth_format": None if self.depth_format is None else asdict(self.depth_format),
             "variants": {variant.name: _recipe_of(variant.settings) for variant in self.variants},
         }

@@ -29,7 +29,7 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, DepthFormat
 from das3d.foreground import most_run_out
-from das3d.layouts import DECLARATION, DEFAULT_LIGHT
+from das3d.layouts import DECLARATION
 from das3d.measurement import Statistics
 from das3d.parts import Part
 from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
@@ -86,7 +86,7 @@ def check_data(
     preset: Preset | None = None,
     file: Path | str | None = None,
     modality: Modality | None = None,
-    light: int = DEFAULT_LIGHT,
+    light: int | None = None,
     depth_format: DepthFormat | None = None,
 ) -> DataCheck:
     """Look at every part of a data set and say what is odd about it.
@@ -95,8 +95,7 @@ def check_data(
         data: folder in any layout that `find_dataset` knows, with RGB, depth or both.
         category: which one, where `data` holds several.
         preset, file, modality: settings to train with later, as for `make_settings`.
-        light: which of the six images of an Eyecandies part is its RGB.
-        depth_format: how depth files are read where the data does not say.
+        light, depth_format: as for `find_dataset`.
 
     Raises:
         DataError: the data set as a whole cannot be used; every problem that names and headers show is named.

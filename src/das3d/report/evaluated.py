@@ -16,7 +16,7 @@ from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.regions import Region
-from das3d.streaming import output_files, output_names, reading_of
+from das3d.streaming import output_files, output_names
 from das3d.threshold import Threshold
 
 # What the verdict on a part was, worst first.
@@ -74,6 +74,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         return None
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics["data"], metrics["category"], metrics["light"], metrics["depth_format"], metrics["training"]
         threshold = threshold_in(metrics)
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             regions = read_regions(folder / "regions.json")
@@ -91,9 +92,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 
 
 def read_regions(file: Path) -> dict[str, tuple[Region, ...]]:
-    """The regions of parts by id; none where an older version evaluated."""
-    if not file.is_file():
-        return {}
+    """The regions of parts by id."""
     parts = json.loads(file.read_text(encoding="utf-8"))["parts"]
     return {part["id"]: tuple(Region(**region) for region in part["regions"]) for part in parts}
 
@@ -103,7 +102,9 @@ def threshold_in(metrics: Mapping[str, Any]) -> Threshold | None:
     known = metrics["threshold"]
     if not known:
         return None
-    return Threshold(**{name: known[name] for name in ("value", "requested", "false_alarm_rate", "parts", "good_scores")})
+    return Threshold(
+        **{name: known[name] for name in ("value", "requested", "false_alarm_rate", "good_scores", "good_parts")}
+    )
 
 
 def row_of(values: Mapping[str, str], threshold: Threshold | None, regions: tuple[Region, ...]) -> Row:
@@ -127,10 +128,10 @@ def evaluated_parts(detector: Detector, evaluation: Evaluation, data: Path | Non
     if not root.is_dir():
         raise DataError(f"{root}: expected the scans that were evaluated, found no folder; name it with --data")
     metrics = evaluation.metrics
-    depth_format = DepthFormat(**metrics["depth_format"]) if metrics.get("depth_format") else None
-    reading = reading_of(detector, metrics.get("light"), depth_format)
-    folder, hold_out = folder_of(root, metrics["category"]), detector.settings.training.hold_out
-    dataset = find_dataset(folder, needs="test", hold_out=hold_out, headers=False, **reading)  # as it was evaluated
+    depth_format = DepthFormat(**metrics["depth_format"]) if metrics["depth_format"] else None
+    reading = detector.reading(light=metrics["light"], depth_format=depth_format)
+    folder = folder_of(root, metrics["category"])
+    dataset = find_dataset(folder, needs="test", headers=False, **reading)  # as it was evaluated
     parts = {part.id: part for part in dataset.parts}
     lost = [row.id for row in evaluation.rows if row.id not in parts]
     if lost:
@@ -153,7 +154,7 @@ def map_files(evaluation: Evaluation, parts: Mapping[str, Part]) -> dict[str, Pa
 def stale(detector: Detector, evaluation: Evaluation) -> Iterator[str]:
     """Lines on what has changed since the evaluation."""
     now = detector.threshold.value if detector.threshold else None
-    if evaluation.metrics.get("training") != detector.training:
+    if evaluation.metrics["training"] != detector.training:
         yield "The model has been trained again since this evaluation; run das3d evaluate again."
     elif now != evaluation.threshold:
         yield f"The threshold is {figure(now)} now and was {figure(evaluation.threshold)} here; run das3d evaluate again."

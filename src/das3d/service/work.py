@@ -27,7 +27,7 @@ from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
 from das3d.service.queueing import Batches, ComputeError, Failure
 from das3d.service.retention import Keep, Retention
 from das3d.service.uploads import Upload, in_clients_words, read_upload, save_upload
-from das3d.streaming import picture_scale, reading_of, save_map
+from das3d.streaming import picture_scale, save_map
 from das3d.threshold import SAME
 
 log = logging.getLogger("das3d.service")
@@ -360,4 +360,5 @@ def served_model(
     focal_length: float | None = None,
 ) -> ServedModel:
     """A detector as the service holds it: depth is read as that of its training parts where nobody says else."""
-    return ServedModel(name, hash, detector, reading_of(detector, None, depth_format)["depth_format"], focal_length)
+    reading = detector.reading(depth_format=depth_format)
+    return ServedModel(name, hash, detector, reading["depth_format"], focal_length)
