@@ -18,6 +18,7 @@ from browser import needs_chromium
 from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
+from das3d.detector import load
 from das3d.service import make_app, open_models
 from das3d.service.inspections import Inspection, Inspections
 
@@ -249,7 +250,9 @@ def test_parts_that_came_in_while_nobody_looked_are_in_the_list(browser: Browser
         assert page.locator("#list b").all_text_contents() == [str(number) for number in reversed(range(181))]
 
 
-def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(
+    browser: Browser, serve: Serve, tiny_run: Callable[..., Path], tmp_path: Path
+) -> None:
     with serve() as address, opened(browser, address) as page:
         (model,) = page.request.get(f"{address}/models").json()
         by_it = {"model": model["name"], "model_hash": model["hash"], "threshold": 0.4, "verdict": "good"}
@@ -264,6 +267,10 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Bro
         page.get_by_role("button", name="at the threshold").click()
         expect(page.locator("#verdict")).to_have_text("good")
         expect(page.locator("#facts dl")).to_contain_text(model["about"])
+        told = page.request.get(f"{address}/inspections/2").json()["compared"]
+        assert told == load(tiny_run(), "cpu").threshold.compared(0.4 + 0.9 * model["tolerance"]), "as predict prints it"
+        expect(page.locator("#compared")).to_have_text(told)
+        expect(page.locator("#shown")).not_to_contain_text(re.compile(r"\d %"))
         move(page, 0.4)
         expect(page.locator("#limit")).to_have_text("0.400")
         expect(page.locator("#verdict")).to_have_text("good")
@@ -271,7 +278,7 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Bro
         expect(page.locator("#verdict")).to_have_text("defective")
         page.get_by_role("button", name="earlier").click()
         expect(page.locator("#facts dl")).to_contain_text("by an earlier model of this name")
-        expect(page.locator("#facts dl")).to_contain_text("9.1 % (share of good parts that score this high)")
+        expect(page.locator("#compared")).to_have_text("")
 
 
 def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browser, serve: Serve, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_a_part_gets_the_detectors_verdict_and_all_of_it_is_kept(
     told = answer.json()
     assert told["score"] == pytest.approx(expected.score, abs=1e-6)
     assert told["verdict"] == ("defective" if expected.defective else "good")
+    assert model.detector.threshold is not None
+    assert told["compared"] == model.detector.threshold.compared(expected.score) != "", "as predict prints it"
     assert told["part"] == "A 17" and told["model"] == model.name and len(told["model_hash"]) == 64
     assert (told["height"], told["width"]) == SIZE
     assert client.get(f"/inspections/{told['id']}").json() == told
@@ -207,6 +209,7 @@ def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
     view = client.get(f"/inspections/{told['id']}/view").json()
     assert view["scale"] == full_red(told["threshold"]) != client.get("/models").json()[0]["scale"]
     assert view["surface"]["pitch"] is None and service.statistics(service.find(told["id"])) is None
+    assert client.get(f"/inspections/{told['id']}").json() == told | {"compared": None}, "by no other model's parts"
 
 
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
@@ -889,7 +892,12 @@ def test_the_description_has_real_examples(start: Start) -> None:
     assert RefusalAnswer.model_validate(REFUSAL).model_dump(mode="json") == REFUSAL
     described = start().get("/openapi.json").json()
     assert {"/inspections", "/inspections/{id}", "/models", "/healthz", "/readyz", "/metrics"} <= set(described["paths"])
-    assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
+    schemas = described["components"]["schemas"]
+    assert schemas["InspectionAnswer"]["examples"] == [INSPECTION]
+    judged, refused = (schemas[name]["properties"] for name in ("InspectionAnswer", "RefusalAnswer"))
+    shared = {name: judged[name] for name in judged.keys() & refused.keys()}
+    assert shared.keys() == {"id", "at", "part", "model", "model_hash"}
+    assert all("description" in one and one == refused[name] for name, one in shared.items()), "one meaning each"
     assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
     json.dumps(described, allow_nan=False)
 

@@ -94,6 +94,7 @@ function showSolid(surface, item, textContent = "This inspection keeps no depth.
 
 function describe(item) {
   $("name").textContent = item.part;
+  $("compared").textContent = item.compared ?? "";
   tell();
   $("regions").replaceChildren(...item.regions.map((region) =>
     Object.assign(document.createElement("li"), { textContent: wordsOf(region) })));
@@ -108,10 +109,6 @@ function describe(item) {
     Threshold: item.threshold == null ? "none" : `${digits(item.threshold)} when inspected`,
     About: aboutOf(item),
   };
-  if (item.false_alarm_probability != null) {
-    const share = (100 * item.false_alarm_probability).toFixed(1);
-    facts["False-alarm probability"] = `${share} % (share of good parts that score this high)`;
-  }
   for (const [name, text] of Object.entries(facts)) {
     dl.append(
       Object.assign(document.createElement("dt"), { textContent: name }),
