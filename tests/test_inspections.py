@@ -126,6 +126,20 @@ def test_pages_hold_while_parts_come_in_and_filters_narrow_them(inspections: Ins
         inspections.page(colour="red")
 
 
+def test_all_are_walked_from_the_newest_a_page_at_a_time(inspections: Inspections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("das3d.service.inspections.PAGE", 3)
+    minutes = [4, 4, 1, 2, 4, 4, 4, 0, 3]  # later ids are not later parts, and a page ends within a minute
+    kept = [record(inspections, inspection(number, at=NOON + timedelta(minutes=at))) for number, at in enumerate(minutes)]
+    newest_first = sorted(kept, key=lambda row: (row.at, row.id), reverse=True)
+    walked = list(inspections.walk())
+    assert [row.id for row in walked] == [row.id for row in newest_first]
+    assert [(row.at, row.score, row.model_hash) for row in walked] == [
+        (row.at, row.score, row.model_hash) for row in newest_first
+    ]
+    some = inspections.walk(NOON + timedelta(minutes=1), NOON + timedelta(minutes=4))
+    assert [row.at.minute for row in some] == [3, 2, 1]
+
+
 def test_parts_are_found_by_their_beginning_alike_in_every_database(inspections: Inspections) -> None:
     last = "\U0010ffff"
     names = ["A1", "a1", "a1-b", "a-1", "a2", "b", "\ud7ffx", "\ue000", "é1", "e1", last, last * 2, "zz" + last]

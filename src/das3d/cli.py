@@ -20,6 +20,7 @@ from das3d.arguments import (
     parse_duration,
     parse_keep,
     parse_modalities,
+    parse_moment,
     parse_seeds,
     parse_share,
     read_key,
@@ -450,14 +451,33 @@ def watch(
 @reported
 def drift(
     run: Model,
-    scores: Annotated[Path, typer.Option(help="scores.csv that predict or watch wrote.")],
-    last: Annotated[int | None, typer.Option(min=1, help="Look at so many of its last parts alone.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="scores.csv that predict or watch wrote.")] = None,
+    inspections: Annotated[Path | None, typer.Option(help="Or the folder of a service, its --out.")] = None,
+    database: Database = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --inspections: only parts from this moment on, such as 2026-11-20 (UTC).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The same before this moment.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Look at so many of the last parts alone.")] = None,
 ) -> None:
     """Say whether parts still look like the held-out good ones that the threshold rests on; exit with 3 where not."""
-    from das3d.detector import load
+    if (scores is None) == (inspections is None):
+        raise typer.BadParameter("expected either --scores FILE or --inspections FOLDER")
+    if inspections is None and (since or until):
+        raise typer.BadParameter("--since and --until tell of inspections; expected --inspections FOLDER with them")
+    begin, end = parse_moment(since, "--since"), parse_moment(until, "--until")
+    from das3d.detector import load, model_hash
     from das3d.drift import drift_in
 
-    found = drift_in(run, load(run, "cpu").threshold, scores, last=last)
+    threshold = load(run, "cpu").threshold
+    if scores is not None:
+        found = drift_in(run, threshold, scores, last=last)
+    elif inspections is not None:
+        from das3d.service.drift import drift_in_inspections
+
+        found = drift_in_inspections(
+            run, model_hash(run), threshold, inspections, database, since=begin, until=end, last=last
+        )
     for line in found.explain():
         print(line)
     if found.seen:

@@ -16,10 +16,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -172,6 +172,16 @@ class Refusal(TakenIn, Base):
 
 
 Row = TypeVar("Row", bound=Inspection | Refusal)
+
+
+class Judged(NamedTuple):
+    """What is asked of very many inspections; the attributes are those of `Inspection`."""
+
+    id: int
+    at: datetime
+    model: str
+    model_hash: str
+    score: float
 
 
 class Inspections:
@@ -354,6 +364,28 @@ class Inspections:
             yield [(id, [name for name in names if name]) for id, _, *names in rows]
             last, since = rows[-1][:2]
 
+    def walk(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[Judged]:
+        """Every inspection of a time, the newest first; a page at a time is held, without what takes room.
+
+        Args:
+            since, until: moments; `until` is excluded, and None is no limit.
+        """
+        query = select(*(getattr(Inspection, name) for name in Judged._fields))
+        if since is not None:
+            query = query.where(Inspection.at >= since)
+        if until is not None:
+            query = query.where(Inspection.at < until)
+        query = query.order_by(Inspection.at.desc(), Inspection.id.desc()).limit(PAGE)
+        page = query
+        while True:
+            with self._session() as session:
+                rows = [Judged(*row) for row in session.execute(page)]
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1]
+            page = query.where(Inspection.at <= last.at, or_(Inspection.at < last.at, Inspection.id < last.id))
+
     def forget_files(self, kind: type[Inspection | Refusal], ids: Sequence[int]) -> None:
         """Let rows say that they have no files any more."""
         gone = {member: "" if member == "map" else None for member in MEMBERS if hasattr(kind, member)}
@@ -384,6 +416,30 @@ class Inspections:
         """Let the database go, and sweep away what was never finished."""
         self._engine.dispose()
         shutil.rmtree(self._incoming, ignore_errors=True)
+
+
+@contextmanager
+def opened(folder: Path, database: str | None = None) -> Iterator[Inspections]:
+    """What a service has kept in a folder, whether it runs or not.
+
+    Args:
+        folder: of the service, its --out.
+        database: URL of the database; a SQLite file in `folder` by default.
+
+    Raises:
+        SettingsError: the folder is not a service's, or the database cannot be used, now or meanwhile.
+    """
+    if not folder.is_dir() or (database is None and not (folder / DATABASE_FILE).is_file()):
+        raise SettingsError(f"{folder}: expected the folder of a service, found no {DATABASE_FILE} there")
+    inspections = Inspections(folder, database)
+    try:
+        yield inspections
+    except SQLAlchemyError as error:
+        raise SettingsError(
+            f"database {inspections.place}: expected one that can be used, found {_reason(error)}"
+        ) from None
+    finally:
+        inspections.close()
 
 
 _FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
