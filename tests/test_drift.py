@@ -370,3 +370,11 @@ def test_either_a_table_or_a_service(run: Path, tmp_path: Path) -> None:
         result = das3d("drift", run, "--inspections", tmp_path, "--since", since)
         told = "expected a day or moment such as 2026-11-20 or 2026-11-20T06:30"
         assert (result.exit_code, result.stderr) == (1, f"error: --since: {told}, found {since!r}\n")
+
+
+def test_inspections_that_are_marked_defective_are_left_out(run: Path, folder: Path) -> None:
+    inspected(folder, run, [0.2, 0.4] * 10, truth="good")
+    inspected(folder, run, [0.9] * 30, truth="defective")
+    result = das3d("drift", run, "--inspections", folder)
+    assert result.exit_code == 0 and result.stdout.startswith("20 parts beside 41 held-out ones: 50% score above")
+    assert result.stdout.splitlines()[-1] == "left out: 30 known to be defective"

@@ -209,6 +209,29 @@ def test_a_database_from_before_refusals_were_kept_gets_their_table(inspections:
     other.close()
 
 
+def test_what_a_person_found_a_part_to_be_is_kept(inspections: Inspections) -> None:
+    first, second = record(inspections, inspection(1)), record(inspections, inspection(2))
+    assert inspections.mark(first.id, "defective") and inspections.mark(second.id, "good")
+    assert [row.truth for row in inspections.page()] == ["good", "defective"] == [one.truth for one in inspections.walk()]
+    assert inspections.page()[1].verdict == "good", "the verdict stays"
+    assert inspections.mark(first.id, "unknown") and [row.truth for row in inspections.page()] == ["good", None]
+    assert not any(inspections.mark(number, "good") for number in (second.id + 1, 0, -1, 1 << 63))
+
+
+def test_a_database_from_before_parts_were_marked_goes_on_and_back(inspections: Inspections, tmp_path: Path) -> None:
+    kept = record(inspections, inspection())
+    names = [column.name for column in Inspection.__table__.columns if column.name not in ("id", "truth")]
+    with inspections._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE inspections DROP COLUMN truth")
+    other = Inspections(tmp_path, inspections._engine.url.render_as_string(hide_password=False))
+    assert other.count() == 1 and other.mark(kept.id, "good")
+    with inspections._engine.begin() as connection:  # as a version of before records
+        listed = ", ".join(names)
+        connection.exec_driver_sql(f"INSERT INTO inspections ({listed}) SELECT {listed} FROM inspections")
+    assert [row.truth for row in other.page()] == [None, "good"]
+    other.close()
+
+
 def test_many_threads_record_at_once(inspections: Inspections) -> None:
     with ThreadPoolExecutor(8) as pool:
         kept = list(pool.map(lambda number: record(inspections, inspection(number)), range(40)))

@@ -281,6 +281,34 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(
         expect(page.locator("#compared")).to_have_text("")
 
 
+def test_a_part_is_marked_as_what_it_was_in_truth(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "one"}])
+        expect(page.locator("#name")).to_have_text("one")
+        expect(page.locator("#truth")).to_have_value("unknown")
+        page.focus("#truth")
+        expect(page.locator("#follow")).not_to_be_checked()
+        record(tmp_path, [{"part": "two"}])
+        expect(page.locator("#list li")).to_have_count(2)
+        expect(page.locator("#name")).to_have_text("one")
+        page.select_option("#truth", "defective")
+        below = page.locator("#list small")
+        expect(below).to_have_text([re.compile("bolt$"), re.compile("bolt · in truth defective$")])
+        told = page.request.get(f"{address}/inspections/1").json()
+        assert (told["truth"], told["verdict"]) == ("defective", "good")
+        expect(page.locator("#verdict")).to_have_text("good")
+
+        page.route("**/truth?*", lambda route: route.fulfill(status=503, json={"detail": "the database is away"}))
+        page.select_option("#truth", "good")
+        expect(page.locator("#unmarked")).to_have_text("the database is away")
+        expect(page.locator("#truth")).to_have_value("defective")
+        page.get_by_role("button", name="two").click()
+        expect(page.locator("#truth")).to_have_value("unknown")
+        expect(page.locator("#unmarked")).not_to_be_visible()
+        page.request.put(f"{address}/inspections/2/truth?value=good")  # by somebody else
+        expect(below.first).to_have_text(re.compile("in truth good$"))
+
+
 def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browser, serve: Serve, tmp_path: Path) -> None:
     def colours(page: Page) -> str:
         return str(page.eval_on_selector("#verdict", "one => getComputedStyle(one).backgroundColor"))

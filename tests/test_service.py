@@ -212,6 +212,25 @@ def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
     assert client.get(f"/inspections/{told['id']}").json() == told | {"compared": None}, "by no other model's parts"
 
 
+def test_a_part_is_marked_as_what_it_was_in_truth(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(key=KEY)
+    headers = {"X-API-Key": KEY}
+    told = client.post("/inspections", files=files_of(part), headers=headers).json()
+    assert told["truth"] is None
+    address = f"/inspections/{told['id']}/truth"
+    refused(client.put(f"{address}?value=good"), 401)
+    for value, kept in (("defective", "defective"), ("good", "good"), ("unknown", None)):
+        answer = client.put(f"{address}?value={value}", headers=headers)
+        assert (answer.status_code, answer.json()) == (200, told | {"truth": kept})
+        assert client.get("/inspections", headers=headers).json()["items"] == [told | {"truth": kept}]
+    refused(client.put(f"{address}?value=fine", headers=headers), 422, "value", "'good', 'defective' or 'unknown'", "fine")
+    refused(client.put(address, headers=headers), 422, "value")
+    refused(client.put("/inspections/7/truth?value=good", headers=headers), 404, "found none with id 7")
+    refused(client.put(f"/inspections/{1 << 70}/truth?value=good", headers=headers), 404)
+    client.headers.update(headers)
+    assert metric(client, 'das3d_requests_total{method="PUT",route="/inspections/{id}/truth",status="200"}') == 3
+
+
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
     client = start(keep_scans=False)
     told = client.post("/inspections", files=files_of(part)).json()

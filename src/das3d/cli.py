@@ -491,6 +491,10 @@ def calibrate(
     data: Annotated[
         Path | None, typer.Option(help="Good parts; without them the rate is changed by the scores in the model.")
     ] = None,
+    inspections: Annotated[
+        Path | None, typer.Option(help="Or the folder of a service, its --out: the parts there that are marked good.")
+    ] = None,
+    database: Database = None,
     max_false_alarm: MaxFalseAlarm = None,
     merge: Annotated[bool, typer.Option("--merge", help="Keep the scores in the model and add the new ones.")] = False,
     change: Annotated[
@@ -506,9 +510,12 @@ def calibrate(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
-    if data is None and (max_false_alarm is None or merge or change):
+    if inspections is not None and (data, light, depth_unit) != (None, None, None):
+        raise typer.BadParameter("--inspections brings its own scans; expected no --data, --light and --depth-unit with it")
+    source = data or inspections
+    if source is None and (max_false_alarm is None or merge or change):
         raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE or both; --merge and --set need --data")
-    if data is None and (category, light, depth_unit) != (None, None, None):
+    if source is None and (category, light, depth_unit) != (None, None, None):
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
@@ -525,9 +532,14 @@ def calibrate(
     detector, target = load(run, device), out or model_file(run)
     if target.suffix in EXPORTED:
         raise ModelError(f"--out {target}: expected a name for a model as it was trained, found one of an exported model")
+    parts = None
+    if inspections is not None:
+        from das3d.service.marked import marked_good
+
+        parts = marked_good(detector, inspections, database, model=category)
     after = calibrated(
-        detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
-        depth_format=depth_format,
+        detector, source, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
+        depth_format=depth_format, parts=parts,
     )  # fmt: skip
     before = keep_before(target) if target.is_file() else None
     after.save(target)

@@ -20,7 +20,7 @@ from das3d.evaluation import UNLIKELY
 from das3d.threshold import CONFIDENCE, Threshold, above, chance_of_so_many
 
 LEAST = 20  # parts: fewer show next to nothing
-OTHER_MODEL = "judged by another model"  # why a part is left out
+OTHER_MODEL, DEFECTIVE = "judged by another model", "known to be defective"  # why a part is left out
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _why_not(row: Mapping[str, str], model: str | None) -> str:
     if row.get("error"):
         return "not judged"
     if row.get("label") == "1":
-        return "known to be defective"
+        return DEFECTIVE
     return OTHER_MODEL if row.get("model") != model else ""
 
 

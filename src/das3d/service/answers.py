@@ -48,6 +48,7 @@ INSPECTION: dict[str, Any] = {
     "seconds": 0.6104,
     "map": "/inspections/9/map.tiff",
     "overlay": "/inspections/9/overlay.png",
+    "truth": "defective",
 }
 
 
@@ -90,6 +91,9 @@ class InspectionAnswer(TakenInAnswer):
     )
     overlay: str | None = Field(
         description="Where to get the map as heat over the scan, PNG; null once the files were removed."
+    )
+    truth: Literal["good", "defective"] | None = Field(
+        description="What a person found the part to be; null where nobody has said."
     )
 
 

@@ -35,7 +35,7 @@ from das3d.service.answers import (
     RefusalPage,
 )
 from das3d.service.gate import Gate, Limits
-from das3d.service.inspections import Inspections, Verdict
+from das3d.service.inspections import Inspections, Truth, Verdict
 from das3d.service.retention import Keep
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
@@ -177,6 +177,15 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
     def get_inspection(id: int) -> InspectionAnswer:
         """One past inspection."""
+        return service.answer(service.find(id))
+
+    @app.put("/inspections/{id}/truth", responses=WRONG, tags=["inspections"])
+    def mark_inspection(
+        id: int,
+        value: Annotated[Truth, Query(description="What the part was found to be; unknown takes it back.")],
+    ) -> InspectionAnswer:
+        """Keep what a person found a part to be. The verdict stays as it was; `das3d calibrate` and `drift` heed it."""
+        service.inspections.mark(id, value)
         return service.answer(service.find(id))
 
     @app.get(

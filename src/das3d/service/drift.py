@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from das3d.drift import OTHER_MODEL, Drift, compare, expect_enough, with_scores
+from das3d.drift import DEFECTIVE, OTHER_MODEL, Drift, compare, expect_enough, with_scores
 from das3d.errors import DataError
 from das3d.service.inspections import Inspections, Judged, opened
 from das3d.threshold import Threshold
@@ -53,7 +53,8 @@ def drift_in_inspections(
         for row in inspections.walk(since, until):
             if row.model_hash != model_hash:
                 other = other or row
-                left_out[OTHER_MODEL] = left_out.get(OTHER_MODEL, 0) + 1
+            if why := _why_not(row, model_hash):
+                left_out[why] = left_out.get(why, 0) + 1
                 continue
             newest, oldest = newest or row, row
             yield row.score
@@ -67,3 +68,9 @@ def drift_in_inspections(
         )
     expect_enough(folder, found)
     return replace(found, period=(oldest.at, newest.at) if oldest and newest else None)
+
+
+def _why_not(row: Judged, model_hash: str) -> str:
+    if row.model_hash != model_hash:
+        return OTHER_MODEL
+    return DEFECTIVE if row.truth == "defective" else ""

@@ -39,6 +39,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    inspect,
     make_url,
     or_,
     select,
@@ -57,17 +58,20 @@ from sqlalchemy.types import TypeDecorator
 
 from das3d import atomic
 from das3d.errors import SettingsError, explained, one_line
+from das3d.files import DepthFormat
+from das3d.parts import UNKNOWN, Part
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
 DATABASE_SECONDS = 35  # that recording a verdict may take at most, and a little more
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
-SCHEMA = 1  # raised with every change of a table; one that is merely new is made where it is missing
+SCHEMA = 1  # raised with every change that versions of before cannot live with; what is merely new is added
 MEMBERS = ("map", "rgb", "depth")  # columns that name a part's files
 PAGE = 1000  # rows that are looked at or changed at once
 DATABASE_FILE = "inspections.sqlite"
 Verdict = Literal["good", "defective"]
+Truth = Literal["good", "defective", "unknown"]
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -140,6 +144,7 @@ class Inspection(TakenIn, Base):
         seconds: from taking the part in to the verdict.
         map: where the anomaly map lies (float32 TIFF), as all files below the service's folder; "" once they were removed.
         depth_scale, depth_offset, depth_missing: how numbers in the depth file become metres (`DepthFormat`).
+        truth: what a person found the part to be, "good" or "defective"; None where nobody has said.
     """
 
     __tablename__ = "inspections"
@@ -157,6 +162,7 @@ class Inspection(TakenIn, Base):
     depth_scale: Mapped[float | None]
     depth_offset: Mapped[float | None]
     depth_missing: Mapped[float | None]
+    truth: Mapped[str | None] = mapped_column(String(20))
 
 
 class Refusal(TakenIn, Base):
@@ -182,6 +188,7 @@ class Judged(NamedTuple):
     model: str
     model_hash: str
     score: float
+    truth: str | None
 
 
 class Inspections:
@@ -231,6 +238,10 @@ class Inspections:
                 session.add(Schema(version=SCHEMA))
             elif known != SCHEMA:
                 raise SettingsError(f"database {self.place}: expected tables of version {SCHEMA}, found version {known}")
+        # Versions of before neither see a column that may be empty nor mind it, so that one may go back to them.
+        if Inspection.truth.key not in {column["name"] for column in inspect(self._engine).get_columns("inspections")}:
+            with self._engine.begin() as connection:
+                connection.exec_driver_sql("ALTER TABLE inspections ADD COLUMN truth VARCHAR(20)")
 
     def new_folder(self) -> Path:
         """A new folder for the files of one part, which `record` or `forget` will take away again."""
@@ -277,6 +288,20 @@ class Inspections:
     def file(self, name: str) -> Path:
         """Where a file of an inspection lies that `map`, `rgb` or `depth` names."""
         return self.folder / name
+
+    def part_of(self, inspection: Inspection) -> Part:
+        """The scan as files that nobody has judged, to be read as they were then."""
+        rgb, depth = (None if name is None else self.file(name) for name in (inspection.rgb, inspection.depth))
+        known = inspection.depth_scale
+        form = None if known is None else DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+        return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), form)
+
+    def mark(self, id: int, truth: Truth) -> bool:
+        """Keep what a person found a part to be; "unknown" takes it back. False where there is no such inspection."""
+        if not 0 < id < 1 << 63:
+            return False
+        value = None if truth == "unknown" else truth
+        return self._change(Inspection, [id], update(Inspection).values(truth=value)) > 0
 
     def get(self, id: int) -> Inspection | None:
         """The inspection with this id."""
