@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
+from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.prepared import prepare_part
+from das3d.service.inspections import Inspection, Inspections
+from das3d.service.marked import marked_good
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -387,6 +391,122 @@ def test_own_parts_of_another_size_are_refused(detector: Detector, tmp_path: Pat
     declare(tmp_path)
     with pytest.raises(DataError, match="pixels as in training, found"):
         calibrate(detector, tmp_path / "good")
+
+
+# ------------------------------------------------------------------------------------ parts that a service has inspected
+
+
+def inspected(folder: Path, parts: Path, **changed: Any) -> list[int]:
+    """Parts of a plain folder as a service keeps them, one a minute; their ids."""
+    values = {
+        "model": "cover", "model_hash": "ab" * 32, "engine": "none", "version": "0", "score": 0.5, "threshold": 0.5,
+        "verdict": "good", "regions": [], "height": SIZE[0], "width": SIZE[1], "seconds": 0.1, "truth": "good",
+    }  # fmt: skip
+    kept, begin, ids = Inspections(folder), datetime.now(UTC), []
+    for number, part in enumerate(parts_in(parts)):
+        assert part.rgb is not None and part.depth is not None
+        place = kept.new_folder()
+        (place / "map.tiff").write_bytes(b"map")
+        for name, file in (("rgb.png", part.rgb), ("depth.tiff", part.depth)):
+            shutil.copy(file, place / name)
+        row = Inspection(
+            at=begin + timedelta(minutes=number), part=part.id, map="map.tiff", rgb="rgb.png", depth="depth.tiff",
+            **values | changed,
+        )  # fmt: skip
+        ids.append(kept.record(place, row).id)
+    kept.close()
+    return ids
+
+
+def test_inspections_marked_good_set_the_threshold_as_the_same_parts_in_a_folder_do(
+    tiny_run: Runs, tiny_data: Path, detector: Detector, new_parts: Path, tmp_path: Path
+) -> None:
+    run, service = Path(shutil.copytree(tiny_run(), tmp_path / "run")), tmp_path / "inspections"
+    ids = inspected(service, new_parts)
+    inspected(service, tiny_data / CATEGORY / "test" / "dent", truth=None)
+    inspected(service, tiny_data / CATEGORY / "test" / "dent", truth="defective")
+    inspected(service, tiny_data / CATEGORY / "train" / "good")
+    result = das3d("calibrate", run, "--inspections", service, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    said = result.stdout.splitlines()
+    assert said[0] == "11 parts marked good, 0 of which had been judged defective"
+    assert "left out: 4 parts of the training: the networks know them" in said
+    found, same = load(run, "cpu"), calibrate(detector, new_parts)
+    assert found.threshold is not None and same.threshold is not None
+    assert found.threshold.good_scores == same.threshold.good_scores
+    assert sorted(found.threshold.good_parts) == [f"inspection {id} (00{number})" for number, id in enumerate(ids)]
+    assert found.fingerprints == same.fingerprints and found.calibrations[-1]["data"] == str(service)
+    again = das3d("calibrate", run, "--inspections", service, "--merge")
+    assert again.exit_code == 1 and "left out: 7 parts held out before" in again.stdout
+    assert f"{service}: expected good parts that the model has not seen, found none among 11 parts" in again.stderr
+
+
+def test_depth_of_inspections_is_read_as_it_was(detector: Detector, new_parts: Path, tmp_path: Path) -> None:
+    counts = tmp_path / "counts"
+    for part in parts_in(new_parts):
+        assert part.rgb is not None and part.depth is not None
+        depth = np.rint(tifffile.imread(part.depth)[..., 2] * 1e4).astype(np.uint16)
+        write_member(counts / "depth" / f"{part.id}.tiff", depth)
+        (counts / "rgb").mkdir(exist_ok=True)
+        shutil.copy(part.rgb, counts / "rgb")
+    form = DepthFormat(1e-4)
+    values = {"depth_scale": form.scale, "depth_offset": form.offset, "depth_missing": form.missing}
+    inspected(tmp_path / "inspections", counts, **values)
+    parts = marked_good(detector, tmp_path / "inspections")
+    found = calibrate(detector, tmp_path, parts=parts).threshold
+    same = calibrate(detector, counts, depth_format=form).threshold
+    assert found is not None and same is not None and found.good_scores == same.good_scores
+
+
+def test_inspections_of_one_model_with_their_scans(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Inspections(tmp_path).close()
+    with pytest.raises(DataError, match="expected inspections marked good, found none"):
+        marked_good(detector, tmp_path)
+    for model in ("nut", "bolt"):
+        inspected(tmp_path, new_parts, model=model)
+    with pytest.raises(DataError, match="expected inspections marked good, found those of bolt, nut; choose by --category"):
+        marked_good(detector, tmp_path)
+    with pytest.raises(DataError, match="marked good that screw has judged, found those of bolt, nut; choose by"):
+        marked_good(detector, tmp_path, model="screw")
+    assert len(marked_good(detector, tmp_path, model="nut")) == 7
+    assert detector.training["category"] == CATEGORY
+    inspected(tmp_path, new_parts, model=CATEGORY)
+    parts = marked_good(detector, tmp_path)
+    assert len(parts) == 7 and parts[0].rgb is not None
+    shutil.rmtree(parts[0].rgb.parent)
+    capsys.readouterr()
+    assert len(marked_good(detector, tmp_path)) == 6
+    assert "left out: 1 part whose scan is no longer kept\n" in capsys.readouterr().out
+    for part in parts[1:]:
+        assert part.rgb is not None
+        shutil.rmtree(part.rgb.parent)
+    with pytest.raises(DataError, match="expected inspections marked good whose scans are kept, found none"):
+        marked_good(detector, tmp_path)
+
+
+def test_marked_false_alarms_alone_are_warned_of(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspected(tmp_path, new_parts, verdict="defective")
+    marked_good(detector, tmp_path)
+    assert capsys.readouterr().err == "", "all parts of that time were judged so"
+    inspected(tmp_path, new_parts, truth=None)
+    marked_good(detector, tmp_path)
+    told = capsys.readouterr()
+    assert told.out == "7 parts marked good, 7 of which had been judged defective\n"
+    assert told.err.startswith("warning: of all 13 parts of that time 7 had been judged defective: where false alarms are")
+
+
+def test_either_parts_or_inspections(tiny_run: Runs, tmp_path: Path) -> None:
+    for words in (["--data", tmp_path], ["--depth-unit", "mm"], ["--light", "4"]):
+        result = das3d("calibrate", tiny_run(), "--inspections", tmp_path, *words)
+        assert result.exit_code == 2 and "--inspections brings its own scans" in result.output
+    with pytest.raises(SettingsError, match="expected data with parts"):
+        calibrate(load(tiny_run(), "cpu"), parts=[], max_false_alarm=0.1)
+    result = das3d("calibrate", tiny_run(), "--inspections", tmp_path)
+    assert result.exit_code == 1 and "expected the folder of a service" in result.stderr
 
 
 # ------------------------------------------------------------------------------------ merging

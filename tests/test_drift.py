@@ -6,16 +6,20 @@ import csv
 import math
 import tracemalloc
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 from tiny import das3d
 
-from das3d.detector import load
+from das3d.detector import load, model_hash
 from das3d.drift import LEAST, compare, drift_in, median_rank
 from das3d.errors import DataError, ModelError
+from das3d.service.drift import drift_in_inspections
+from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections
 from das3d.threshold import SAME, Threshold, chance_of_so_many, threshold_from
 
 Runs = Callable[..., Path]
@@ -247,3 +251,127 @@ def test_a_model_without_held_out_scores_is_refused(tmp_path: Path) -> None:
     table = write_table(tmp_path / "scores.csv", [0.3] * 30, HELD_OUT)
     with pytest.raises(ModelError, match="expected a model that keeps the scores of held-out good parts, found one with"):
         drift_in(tmp_path, None, table)
+    with pytest.raises(ModelError, match="found one without"):
+        drift_in_inspections(tmp_path, "", None, tmp_path)
+
+
+# ------------------------------------------------------------------------------------ what a service has inspected
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "inspections"
+
+
+def inspected(folder: Path, run: Path, scores: Sequence[float], begin: datetime = NOON, **changed: Any) -> None:
+    """Parts that a service with this model has inspected, one a minute."""
+    values = {
+        "part": "bolt", "model": "cover", "model_hash": model_hash(run), "engine": "none", "version": "0",
+        "threshold": HELD_OUT.value, "verdict": "good", "regions": [], "height": 4, "width": 5, "seconds": 0.1, "map": "",
+    }  # fmt: skip
+    kept = Inspections(folder)
+    with kept._session.begin() as session:
+        for number, score in enumerate(scores):
+            session.add(Inspection(at=begin + timedelta(minutes=number), score=score, **values | changed))
+    kept.close()
+
+
+def test_inspections_of_a_service_are_compared_as_a_table_is(run: Path, folder: Path) -> None:
+    same = [0.1 + i / 100 for i in range(40)]
+    inspected(folder, run, same)
+    result = das3d("drift", run, "--inspections", folder)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        compare(HELD_OUT, same).explain()[0],
+        "taken in from 2026-03-01 12:00 to 2026-03-01 12:39 UTC",
+    ]
+
+
+def test_inspections_of_a_time_alone(run: Path, folder: Path) -> None:
+    inspected(folder, run, [0.2, 0.4] * 100)
+    inspected(folder, run, [0.35] * 25, NOON + timedelta(days=1))
+    assert das3d("drift", run, "--inspections", folder).exit_code == 0
+    when = "taken in from 2026-03-02 12:00 to 2026-03-02 12:24 UTC"
+    for words in (["--last", 25], ["--since", "2026-03-02"]):
+        result = das3d("drift", run, "--inspections", folder, *words)
+        assert result.exit_code == 3 and result.stdout.startswith("25 parts beside"), words
+        assert result.stdout.splitlines()[1:] == [when]
+    before = das3d("drift", run, "--inspections", folder, "--until", "2026-03-02T14:00+02:00", "--last", 100)
+    assert before.exit_code == 0 and before.stdout.startswith("100 parts beside")
+    assert before.stdout.splitlines()[1] == "taken in from 2026-03-01 13:40 to 2026-03-01 15:19 UTC"
+
+
+def test_inspections_by_another_model_are_left_out(run: Path, folder: Path) -> None:
+    inspected(folder, run, [0.9] * 30, model_hash="ab" * 32)
+    result = das3d("drift", run, "--inspections", folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: {folder}: expected parts that {run} has judged ({model_hash(run)[:12]}), found none but those of cover "
+        "(abababababab); give the very file that is served\n"
+    )
+    inspected(folder, run, [0.3] * (LEAST - 1))
+    told = das3d("drift", run, "--inspections", folder).stderr
+    assert told == (f"error: {folder}: expected 20 or more parts to compare, found 19 parts, 30 judged by another model\n")
+    inspected(folder, run, [0.3], NOON - timedelta(days=1))
+    result = das3d("drift", run, "--inspections", folder, "--last", LEAST)
+    assert result.exit_code == 0 and result.stdout.startswith("20 parts beside"), "of this model are so many"
+    assert result.stdout.splitlines()[1:] == [
+        "taken in from 2026-02-28 12:00 to 2026-03-01 12:18 UTC",
+        "left out: 30 judged by another model",
+    ]
+
+
+def test_inspections_of_years_are_read_in_little_memory(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("das3d.service.inspections.PAGE", 100)
+    inspected(folder, run, [0.2, 0.4] * 1_500, regions=[{"outline": [[1, 2]] * 50}])
+
+    def peak_of(last: int) -> int:
+        drift_in_inspections(run, model_hash(run), HELD_OUT, folder, last=last)  # which imports what it needs
+        tracemalloc.start()
+        try:
+            found = drift_in_inspections(run, model_hash(run), HELD_OUT, folder, last=last)
+            assert found.parts == last
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_of(3_000) < 1.5 * peak_of(100) + 100_000
+
+
+def test_what_is_no_service_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+    result = das3d("drift", run, "--inspections", folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: {folder}: expected the folder of a service, found no {DATABASE_FILE} there\n"
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / DATABASE_FILE).write_text("no database " * 100)
+    told = das3d("drift", run, "--inspections", folder).stderr
+    assert "expected one that can be used, found file is not a database" in told and told.count("\n") == 1
+    (tmp_path / "empty").mkdir()
+    Inspections(tmp_path / "empty").close()
+    told = das3d("drift", run, "--inspections", tmp_path / "empty").stderr
+    assert told == f"error: {tmp_path / 'empty'}: expected 20 or more parts to compare, found 0 parts\n"
+
+
+def test_either_a_table_or_a_service(run: Path, tmp_path: Path) -> None:
+    for words, complaint in [
+        ([], "expected either --scores FILE or --inspections FOLDER"),
+        (["--scores", tmp_path, "--inspections", tmp_path], "expected either --scores FILE or --inspections FOLDER"),
+        (["--scores", tmp_path, "--since", "2026-03-01"], "expected --inspections FOLDER with them"),
+    ]:
+        result = das3d("drift", run, *words)
+        assert result.exit_code == 2 and complaint in result.output, words
+    for since in ("yesterday", "7", "2026-02-30"):
+        result = das3d("drift", run, "--inspections", tmp_path, "--since", since)
+        told = "expected a day or moment such as 2026-11-20 or 2026-11-20T06:30"
+        assert (result.exit_code, result.stderr) == (1, f"error: --since: {told}, found {since!r}\n")
+
+
+def test_inspections_that_are_marked_defective_are_left_out(run: Path, folder: Path) -> None:
+    inspected(folder, run, [0.2, 0.4] * 10, truth="good")
+    inspected(folder, run, [0.9] * 30, truth="defective")
+    result = das3d("drift", run, "--inspections", folder)
+    assert result.exit_code == 0 and result.stdout.startswith("20 parts beside 41 held-out ones: 50% score above")
+    assert result.stdout.splitlines()[-1] == "left out: 30 known to be defective"

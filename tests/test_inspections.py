@@ -126,6 +126,20 @@ def test_pages_hold_while_parts_come_in_and_filters_narrow_them(inspections: Ins
         inspections.page(colour="red")
 
 
+def test_all_are_walked_from_the_newest_a_page_at_a_time(inspections: Inspections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("das3d.service.inspections.PAGE", 3)
+    minutes = [4, 4, 1, 2, 4, 4, 4, 0, 3]  # later ids are not later parts, and a page ends within a minute
+    kept = [record(inspections, inspection(number, at=NOON + timedelta(minutes=at))) for number, at in enumerate(minutes)]
+    newest_first = sorted(kept, key=lambda row: (row.at, row.id), reverse=True)
+    walked = list(inspections.walk())
+    assert [row.id for row in walked] == [row.id for row in newest_first]
+    assert [(row.at, row.score, row.model_hash) for row in walked] == [
+        (row.at, row.score, row.model_hash) for row in newest_first
+    ]
+    some = inspections.walk(NOON + timedelta(minutes=1), NOON + timedelta(minutes=4))
+    assert [row.at.minute for row in some] == [3, 2, 1]
+
+
 def test_parts_are_found_by_their_beginning_alike_in_every_database(inspections: Inspections) -> None:
     last = "\U0010ffff"
     names = ["A1", "a1", "a1-b", "a-1", "a2", "b", "\ud7ffx", "\ue000", "é1", "e1", last, last * 2, "zz" + last]
@@ -192,6 +206,29 @@ def test_a_database_from_before_refusals_were_kept_gets_their_table(inspections:
         connection.exec_driver_sql("DROP TABLE refused")
     other = Inspections(tmp_path, inspections._engine.url.render_as_string(hide_password=False))
     assert other.count() == 1 and other.count_refused() == 0
+    other.close()
+
+
+def test_what_a_person_found_a_part_to_be_is_kept(inspections: Inspections) -> None:
+    first, second = record(inspections, inspection(1)), record(inspections, inspection(2))
+    assert inspections.mark(first.id, "defective") and inspections.mark(second.id, "good")
+    assert [row.truth for row in inspections.page()] == ["good", "defective"] == [one.truth for one in inspections.walk()]
+    assert inspections.page()[1].verdict == "good", "the verdict stays"
+    assert inspections.mark(first.id, "unknown") and [row.truth for row in inspections.page()] == ["good", None]
+    assert not any(inspections.mark(number, "good") for number in (second.id + 1, 0, -1, 1 << 63))
+
+
+def test_a_database_from_before_parts_were_marked_goes_on_and_back(inspections: Inspections, tmp_path: Path) -> None:
+    kept = record(inspections, inspection())
+    names = [column.name for column in Inspection.__table__.columns if column.name not in ("id", "truth")]
+    with inspections._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE inspections DROP COLUMN truth")
+    other = Inspections(tmp_path, inspections._engine.url.render_as_string(hide_password=False))
+    assert other.count() == 1 and other.mark(kept.id, "good")
+    with inspections._engine.begin() as connection:  # as a version of before records
+        listed = ", ".join(names)
+        connection.exec_driver_sql(f"INSERT INTO inspections ({listed}) SELECT {listed} FROM inspections")
+    assert [row.truth for row in other.page()] == [None, "good"]
     other.close()
 
 

@@ -18,6 +18,7 @@ from browser import needs_chromium
 from playwright.sync_api import Browser, Page, expect
 
 from das3d.demo import CATEGORY
+from das3d.detector import load
 from das3d.service import make_app, open_models
 from das3d.service.inspections import Inspection, Inspections
 
@@ -249,7 +250,9 @@ def test_parts_that_came_in_while_nobody_looked_are_in_the_list(browser: Browser
         assert page.locator("#list b").all_text_contents() == [str(number) for number in reversed(range(181))]
 
 
-def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(
+    browser: Browser, serve: Serve, tiny_run: Callable[..., Path], tmp_path: Path
+) -> None:
     with serve() as address, opened(browser, address) as page:
         (model,) = page.request.get(f"{address}/models").json()
         by_it = {"model": model["name"], "model_hash": model["hash"], "threshold": 0.4, "verdict": "good"}
@@ -264,6 +267,11 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Bro
         page.get_by_role("button", name="at the threshold").click()
         expect(page.locator("#verdict")).to_have_text("good")
         expect(page.locator("#facts dl")).to_contain_text(model["about"])
+        threshold = load(tiny_run(), "cpu").threshold
+        assert threshold is not None
+        as_predict = threshold.compared(0.4 + 0.9 * model["tolerance"])
+        expect(page.locator("#compared")).to_have_text(as_predict)
+        expect(page.locator("#shown")).not_to_contain_text(re.compile(r"\d %"))
         move(page, 0.4)
         expect(page.locator("#limit")).to_have_text("0.400")
         expect(page.locator("#verdict")).to_have_text("good")
@@ -271,7 +279,37 @@ def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(browser: Bro
         expect(page.locator("#verdict")).to_have_text("defective")
         page.get_by_role("button", name="earlier").click()
         expect(page.locator("#facts dl")).to_contain_text("by an earlier model of this name")
-        expect(page.locator("#facts dl")).to_contain_text("9.1 % (share of good parts that score this high)")
+        expect(page.locator("#compared")).to_have_text("")
+
+
+def test_a_part_is_marked_as_what_it_was_in_truth(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address, opened(browser, address) as page:
+        record(tmp_path, [{"part": "one"}])
+        expect(page.locator("#name")).to_have_text("one")
+        expect(page.locator("#truth")).to_have_value("unknown")
+        page.focus("#truth")
+        expect(page.locator("#follow")).not_to_be_checked()
+        record(tmp_path, [{"part": "two"}])
+        expect(page.locator("#list li")).to_have_count(2)
+        expect(page.locator("#name")).to_have_text("one")
+        page.select_option("#truth", "defective")
+        below = page.locator("#list small")
+        expect(below).to_have_text([re.compile("bolt$"), re.compile("bolt · in truth defective$")])
+        others = Inspections(tmp_path)
+        told = others.get(1)
+        assert told is not None and (told.truth, told.verdict) == ("defective", "good")
+        expect(page.locator("#verdict")).to_have_text("good")
+
+        page.route("**/truth?*", lambda route: route.fulfill(status=503, json={"detail": "the database is away"}))
+        page.select_option("#truth", "good")
+        expect(page.locator("#unmarked")).to_have_text("the database is away")
+        expect(page.locator("#truth")).to_have_value("defective")
+        page.get_by_role("button", name="two").click()
+        expect(page.locator("#truth")).to_have_value("unknown")
+        expect(page.locator("#unmarked")).not_to_be_visible()
+        others.mark(2, "good")
+        others.close()
+        expect(below.first).to_have_text(re.compile("in truth good$"))
 
 
 def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browser, serve: Serve, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_a_part_gets_the_detectors_verdict_and_all_of_it_is_kept(
     told = answer.json()
     assert told["score"] == pytest.approx(expected.score, abs=1e-6)
     assert told["verdict"] == ("defective" if expected.defective else "good")
+    assert model.detector.threshold is not None
+    assert told["compared"] == model.detector.threshold.compared(expected.score) != "", "as predict prints it"
     assert told["part"] == "A 17" and told["model"] == model.name and len(told["model_hash"]) == 64
     assert (told["height"], told["width"]) == SIZE
     assert client.get(f"/inspections/{told['id']}").json() == told
@@ -207,6 +209,26 @@ def test_what_an_earlier_model_judged_is_not_shown_by_the_facts_of_the_new_one(
     view = client.get(f"/inspections/{told['id']}/view").json()
     assert view["scale"] == full_red(told["threshold"]) != client.get("/models").json()[0]["scale"]
     assert view["surface"]["pitch"] is None and service.statistics(service.find(told["id"])) is None
+    assert client.get(f"/inspections/{told['id']}").json() == told | {"compared": None}, "by no other model's parts"
+
+
+def test_a_part_is_marked_as_what_it_was_in_truth(start: Start, part: tuple[Path, Path]) -> None:
+    client = start(key=KEY)
+    headers = {"X-API-Key": KEY}
+    told = client.post("/inspections", files=files_of(part), headers=headers).json()
+    assert told["truth"] is None
+    address = f"/inspections/{told['id']}/truth"
+    refused(client.put(f"{address}?value=good"), 401)
+    for value, kept in (("defective", "defective"), ("good", "good"), ("unknown", None)):
+        answer = client.put(f"{address}?value={value}", headers=headers)
+        assert (answer.status_code, answer.json()) == (200, told | {"truth": kept})
+        assert client.get("/inspections", headers=headers).json()["items"] == [told | {"truth": kept}]
+    refused(client.put(f"{address}?value=fine", headers=headers), 422, "value", "'good', 'defective' or 'unknown'", "fine")
+    refused(client.put(address, headers=headers), 422, "value")
+    refused(client.put("/inspections/7/truth?value=good", headers=headers), 404, "found none with id 7")
+    refused(client.put(f"/inspections/{1 << 70}/truth?value=good", headers=headers), 404)
+    client.headers.update(headers)
+    assert metric(client, 'das3d_requests_total{method="PUT",route="/inspections/{id}/truth",status="200"}') == 3
 
 
 def test_parts_can_be_without_scans(start: Start, part: tuple[Path, Path]) -> None:
@@ -889,7 +911,12 @@ def test_the_description_has_real_examples(start: Start) -> None:
     assert RefusalAnswer.model_validate(REFUSAL).model_dump(mode="json") == REFUSAL
     described = start().get("/openapi.json").json()
     assert {"/inspections", "/inspections/{id}", "/models", "/healthz", "/readyz", "/metrics"} <= set(described["paths"])
-    assert described["components"]["schemas"]["InspectionAnswer"]["examples"] == [INSPECTION]
+    schemas = described["components"]["schemas"]
+    assert schemas["InspectionAnswer"]["examples"] == [INSPECTION]
+    judged, refused = (schemas[name]["properties"] for name in ("InspectionAnswer", "RefusalAnswer"))
+    shared = {name: judged[name] for name in judged.keys() & refused.keys()}
+    assert shared.keys() == {"id", "at", "part", "model", "model_hash"}
+    assert all("description" in one and one == refused[name] for name, one in shared.items()), "one meaning each"
     assert {"401", "413", "415", "422", "429"} <= set(described["paths"]["/inspections"]["post"]["responses"])
     json.dumps(described, allow_nan=False)
 

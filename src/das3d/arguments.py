@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 from das3d.choices import Modality
-from das3d.errors import DataError, SettingsError
+from das3d.errors import DataError, SettingsError, one_line
 
 
 def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m or 1h") -> float:
@@ -21,6 +22,18 @@ def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m
     if not 0 < seconds < 1e9:
         raise SettingsError(f"{option}: expected a time such as {example}, found {text!r}")
     return seconds
+
+
+def parse_moment(text: str | None, option: str) -> datetime | None:
+    """The moment in '2026-11-20' or '2026-11-20T06:30', UTC where it has no zone; None stays None. Raises SettingsError."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        example = "2026-11-20 or 2026-11-20T06:30"
+        raise SettingsError(f"{option}: expected a day or moment such as {example}, found {one_line(text)!r}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def parse_keep(good: str | None, defective: str | None, refused: str | None, rows: str | None) -> Any:

@@ -57,6 +57,7 @@ def calibrate(
     category: str | None = None,
     light: int | None = None,
     depth_format: DepthFormat | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> Detector:
     """A detector with the same weights and a new threshold.
 
@@ -70,15 +71,20 @@ def calibrate(
         changes: other settings of the score, such as ``"score.turn=0"``; with them scores of before do not compare.
         category: which one, where `data` holds several; the one trained on where None and it is there.
         light, depth_format: as for `find_dataset`; where None, as in training.
+        parts: good ones that were found already, as `das3d.service.marked` does; `data`, which is needed, then only says
+            where.
 
     Raises:
         DataError: parts of a plain folder are labelled defective by the data set around it, parts cannot be read or
             prepared, or none is left.
         ModelError: old scores are needed and the model keeps none, or they would not compare with new ones.
-        SettingsError: a change is not of the score, or its value cannot work; or `max_false_alarm` is no share.
+        SettingsError: a change is not of the score, or its value cannot work; `max_false_alarm` is no share; or `parts`
+            come without `data`.
     """
     if max_false_alarm is not None:
         expect_rate(max_false_alarm)  # before minutes of work
+    if parts is not None and data is None:
+        raise SettingsError("calibrate: expected data with parts, the place that they came from, found none")
     if any(change.partition("=")[0].strip() == "score.max_false_alarm" for change in changes):
         raise SettingsError("calibrate: expected the rate as max_false_alarm (--max-false-alarm), found it as a change")
     if changes:
@@ -89,7 +95,7 @@ def calibrate(
         settings = with_score(detector.settings, changes)
         detector = replace(detector, settings=settings, engine=TorchEngine(detector.network, settings.score))
     reading = detector.reading(light=light, depth_format=depth_format)
-    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, reading)
+    after = _calibrated_anew(detector, data, max_false_alarm, merge, category, reading, parts)
     _warn_of_odd(after.threshold)
     return _recorded(after, data)
 
@@ -101,6 +107,7 @@ def _calibrated_anew(
     merge: bool,
     category: str | None,
     reading: Reading,
+    found: Sequence[Part] | None,
 ) -> Detector:
     rate = max_false_alarm if max_false_alarm is not None else _rate_of(detector)
     known = detector.threshold
@@ -110,7 +117,10 @@ def _calibrated_anew(
         assert known is not None
         threshold = threshold_from(known.good_scores, rate, known.synthetic_scores, known.good_parts)
         return replace(detector, threshold=threshold)
-    parts = _good_parts(detector, Path(data), category, merge, reading)
+    if found is None:
+        parts = _good_parts(detector, Path(data), category, merge, reading)
+    else:
+        parts = _unseen(detector, Path(data), found, found, merge)
     fresh = _measured(detector, parts, rate)
     if not merge:
         return fresh
@@ -288,6 +298,11 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
         expected = "expected good parts, found one that the data set around it labels"
         lines = [f"{_file_of(part)}: {expected} {part.defect!r}" for part in wrong[:5]]
         raise DataError(lines + ([f"... and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
+    return _unseen(detector, folder, found, labelled, merge)
+
+
+def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: Sequence[Part], merge: bool) -> list[Part]:
+    # Of good parts in a folder those that count, by what a data set says of them; says which ones are left out.
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
     def why_not(part: Part, label: Part) -> str:

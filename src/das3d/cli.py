@@ -20,6 +20,7 @@ from das3d.arguments import (
     parse_duration,
     parse_keep,
     parse_modalities,
+    parse_moment,
     parse_seeds,
     parse_share,
     read_key,
@@ -444,14 +445,33 @@ def watch(
 @reported
 def drift(
     run: Model,
-    scores: Annotated[Path, typer.Option(help="scores.csv that predict or watch wrote.")],
-    last: Annotated[int | None, typer.Option(min=1, help="Look at so many of its last parts alone.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="scores.csv that predict or watch wrote.")] = None,
+    inspections: Annotated[Path | None, typer.Option(help="Or the folder of a service, its --out.")] = None,
+    database: Database = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --inspections: only parts from this moment on, such as 2026-11-20 (UTC).")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The same before this moment.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Look at so many of the last parts alone.")] = None,
 ) -> None:
     """Say whether parts still look like the held-out good ones that the threshold rests on; exit with 3 where not."""
-    from das3d.detector import load
+    if (scores is None) == (inspections is None):
+        raise typer.BadParameter("expected either --scores FILE or --inspections FOLDER")
+    if inspections is None and (since or until):
+        raise typer.BadParameter("--since and --until tell of inspections; expected --inspections FOLDER with them")
+    begin, end = parse_moment(since, "--since"), parse_moment(until, "--until")
+    from das3d.detector import load, model_hash
     from das3d.drift import drift_in
 
-    found = drift_in(run, load(run, "cpu").threshold, scores, last=last)
+    threshold = load(run, "cpu").threshold
+    if scores is not None:
+        found = drift_in(run, threshold, scores, last=last)
+    elif inspections is not None:
+        from das3d.service.drift import drift_in_inspections
+
+        found = drift_in_inspections(
+            run, model_hash(run), threshold, inspections, database, since=begin, until=end, last=last
+        )
     for line in found.explain():
         print(line)
     if found.seen:
@@ -465,6 +485,10 @@ def calibrate(
     data: Annotated[
         Path | None, typer.Option(help="Good parts; without them the rate is changed by the scores in the model.")
     ] = None,
+    inspections: Annotated[
+        Path | None, typer.Option(help="Or the folder of a service, its --out: the parts there that are marked good.")
+    ] = None,
+    database: Database = None,
     max_false_alarm: MaxFalseAlarm = None,
     merge: Annotated[bool, typer.Option("--merge", help="Keep the scores in the model and add the new ones.")] = False,
     change: Annotated[
@@ -480,9 +504,12 @@ def calibrate(
     depth_unit: DepthUnit = None,
 ) -> None:
     """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
-    if data is None and (max_false_alarm is None or merge or change):
+    if inspections is not None and (data, light, depth_unit) != (None, None, None):
+        raise typer.BadParameter("--inspections brings its own scans; expected no --data, --light and --depth-unit with it")
+    source = data or inspections
+    if source is None and (max_false_alarm is None or merge or change):
         raise typer.BadParameter("expected --data GOODPARTS, --max-false-alarm RATE or both; --merge and --set need --data")
-    if data is None and (category, light, depth_unit) != (None, None, None):
+    if source is None and (category, light, depth_unit) != (None, None, None):
         raise typer.BadParameter("--category, --light and --depth-unit tell how parts are read; expected --data with them")
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
@@ -499,9 +526,14 @@ def calibrate(
     detector, target = load(run, device), out or model_file(run)
     if target.suffix in EXPORTED:
         raise ModelError(f"--out {target}: expected a name for a model as it was trained, found one of an exported model")
+    parts = None
+    if inspections is not None:
+        from das3d.service.marked import marked_good
+
+        parts = marked_good(detector, inspections, database, model=category)
     after = calibrated(
-        detector, data, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
-        depth_format=depth_format,
+        detector, source, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
+        depth_format=depth_format, parts=parts,
     )  # fmt: skip
     before = keep_before(target) if target.is_file() else None
     after.save(target)

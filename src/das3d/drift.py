@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from das3d.console import counted
@@ -18,6 +19,7 @@ from das3d.errors import DataError, ModelError, one_line
 from das3d.threshold import CONFIDENCE, UNLIKELY, Threshold, above, chance_of_so_many
 
 LEAST = 20  # parts: fewer show next to nothing
+OTHER_MODEL, DEFECTIVE = "judged by another model", "known to be defective"  # why a part is left out
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Drift:
         alarms: how many of them score above the threshold.
         chance: the probability that the middle of so many parts lies as far from that median, on either side, if they are
             like the held-out ones.
-        left_out: how many parts of the table are not compared, by the reason.
+        left_out: how many parts that were looked at are not compared, by the reason.
+        period: when the first and the last of the parts were taken in, UTC; None where nothing tells.
     """
 
     threshold: Threshold
@@ -40,6 +43,7 @@ class Drift:
     alarms: int
     chance: float
     left_out: Mapping[str, int] = field(default_factory=dict)
+    period: tuple[datetime, datetime] | None = None
 
     @property
     def seen(self) -> bool:
@@ -67,8 +71,10 @@ class Drift:
             said = "parts, light or camera have changed; calibrate with new good parts"
         else:
             said = "lower than by chance: parts, light or camera have changed, or the model was trained on these parts"
+        begin, end = (f"{moment:%Y-%m-%d %H:%M}" for moment in self.period) if self.period else ("", "")
+        when = [f"taken in from {begin} to {end} UTC"] if self.period else []
         left = [f"left out: {', '.join(f'{count} {why}' for why, count in self.left_out.items())}"] if self.left_out else []
-        return [f"{shares}: {said}", *left]
+        return [f"{shares}: {said}", *when, *left]
 
 
 def median_rank(held_out: int) -> int:
@@ -116,11 +122,7 @@ def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int |
         ModelError: the model has no threshold, and so no scores of held-out parts.
         DataError: the table cannot be read, holds too few scores, or those of another model.
     """
-    if threshold is None:
-        raise ModelError(
-            f"{run}: expected a model that keeps the scores of held-out good parts, found one without; "
-            "das3d calibrate --data GOODPARTS gives it some"
-        )
+    threshold = with_scores(run, threshold)
     kept = deque(_rows_of(table), maxlen=last or 1)
     model = kept[-1].get("model") if kept else None
     left_out: dict[str, int] = {}
@@ -135,10 +137,24 @@ def drift_in(run: Path, threshold: Threshold | None, table: Path, *, last: int |
                 _expect_its_own(run, threshold, table, row, score)
             yield score
 
-    found = compare(threshold, judged(), left_out)
+    return expect_enough(table, compare(threshold, judged(), left_out))
+
+
+def with_scores(run: Path, threshold: Threshold | None) -> Threshold:
+    """The threshold of a model. Raises ModelError where it has none, and so no scores of held-out parts."""
+    if threshold is None:
+        raise ModelError(
+            f"{run}: expected a model that keeps the scores of held-out good parts, found one without; "
+            "das3d calibrate --data GOODPARTS gives it some"
+        )
+    return threshold
+
+
+def expect_enough(place: Path, found: Drift) -> Drift:
+    """What was found in a table or folder. Raises DataError where too few parts were compared."""
     if found.parts < LEAST:
-        there = ", ".join([counted(found.parts, "part"), *(f"{count} {why}" for why, count in left_out.items())])
-        raise DataError(f"{table}: expected {LEAST} or more parts to compare, found {there}")
+        there = ", ".join([counted(found.parts, "part"), *(f"{count} {why}" for why, count in found.left_out.items())])
+        raise DataError(f"{place}: expected {LEAST} or more parts to compare, found {there}")
     return found
 
 
@@ -162,8 +178,8 @@ def _why_not(row: Mapping[str, str], model: str | None) -> str:
     if row.get("error"):
         return "not judged"
     if row.get("label") == "1":
-        return "known to be defective"
-    return "judged by another model" if row.get("model") != model else ""
+        return DEFECTIVE
+    return OTHER_MODEL if row.get("model") != model else ""
 
 
 def _number_in(table: Path, row: Mapping[str, str], column: str) -> float:

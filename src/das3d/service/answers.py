@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from das3d.service.inspections import Inspection
-from das3d.threshold import SAME
+from das3d.threshold import SAME, Threshold
 
 # What a demo part got (its missing rib), so that the description shows what the service says.
 REGION = {
@@ -41,25 +41,32 @@ INSPECTION: dict[str, Any] = {
     "threshold": 0.3471,
     "verdict": "defective",
     "false_alarm_probability": 0.0909,
+    "compared": "higher than all 10 held-out good parts",
     "regions": [REGION],
     "width": 256,
     "height": 256,
     "seconds": 0.6104,
     "map": "/inspections/9/map.tiff",
     "overlay": "/inspections/9/overlay.png",
+    "truth": "defective",
 }
 
 
-class InspectionAnswer(BaseModel):
+class TakenInAnswer(BaseModel):
+    """What is told of every part that came in, whatever came of it; kept by `TakenIn`."""
+
+    id: int = Field(description="Grows with every part of its list and is never given twice.")
+    at: datetime = Field(description="When the part was taken in, UTC.")
+    part: str = Field(description="What the client calls the part, or its files.")
+    model: str = Field(description="Its name in the service.")
+    model_hash: str = Field(description="SHA-256 of the model file.")
+
+
+class InspectionAnswer(TakenInAnswer):
     """One verdict."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [INSPECTION]})
 
-    id: int = Field(description="Grows with every inspection.")
-    at: datetime = Field(description="When the part was taken in, UTC.")
-    part: str = Field(description="What the part is called.")
-    model: str
-    model_hash: str = Field(description="SHA-256 of the model file.")
     engine: str = Field(description="What computed the verdict.")
     score: float = Field(description="0 to 1; higher is more likely defective.")
     threshold: float | None = Field(
@@ -68,6 +75,10 @@ class InspectionAnswer(BaseModel):
     verdict: Literal["good", "defective"] | None = Field(description="Null where the model has no threshold.")
     false_alarm_probability: float | None = Field(
         description=f"The probability that a good part scores as high, within {SAME:g}; null where the model cannot tell."
+    )
+    compared: str | None = Field(
+        description="Where the score stands among those of held-out good parts, in words; null where the model cannot tell "
+        "or is no longer served."
     )
     regions: list[dict[str, Any]] = Field(
         description="The places that the verdict rests on, the largest first; in pixels of the scan."
@@ -81,11 +92,21 @@ class InspectionAnswer(BaseModel):
     overlay: str | None = Field(
         description="Where to get the map as heat over the scan, PNG; null once the files were removed."
     )
+    truth: Literal["good", "defective"] | None = Field(
+        description="What a person found the part to be; null where nobody has said."
+    )
 
 
-def answer(inspection: Inspection) -> InspectionAnswer:
-    """The row of a database as an answer."""
-    shown = {name: getattr(inspection, name) for name in InspectionAnswer.model_fields if name not in ("map", "overlay")}
+def answer(inspection: Inspection, threshold: Threshold | None) -> InspectionAnswer:
+    """The row of a database as an answer.
+
+    Args:
+        inspection: the row.
+        threshold: of the model that judged it; None where it has none or is no longer served.
+    """
+    derived = ("compared", "map", "overlay")
+    shown = {name: getattr(inspection, name) for name in InspectionAnswer.model_fields if name not in derived}
+    shown["compared"] = threshold and (threshold.compared(inspection.score) or None)
     if not inspection.map:
         return InspectionAnswer(**shown, map=None, overlay=None)
     where = f"/inspections/{inspection.id}"
@@ -114,16 +135,11 @@ REFUSAL: dict[str, Any] = {
 }
 
 
-class RefusalAnswer(BaseModel):
+class RefusalAnswer(TakenInAnswer):
     """One part that could not be judged."""
 
     model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [REFUSAL]})
 
-    id: int = Field(description="Grows with every refusal.")
-    at: datetime = Field(description="When the part was taken in, UTC.")
-    part: str = Field(description="What the part is called.")
-    model: str
-    model_hash: str = Field(description="SHA-256 of the model file.")
     reason: str = Field(description="What the client was told.")
     rgb: str | None = Field(description="Its file below the folder of the service; null where it had none or is not kept.")
     depth: str | None
@@ -155,7 +171,8 @@ class ModelAnswer(BaseModel):
                     "threshold": 0.3471,
                     "tolerance": SAME,
                     "scale": 0.6942,
-                    "about": "threshold 0.3471 from 10 held-out good parts: 9.1% false alarms expected",
+                    "about": "threshold 0.3471 from 10 held-out good parts: 9.1% false alarms expected, at most 25.9% with "
+                    "95% confidence (5% was asked for, which takes 19 parts)",
                 }
             ]
         }

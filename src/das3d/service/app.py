@@ -33,10 +33,9 @@ from das3d.service.answers import (
     Problem,
     RefusalAnswer,
     RefusalPage,
-    answer,
 )
 from das3d.service.gate import Gate, Limits
-from das3d.service.inspections import Inspections, Verdict
+from das3d.service.inspections import Inspections, Truth, Verdict
 from das3d.service.retention import Keep
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
@@ -134,7 +133,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     ) -> InspectionAnswer:
         """Inspect one part. The verdict is recorded before this answers, as is a part that cannot be judged (422)."""
         try:
-            return answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
+            return service.answer(await service.inspect(service.choose(model), part, rgb, depth, depth_unit))
         except OSError as error:
             raise unwritable(service.inspections.folder, error) from None
 
@@ -160,7 +159,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         more = len(rows) > limit
         rows = rows[:limit]
         total = service.inspections.count(**filters) if count else None
-        return InspectionPage(items=[answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
+        return InspectionPage(items=[service.answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
 
     @app.get("/refused", responses=WRONG, tags=["inspections"])
     def list_refused(
@@ -178,7 +177,16 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
     def get_inspection(id: int) -> InspectionAnswer:
         """One past inspection."""
-        return answer(service.find(id))
+        return service.answer(service.find(id))
+
+    @app.put("/inspections/{id}/truth", responses=WRONG, tags=["inspections"])
+    def mark_inspection(
+        id: int,
+        value: Annotated[Truth, Query(description="What the part was found to be; unknown takes it back.")],
+    ) -> InspectionAnswer:
+        """Keep what a person found a part to be. The verdict stays as it was; `das3d calibrate` and `drift` heed it."""
+        service.inspections.mark(id, value)
+        return service.answer(service.find(id))
 
     @app.get(
         "/inspections/{id}/map.tiff", responses=WRONG_FILE | {200: {"content": {"image/tiff": {}}}}, tags=["inspections"],

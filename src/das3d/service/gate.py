@@ -113,7 +113,7 @@ class Gate:
             await self._let_in(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")  # its pattern: ids would make a series each
-            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other"
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT") else "other"
             self._metrics.requests.labels(method, route, status).inc()
             self._metrics.request_seconds.labels(method, route).observe(time.perf_counter() - begun)
 

@@ -16,10 +16,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -39,6 +39,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    inspect,
     make_url,
     or_,
     select,
@@ -57,17 +58,20 @@ from sqlalchemy.types import TypeDecorator
 
 from das3d import atomic
 from das3d.errors import SettingsError, explained, one_line
+from das3d.files import DepthFormat
+from das3d.parts import UNKNOWN, Part
 
 CONNECT_SECONDS = 5  # for a server to answer; whoever waits for it holds a thread
 STATEMENT_SECONDS = 20  # for a server to do what it was told, locks included
 DATABASE_SECONDS = 35  # that recording a verdict may take at most, and a little more
 STARTS = 3  # further tries to make the tables of a new database
 ABANDONED = 3600.0  # seconds; no inspection is under way that long
-SCHEMA = 1  # raised with every change of a table; one that is merely new is made where it is missing
+SCHEMA = 1  # raised with every change that versions of before cannot live with; what is merely new is added
 MEMBERS = ("map", "rgb", "depth")  # columns that name a part's files
 PAGE = 1000  # rows that are looked at or changed at once
 DATABASE_FILE = "inspections.sqlite"
 Verdict = Literal["good", "defective"]
+Truth = Literal["good", "defective", "unknown"]
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -140,6 +144,7 @@ class Inspection(TakenIn, Base):
         seconds: from taking the part in to the verdict.
         map: where the anomaly map lies (float32 TIFF), as all files below the service's folder; "" once they were removed.
         depth_scale, depth_offset, depth_missing: how numbers in the depth file become metres (`DepthFormat`).
+        truth: what a person found the part to be, "good" or "defective"; None where nobody has said.
     """
 
     __tablename__ = "inspections"
@@ -157,6 +162,7 @@ class Inspection(TakenIn, Base):
     depth_scale: Mapped[float | None]
     depth_offset: Mapped[float | None]
     depth_missing: Mapped[float | None]
+    truth: Mapped[str | None] = mapped_column(String(20))
 
 
 class Refusal(TakenIn, Base):
@@ -172,6 +178,17 @@ class Refusal(TakenIn, Base):
 
 
 Row = TypeVar("Row", bound=Inspection | Refusal)
+
+
+class Judged(NamedTuple):
+    """What is asked of very many inspections; the attributes are those of `Inspection`."""
+
+    id: int
+    at: datetime
+    model: str
+    model_hash: str
+    score: float
+    truth: str | None
 
 
 class Inspections:
@@ -221,6 +238,10 @@ class Inspections:
                 session.add(Schema(version=SCHEMA))
             elif known != SCHEMA:
                 raise SettingsError(f"database {self.place}: expected tables of version {SCHEMA}, found version {known}")
+        # Versions of before neither see a column that may be empty nor mind it, so that one may go back to them.
+        if Inspection.truth.key not in {column["name"] for column in inspect(self._engine).get_columns("inspections")}:
+            with self._engine.begin() as connection:
+                connection.exec_driver_sql("ALTER TABLE inspections ADD COLUMN truth VARCHAR(20)")
 
     def new_folder(self) -> Path:
         """A new folder for the files of one part, which `record` or `forget` will take away again."""
@@ -267,6 +288,20 @@ class Inspections:
     def file(self, name: str) -> Path:
         """Where a file of an inspection lies that `map`, `rgb` or `depth` names."""
         return self.folder / name
+
+    def part_of(self, inspection: Inspection) -> Part:
+        """The scan as files that nobody has judged, to be read as they were then."""
+        rgb, depth = (None if name is None else self.file(name) for name in (inspection.rgb, inspection.depth))
+        known = inspection.depth_scale
+        form = None if known is None else DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
+        return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), form)
+
+    def mark(self, id: int, truth: Truth) -> bool:
+        """Keep what a person found a part to be; "unknown" takes it back. False where there is no such inspection."""
+        if not 0 < id < 1 << 63:
+            return False
+        value = None if truth == "unknown" else truth
+        return self._change(Inspection, [id], update(Inspection).values(truth=value)) > 0
 
     def get(self, id: int) -> Inspection | None:
         """The inspection with this id."""
@@ -354,6 +389,28 @@ class Inspections:
             yield [(id, [name for name in names if name]) for id, _, *names in rows]
             last, since = rows[-1][:2]
 
+    def walk(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[Judged]:
+        """Every inspection of a time, the newest first; a page at a time is held, without what takes room.
+
+        Args:
+            since, until: moments; `until` is excluded, and None is no limit.
+        """
+        query = select(*(getattr(Inspection, name) for name in Judged._fields))
+        if since is not None:
+            query = query.where(Inspection.at >= since)
+        if until is not None:
+            query = query.where(Inspection.at < until)
+        query = query.order_by(Inspection.at.desc(), Inspection.id.desc()).limit(PAGE)
+        page = query
+        while True:
+            with self._session() as session:
+                rows = [Judged(*row) for row in session.execute(page)]
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1]
+            page = query.where(Inspection.at <= last.at, or_(Inspection.at < last.at, Inspection.id < last.id))
+
     def forget_files(self, kind: type[Inspection | Refusal], ids: Sequence[int]) -> None:
         """Let rows say that they have no files any more."""
         gone = {member: "" if member == "map" else None for member in MEMBERS if hasattr(kind, member)}
@@ -384,6 +441,30 @@ class Inspections:
         """Let the database go, and sweep away what was never finished."""
         self._engine.dispose()
         shutil.rmtree(self._incoming, ignore_errors=True)
+
+
+@contextmanager
+def opened(folder: Path, database: str | None = None) -> Iterator[Inspections]:
+    """What a service has kept in a folder, whether it runs or not.
+
+    Args:
+        folder: of the service, its --out.
+        database: URL of the database; a SQLite file in `folder` by default.
+
+    Raises:
+        SettingsError: the folder is not a service's, or the database cannot be used, now or meanwhile.
+    """
+    if not folder.is_dir() or (database is None and not (folder / DATABASE_FILE).is_file()):
+        raise SettingsError(f"{folder}: expected the folder of a service, found no {DATABASE_FILE} there")
+    inspections = Inspections(folder, database)
+    try:
+        yield inspections
+    except SQLAlchemyError as error:
+        raise SettingsError(
+            f"database {inspections.place}: expected one that can be used, found {_reason(error)}"
+        ) from None
+    finally:
+        inspections.close()
 
 
 _FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {

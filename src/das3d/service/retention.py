@@ -18,11 +18,9 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from das3d.console import counted
 from das3d.errors import SettingsError, one_line
-from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections, Refusal
+from das3d.service.inspections import Inspection, Inspections, Refusal, opened
 
 log = logging.getLogger("das3d.service")
 DAY = 86400.0  # seconds
@@ -243,13 +241,5 @@ def prune_folder(folder: Path, database: str | None, keep: Keep, *, dry_run: boo
     """
     if keep.forever:
         raise SettingsError("expected at least one of --keep-good, --keep-defective, --keep-refused and --keep-rows")
-    if not folder.is_dir() or (database is None and not (folder / DATABASE_FILE).is_file()):
-        raise SettingsError(f"{folder}: expected the folder of a service, found no {DATABASE_FILE} there")
-    inspections = Inspections(folder, database)
-    try:
+    with opened(folder, database) as inspections:
         return prune(inspections, keep, dry_run=dry_run)
-    except SQLAlchemyError as error:
-        found = one_line(getattr(error, "orig", None) or error)
-        raise SettingsError(f"database {inspections.place}: expected one that can be used, found {found}") from None
-    finally:
-        inspections.close()

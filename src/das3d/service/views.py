@@ -12,10 +12,8 @@ from fastapi import HTTPException
 from numpy.typing import NDArray
 
 from das3d.errors import DataError
-from das3d.files import DepthFormat
 from das3d.masks import bounding_box
 from das3d.measurement import Statistics
-from das3d.parts import UNKNOWN, Part
 from das3d.pictures import depth_picture, overlay
 from das3d.prediction import with_focal_length
 from das3d.scan import Scan
@@ -56,14 +54,9 @@ def scan_of(inspections: Inspections, inspection: Inspection, focal_length: floa
     Raises:
         HTTPException: 404 where somebody has removed a file.
     """
-    rgb, depth = (None if name is None else inspections.file(name) for name in (inspection.rgb, inspection.depth))
-    if rgb is None and depth is None:
+    if inspection.rgb is None and inspection.depth is None:
         return Scan(inspection.part, rgb=np.zeros((inspection.height, inspection.width, 3), np.uint8))
-    known = inspection.depth_scale
-    depth_format = None
-    if known is not None:
-        depth_format = DepthFormat(known, inspection.depth_offset or 0.0, inspection.depth_missing)
-    part = Part(inspection.part, "test", UNKNOWN, rgb, depth, (), depth_format)
+    part = inspections.part_of(inspection)
     try:
         return with_focal_length([part], focal_length)[0].read()
     except DataError as error:

@@ -21,7 +21,7 @@ from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat, Size
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan, prepare
-from das3d.service.answers import ModelAnswer
+from das3d.service.answers import InspectionAnswer, ModelAnswer, answer
 from das3d.service.gate import Limits, Metrics
 from das3d.service.inspections import Inspection, Inspections, Refusal, Verdict
 from das3d.service.queueing import Batches, ComputeError, Failure
@@ -229,6 +229,11 @@ class Service:
         """The model that judged it; None where it is no more served, whatever has its name now."""
         served = self.models.get(inspection.model)
         return None if served is None or served.hash != inspection.model_hash else served
+
+    def answer(self, inspection: Inspection) -> InspectionAnswer:
+        """What clients are told of it."""
+        served = self.model_of(inspection)
+        return answer(inspection, None if served is None else served.detector.threshold)
 
     def statistics(self, inspection: Inspection) -> Statistics | None:
         """Those of the model; None where it is no more served."""

@@ -94,6 +94,8 @@ function showSolid(surface, item, textContent = "This inspection keeps no depth.
 
 function describe(item) {
   $("name").textContent = item.part;
+  $("compared").textContent = item.compared ?? "";
+  put("unmarked", "");
   tell();
   $("regions").replaceChildren(...item.regions.map((region) =>
     Object.assign(document.createElement("li"), { textContent: wordsOf(region) })));
@@ -108,10 +110,6 @@ function describe(item) {
     Threshold: item.threshold == null ? "none" : `${digits(item.threshold)} when inspected`,
     About: aboutOf(item),
   };
-  if (item.false_alarm_probability != null) {
-    const share = (100 * item.false_alarm_probability).toFixed(1);
-    facts["False-alarm probability"] = `${share} % (share of good parts that score this high)`;
-  }
   for (const [name, text] of Object.entries(facts)) {
     dl.append(
       Object.assign(document.createElement("dt"), { textContent: name }),
@@ -143,6 +141,18 @@ function follow(item) {
   show(item);
 }
 
+/** Keep what a person found the part in sight to be. */
+async function mark() {
+  const item = state.shown;
+  try {
+    Object.assign(item, await get(`/inspections/${item.id}/truth?value=${$("truth").value}`, { method: "PUT" }));
+    put("unmarked", "");
+  } catch (error) {
+    put("unmarked", error.message);
+  }
+  judge();
+}
+
 /** All that depends on the threshold. */
 function judge() {
   const item = state.shown;
@@ -152,6 +162,7 @@ function judge() {
   $("verdict").textContent = verdict || "no threshold";
   $("score").textContent = `score ${digits(item.score)}`;
   $("changed").textContent = verdict === item.verdict || !item.verdict ? "" : `recorded as ${item.verdict}`;
+  $("truth").value = item.truth ?? "unknown";
   $("high").textContent = digits(highOf(item));
   heatmap.draw(highOf(item), Number($("opacity").value));
   solid?.high(highOf(item));
@@ -203,7 +214,7 @@ async function refresh() {
   const page = await listed(state.total === null ? `${wanted}&count=true` : wanted);
   if (wanted !== query()) return []; // it answers an earlier filter
   const known = new Map(state.items.map((item) => [item.id, item]));
-  const newest = page.items.map((item) => known.get(item.id) || item);
+  const newest = page.items.map((item) => Object.assign(known.get(item.id) || item, item)); // marks may have come
   const last = newest.at(-1)?.id;
   const rest = page.next !== null && known.has(last) ? state.items.filter((item) => item.id < last) : [];
   const fresh = newest.filter((item) => !known.has(item.id));
@@ -252,6 +263,10 @@ function drawList() {
   markList();
 }
 
+function wordsBelow({ at, model, truth }) {
+  return [new Date(at).toLocaleString(), model, ...(truth ? [`in truth ${truth}`] : [])].join(" · ");
+}
+
 function entry(item) {
   const row = document.createElement("li"), button = document.createElement("button");
   row.dataset.id = item.id;
@@ -260,7 +275,7 @@ function entry(item) {
     Object.assign(document.createElement("b"), { textContent: item.part, title: item.part }),
     Object.assign(document.createElement("span"), { className: "score", textContent: digits(item.score) }),
     chip(verdictOf(item)),
-    Object.assign(document.createElement("small"), { textContent: `${new Date(item.at).toLocaleString()} · ${item.model}` }),
+    Object.assign(document.createElement("small"), { textContent: wordsBelow(item) }),
   );
   button.addEventListener("click", () => {
     $("follow").checked = false;
@@ -336,6 +351,11 @@ function listen() {
     state.moved.set(state.shown.model, Number($("threshold").value));
     requestAnimationFrame(judge);
   });
+  $("truth").addEventListener("focus", () => { // the next part must not come in between
+    $("follow").checked = false;
+    tell();
+  });
+  $("truth").addEventListener("change", mark);
   $("reset").addEventListener("click", () => {
     state.moved.delete(state.shown.model);
     judge();
