@@ -230,7 +230,7 @@ def test_the_rest_of_a_part_at_the_end_of_the_frame_is_no_wall() -> None:
     pieces = (Box(-0.13, -0.045, -0.03, 0.03, 0.03), Box(-0.035, -0.01, -0.03, 0.03, 0.03))
     scene = see(seed=5, solids=pieces)
     prepared = prepare(scene.scan(), known, SETTINGS)
-    shown = prepared.foreground.mean() * prepared.window.side**2 / scene.part.size
+    shown = prepared.foreground.mean() * prepared.window.height * prepared.window.width / scene.part.size
     assert shown == pytest.approx(scene.part.mean(), rel=0.05), "both pieces"
 
 

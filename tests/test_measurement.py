@@ -57,6 +57,10 @@ def test_statistics_survive_json(statistics: Statistics) -> None:
         again = Statistics.from_dict(json.loads(json.dumps(one.to_dict())))
         assert again == one
         assert hash(again) == hash(one), "lists must become tuples again"
+    values = statistics.to_dict()
+    del values["breadth"]
+    with pytest.raises(KeyError, match="breadth"):
+        Statistics.from_dict(values)
 
 
 def test_statistics_are_deterministic_and_take_scans_one_at_a_time(statistics: Statistics) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -265,10 +264,3 @@ def test_a_longer_part_gets_a_longer_window(along: Statistics) -> None:
 def test_a_broken_part_is_shown_at_the_scale_of_whole_ones(along: Statistics) -> None:
     whole, half = (prepare(long_part(50, half=size), along, SETTINGS) for size in ((70, 20), (35, 20)))
     assert (half.window.width, half.window.height) == (whole.window.width, whole.window.height)
-
-
-def test_models_that_know_of_no_breadth_keep_their_square(along: Statistics) -> None:
-    values = along.to_dict()
-    del values["breadth"], values["axis"]
-    window = prepare(long_part(50), Statistics.from_dict(values), SETTINGS).window
-    assert window == replace(window.upright) and window.height == window.width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import cv2
@@ -75,15 +75,15 @@ class Statistics:
         area: share of the frame that the smallest part covers, those aside that are not half as large as most; 0 where
             parts cannot be told from the background.
         missing: share of the frame without depth in that scan which lacks most; the same scans are left out.
-        scene: median depth of the frames, metres; 0 in models of before it was measured.
+        scene: median depth of the frames, metres.
         runs_out: whether parts run out of the frame.
         darkest, brightest: mean grey level (0 to 255, of the brightest channel) of the part in those scans that have it
-            darkest and brightest, the same ones left out; 0 without RGB, and in models of before it was measured.
-        white: share of the part that is white in that scan which has most; 1 where those are 0.
+            darkest and brightest, the same ones left out; 0 without RGB.
+        white: share of the part that is white in that scan which has most; 1 without RGB.
         longest, largest: pixels along the longest part's bounding box, and on the largest part, in the same scans; 0 where
             the window is the whole frame.
         density: how closely depth lies in that scan where it lies least so (`sparse.density`), the same ones left out; 0
-            without depth, and in models of before it was measured.
+            without depth.
     """
 
     has_rgb: bool
@@ -125,7 +125,11 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Statistics:
+        """The way back from `to_dict`. Raises KeyError or TypeError where one is missing or unknown."""
         frame = values["frame"]
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise KeyError(*missing)
         return cls(**{**values, "plane": tuple(values["plane"]), "frame": tuple(frame) if frame else None})
 
 
