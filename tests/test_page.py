@@ -196,6 +196,24 @@ def test_folders_and_past_parts(browser: Browser, serve: Serve, parts: list[File
         expect(page.locator("#list li")).to_have_count(verdicts.count("defective"))
 
 
+def test_a_part_that_is_chosen_while_the_page_begins_stays(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address:
+        record(tmp_path, [{"part": f"b{number}"} for number in range(3)])
+        with opened(browser, address) as page:
+            expect(page.locator("#name")).to_have_text("b2")
+            page.goto("about:blank")
+            late: list[Any] = []
+            page.route("**/refused?*", lambda route: late.append(route))
+            page.goto(address)
+            page.locator("#list button").nth(2).click()
+            expect(page.locator("#name")).to_have_text("b0")
+            late[0].continue_()
+            with page.expect_response("**/inspections?*"):  # the page has begun, and looks for further parts
+                pass
+            expect(page.locator("#name")).to_have_text("b0")
+            assert page.url.endswith("#1")
+
+
 def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> None:
     cases = {
         "a_rgb.png a_depth.png b_rgb.jpg b_depth.npy": "a:rgb,depth b:rgb,depth",

@@ -438,7 +438,8 @@ async function begin() {
   tellEngine();
   await refresh();
   await refusals();
-  if (!(await openLinked()) && state.items.length) await show(state.items[0]);
+  if (!state.shown) await openLinked(); // unless a part of the list was chosen meanwhile
+  if (!state.shown && state.items.length) await show(state.items[0]);
   watch();
 }
 
