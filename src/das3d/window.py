@@ -56,11 +56,12 @@ class Window:
         """The upright window of a frame-sized array (H, W, ...) as (height, width, ...), zero beyond the frame."""
         window, (rows, columns) = self.upright, self.frame
         top, left = max(window.top, 0), max(window.left, 0)
-        bottom, right = min(window.top + window.height, rows), min(window.left + window.width, columns)
+        # No row or column at all where it lies beside the frame.
+        bottom = max(min(window.top + window.height, rows), top)
+        right = max(min(window.left + window.width, columns), left)
         out = np.zeros((window.height, window.width, *array.shape[2:]), dtype=array.dtype)
-        out[top - window.top : bottom - window.top, left - window.left : right - window.left] = array[
-            top:bottom, left:right
-        ]
+        there = out[top - window.top : bottom - window.top, left - window.left : right - window.left]
+        there[...] = array[top:bottom, left:right]
         return out
 
     @property
