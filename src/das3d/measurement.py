@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -168,9 +168,11 @@ def measure(
             f"{used[0].name}{others}: expected depth that differs over the part, found {scene:.6g} m everywhere; is it "
             "depth at all, in fine enough steps? To train on RGB alone, take the depth files out of the data"
         )
+    runs_out = background == "plane" and most_run_out([part.runs_out for part in ranges])
     window, breadth, axis = 0, 0, None
     if background != "none" and settings.crop:
-        window, breadth, axis = _window_along(ranges, settings) or (_window_side(ranges, sizes, settings), 0, None)
+        along = None if runs_out else _window_along(ranges, settings)
+        window, breadth, axis = along or (_window_side(ranges, sizes, settings), 0, None)
     exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
         has_rgb=seen[0].has_rgb,
@@ -188,7 +190,7 @@ def measure(
         area=0.0 if background == "none" else min(part.area for _, part in sound),
         missing=max(one.missing for one, _ in sound),
         scene=scene,
-        runs_out=background == "plane" and most_run_out([part.runs_out for part in ranges]),
+        runs_out=runs_out,
         darkest=min((one.brightness for one in exposures), default=0.0),
         brightest=max((one.brightness for one in exposures), default=0.0),
         white=max((one.white for one in exposures), default=1.0),
@@ -241,22 +243,23 @@ def _is_the_usual(fit: PlaneFit, plane: Plane) -> bool:
 
 def _window_side(parts: list[_Part], sizes: set[tuple[int, int]], settings: PreparationSettings) -> int:
     # Larger parts than this get a larger window of their own, so an outlier must not shrink all others.
-    side = math.ceil(float(np.quantile([part.side for part in parts], TYPICAL)) * (1 + settings.margin))
+    side = math.ceil(_with_margin([part.side for part in parts], settings))
     return 0 if side >= max(max(size) for size in sizes) else side
+
+
+def _with_margin(extents: Sequence[float], settings: PreparationSettings) -> float:
+    return float(np.quantile(extents, TYPICAL)) * (1 + settings.margin)
 
 
 def _window_along(parts: list[_Part], settings: PreparationSettings) -> tuple[int, int, float | None] | None:
     # Length and breadth of windows that lie along the parts, and how parts lie; None where they are not long enough.
     poses = [part.pose for part in parts if part.pose is not None]
-    runs_out = most_run_out([part.runs_out for part in parts])
-    if not settings.align or len(poses) < len(parts) or runs_out:
+    if not settings.align or len(poses) < len(parts):
         return None
     if np.quantile([pose.slender for pose in poses], 1 - MOST) < ALIGNED:
         return None
-    length, breadth = (
-        float(np.quantile(sides, TYPICAL)) * (1 + settings.margin)
-        for sides in ([pose.length for pose in poses], [pose.breadth for pose in poses])
-    )
+    length = _with_margin([pose.length for pose in poses], settings)
+    breadth = _with_margin([pose.breadth for pose in poses], settings)
     if length < SLENDER * breadth:
         return None
     long, broad = math.ceil(length), math.ceil(max(breadth, length / SQUEEZED))

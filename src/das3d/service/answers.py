@@ -106,7 +106,7 @@ def answer(inspection: Inspection, threshold: Threshold | None) -> InspectionAns
     """
     derived = ("compared", "map", "overlay")
     shown = {name: getattr(inspection, name) for name in InspectionAnswer.model_fields if name not in derived}
-    shown["compared"] = threshold and (threshold.compared(inspection.score) or None)
+    shown["compared"] = None if threshold is None else threshold.compared(inspection.score)
     if not inspection.map:
         return InspectionAnswer(**shown, map=None, overlay=None)
     where = f"/inspections/{inspection.id}"
