@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from das3d.losses import depth_loss, focal_loss, rgb_loss
-from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, FineLevel, Output, RepairNet
+from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, Enlarged, FineLevel, Output, RepairNet, upsample
 from das3d.settings import PRESETS, Settings, make_settings
 
 MODALITIES = ("rgb+depth", "rgb", "depth")
@@ -201,6 +201,22 @@ def test_the_discriminator_sees_the_first_two_and_last_two_features_of_each_repa
     for net_index in range(nets):
         for tap, feature in zip(taps[net_index * per_net :], features[net_index * 4 : net_index * 4 + 4], strict=False):
             assert torch.equal(tap, feature)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+@examples(max_examples=40, deadline=None)
+def test_matrix_products_give_the_gradient_of_enlarging(h: int, w: int, rows: int, columns: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(h * 100 + w)
+    x = torch.randn(2, channels, h, w, generator=generator, dtype=torch.float64, requires_grad=True)
+    size = (h * rows, w * columns)
+    above = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
+    found = []
+    for enlarge in (upsample, Enlarged.apply):
+        enlarge(x, size).backward(above)
+        assert x.grad is not None
+        found.append(x.grad.clone())
+        x.grad = None
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-6)  # the matrices are made in float32
 
 
 def test_projecting_before_upsampling_is_a_1x1_convolution_of_the_concatenation() -> None:

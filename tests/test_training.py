@@ -23,7 +23,7 @@ from das3d import training
 from das3d.batches import GoodParts
 from das3d.errors import Das3dError, ModelError
 from das3d.settings import Settings, make_settings
-from das3d.training import COLUMNS, Pacer, State, fit, learning_rate
+from das3d.training import COLUMNS, LOG_EVERY, Pacer, fit, learning_rate
 
 SIDE = 32
 TINY = [
@@ -189,18 +189,37 @@ def test_what_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_pacer_follows_the_machine() -> None:
-    state = State(None, None, None)  # type: ignore[arg-type]
-    pacer = Pacer(100.0, state)
+    pacer, iteration, seconds, found = Pacer(100.0, 0, 0.0), 0, 0.0, []
     for _ in range(3):  # one second an iteration, as on a busy machine
-        state.iteration, state.seconds = state.iteration + 20, state.seconds + 20
-        slow = pacer.steps_left(state)
-    assert slow == 40
-    for _ in range(20):  # then ten times as fast
-        state.iteration, state.seconds = state.iteration + 10, state.seconds + 1
-        fast = pacer.steps_left(state)
-    assert fast == 200
-    state.seconds = 101.0
-    assert pacer.steps_left(state) == 0
+        iteration, seconds = iteration + LOG_EVERY, seconds + LOG_EVERY
+        found.append(pacer.total(iteration, seconds))
+    assert found[1:] == [100, 100]
+    for _ in range(11):  # then ten times as fast
+        iteration, seconds = iteration + LOG_EVERY, seconds + 2
+        found.append(pacer.total(iteration, seconds))
+    assert found[2] < found[3] < found[-1] == iteration + 10 * (100 - seconds)  # type: ignore[operator]
+    assert pacer.total(iteration + LOG_EVERY, 101.0) == iteration + LOG_EVERY
+
+
+def test_what_is_done_once_does_not_look_like_the_pace() -> None:
+    pacer, seconds, begun = Pacer(540.0, 0, 0.0), 0.0, []
+    for iteration in range(1, 3 * LOG_EVERY + 1):
+        seconds += 10.0 if iteration == 3 else 0.07
+        assert pacer.is_due(iteration) or iteration > 2 * LOG_EVERY
+        if pacer.is_due(iteration):
+            begun.append(pacer.total(iteration, seconds))
+    told = [total for total in begun if total is not None]
+    assert len(told) == 2 and all(abs(total - (540 - 10) / 0.07) < 10 for total in told)
+
+
+@pytest.mark.parametrize("first", [0, 7, 40])
+def test_a_budget_that_the_first_steps_use_up_is_kept(first: int) -> None:
+    pacer, iteration, seconds, total = Pacer(60.0, first, 0.0), first, 0.0, None
+    while total is None or iteration < total:
+        iteration, seconds = iteration + 1, seconds + 14.0
+        if pacer.is_due(iteration):
+            total = pacer.total(iteration, seconds) or total
+    assert 60 <= seconds < 60 + 14
 
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

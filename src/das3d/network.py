@@ -7,7 +7,7 @@ One definition serves every preset; widths, stems and switches differ (`NetworkS
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,40 @@ def block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Features (B, C, H, W) enlarged bilinearly to `size` (rows, columns)."""
+    if x.device.type == "cuda" and torch.is_grad_enabled():
+        enlarged: Tensor = Enlarged.apply(x, size)  # type: ignore[no-untyped-call]
+        return enlarged
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class Enlarged(torch.autograd.Function):
+    """`upsample` with a gradient for GPUs: two matrix products, as enlarging is linear along rows and along columns.
+
+    PyTorch's own adds up pixel by pixel in whatever order the threads come. On a CPU it is the faster one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: Sequence[int]) -> Tensor:
+        ctx.shape = x.shape
+        # On a GPU autocast would enlarge half precision in float32, and the next convolution round it again.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        batch, channels, height, width = ctx.shape
+        gradient = upstream[0].permute(0, 2, 3, 1).contiguous()  # (B, H', W', C), as channels_last has it
+        _, rows, columns, _ = gradient.shape
+        gradient = _enlarging(height, rows, gradient) @ gradient.reshape(batch, rows, columns * channels)
+        gradient = _enlarging(width, columns, gradient) @ gradient.reshape(batch * height, columns, channels)
+        return gradient.reshape(batch, height, width, channels).permute(0, 3, 1, 2), None
+
+
+def _enlarging(few: int, many: int, like: Tensor) -> Tensor:
+    # (few, many): each row is what becomes of a single one among zeros.
+    each = F.interpolate(torch.eye(few, device=like.device)[None], size=many, mode="linear", align_corners=False)
+    return each[0].to(like.dtype)
 
 
 class RepairNet(nn.Module):

@@ -100,7 +100,7 @@ def fit(
         save_pairs(out / "pictures" / "training_pairs.png", parts, settings, textures)
         tracking.picture(out / "pictures" / "training_pairs.png", 0)
     begun, saved = time.monotonic() - state.seconds, time.monotonic()
-    pacer = Pacer(budget or 0.0, state)
+    pacer = Pacer(budget or 0.0, state.iteration, state.seconds)
 
     def step_as_it_is(todo: Iteration) -> tuple[Batch, Output, Tensor]:
         return advance(state, todo, parts, settings, fabric, textures)
@@ -116,10 +116,8 @@ def fit(
             state.seconds = time.monotonic() - begun
 
             log.add(mean_over_shares(fabric, losses), float(todo.rate), state)
-            # Steps of large networks may take minutes: a budget is not to be over before the first estimate.
-            slow = budget and state.iteration - first < LOG_EVERY and agreed(fabric, state.seconds) > budget / 4
-            if budget and (slow or state.iteration % LOG_EVERY == 0):
-                state.total = state.iteration + int(agreed(fabric, pacer.steps_left(state)))
+            if budget and pacer.is_due(state.iteration):
+                state.total = pacer.total(state.iteration, agreed(fabric, state.seconds)) or state.total
             step(state.iteration, state.total or None, log.note)
             if time.monotonic() - saved > training.checkpoint_minutes * 60:
                 save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
@@ -240,21 +238,36 @@ def update_average(average: DAS3DNet, network: Any, follow: float | Tensor) -> N
 
 
 class Pacer:
-    """How many iterations still fit a time budget, by the pace of the last ten or so log intervals.
+    """How many iterations a time budget allows, by the pace of the last ten or so log intervals.
 
     The estimate is renewed throughout, so that a machine that is busy for a while neither cuts the training short nor
     makes it late. With a budget the number of iterations therefore depends on the machine; without one it does not.
     """
 
-    def __init__(self, budget: float, state: State) -> None:
-        self.budget = budget
-        self.marks = [(state.iteration, state.seconds)]
+    def __init__(self, budget: float, iteration: int, seconds: float) -> None:
+        self.budget, self.first = budget, iteration
+        self.marks = [(iteration, seconds)]
+        self.warm = False
 
-    def steps_left(self, state: State) -> int:
-        """At least 1 while the budget lasts, then 0."""
-        self.marks = [*self.marks[-10:], (state.iteration, state.seconds)]
-        done, seconds = state.iteration - self.marks[0][0], state.seconds - self.marks[0][1]
-        return max(math.ceil((self.budget - state.seconds) * done / max(seconds, 1e-9)), 0)
+    def is_due(self, iteration: int) -> bool:
+        """Whether to ask after this iteration: at first always, as steps of large networks may take minutes."""
+        return iteration % LOG_EVERY == 0 or iteration - self.first < 2 * LOG_EVERY
+
+    def total(self, iteration: int, seconds: float) -> int | None:
+        """Iterations in all, no fewer than are done and no more once the budget is over; None: too early to tell.
+
+        The first log interval holds what is done once, such as CUDA graphs, which looks as if little could be done. The
+        learning rate would soon be past its rise. It only counts where a quarter of the budget is over by then.
+        """
+        hurry = iteration - self.first < 2 * LOG_EVERY and seconds > self.budget / 4
+        if iteration % LOG_EVERY and not hurry:
+            return None
+        self.marks = [*self.marks[-10:], (iteration, seconds)]
+        if not self.warm and not hurry:
+            self.marks, self.warm = self.marks[-1:], True
+            return None
+        done, took = iteration - self.marks[0][0], seconds - self.marks[0][1]
+        return iteration + max(math.ceil((self.budget - seconds) * done / max(took, 1e-9)), 0)
 
 
 def mean_over_shares(fabric: Fabric, losses: Tensor) -> Tensor:
@@ -368,7 +381,8 @@ def load_checkpoint(path: Path, state: State, settings: Settings, fabric: Fabric
     if kept["settings"] != settings.model_dump_json():
         raise ModelError(f"{path}: expected a checkpoint with the settings of this run, found others; use a new folder")
     for saved, group in zip(kept["optimizer"]["param_groups"], state.optimizer.param_groups, strict=True):
-        saved["capturable"] = group["capturable"]  # of this device, which need not be the one that the run began on
+        # Those of this device, which need not be the one that the run began on.
+        saved |= {name: group[name] for name in ("capturable", "fused")}
     state.network.load_state_dict(kept["network"])
     state.average.load_state_dict(kept["average"])
     state.optimizer.load_state_dict(kept["optimizer"])
