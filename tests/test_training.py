@@ -201,15 +201,15 @@ def test_pacer_follows_the_machine() -> None:
     assert pacer.total(iteration + LOG_EVERY, 101.0) == iteration + LOG_EVERY
 
 
-def test_what_is_done_once_does_not_look_like_the_pace() -> None:
-    pacer, seconds, begun = Pacer(540.0, 0, 0.0), 0.0, []
-    for iteration in range(1, 3 * LOG_EVERY + 1):
-        seconds += 10.0 if iteration == 3 else 0.07
-        assert pacer.is_due(iteration) or iteration > 2 * LOG_EVERY
+@pytest.mark.parametrize(("first", "before"), [(0, 0.0), (4000, 300.0)])
+def test_what_is_done_once_does_not_look_like_the_pace(first: int, before: float) -> None:
+    pacer, seconds, told = Pacer(before + 540, first, before), before, []
+    for iteration in range(first + 1, first + 3 * LOG_EVERY + 1):
+        seconds += 10.0 if iteration == first + 3 else 0.07
         if pacer.is_due(iteration):
-            begun.append(pacer.total(iteration, seconds))
-    told = [total for total in begun if total is not None]
-    assert len(told) == 2 and all(abs(total - (540 - 10) / 0.07) < 10 for total in told)
+            told.append(pacer.total(iteration, seconds))
+    known = [total for total in told if total is not None]
+    assert len(known) == 2 and all(abs(total - first - (540 - 10) / 0.07) < 10 for total in known)
 
 
 @pytest.mark.parametrize("first", [0, 7, 40])

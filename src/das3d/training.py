@@ -245,7 +245,7 @@ class Pacer:
     """
 
     def __init__(self, budget: float, iteration: int, seconds: float) -> None:
-        self.budget, self.first = budget, iteration
+        self.budget, self.first, self.begun = budget, iteration, seconds
         self.marks = [(iteration, seconds)]
         self.warm = False
 
@@ -257,9 +257,10 @@ class Pacer:
         """Iterations in all, no fewer than are done and no more once the budget is over; None: too early to tell.
 
         The first log interval holds what is done once, such as CUDA graphs, which looks as if little could be done. The
-        learning rate would soon be past its rise. It only counts where a quarter of the budget is over by then.
+        learning rate would soon be past its rise. It only counts where it took a quarter of the time that there was.
         """
-        hurry = iteration - self.first < 2 * LOG_EVERY and seconds > self.budget / 4
+        early = iteration - self.first < 2 * LOG_EVERY
+        hurry = early and seconds - self.begun > (self.budget - self.begun) / 4
         if iteration % LOG_EVERY and not hurry:
             return None
         self.marks = [*self.marks[-10:], (iteration, seconds)]
