@@ -248,7 +248,8 @@ def test_processes_share_the_batch_that_one_would_make(ranks: int) -> None:
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_each_round_harms_what_the_last_one_left(rounds: int) -> None:
-    settings = small(f"synthesis.rounds={rounds}", "training.batch=16")
+    # What is cut away is no part for later rounds (test_synthesis.py).
+    settings = small(f"synthesis.rounds={rounds}", "training.batch=16", "synthesis.cuts=0")
     batch = make_batch(good_parts(), settings, 3)
     assert len(batch.recipes) == rounds
     foreground = batch.depth < 1

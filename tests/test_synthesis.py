@@ -33,9 +33,11 @@ from das3d.synthesis import (
     Recipe,
     Site,
     _harm,
+    apply_recipes,
     bends,
     centres,
     draw_recipe,
+    draw_rounds,
     generated_texture,
     hued,
     rim,
@@ -750,6 +752,24 @@ def test_every_family_harms_both_modalities(family: str) -> None:
     labelled = flat(harmed.mask).any(dim=1)
     assert labelled.float().mean() > 0.8  # few blobs have no noise beyond their threshold on the part
     assert (flat(harmed.rgb != rgb).any(dim=1) & flat(harmed.depth != depth).any(dim=1))[labelled].all()
+
+
+@pytest.mark.parametrize("shown", [{}, {"keep_rgb": True}, {"keep_depth": True}])
+def test_what_was_cut_away_is_no_part_for_the_defects_that_follow(shown: dict[str, bool]) -> None:
+    settings = make_settings("fast", changes=["synthesis.drop=0.0", "synthesis.edge_high=0.0"]).synthesis
+    rgb, depth, foreground = good_pairs(60, 64)
+    cut = drawn(60, settings, family=CUT, shade=0.0, keep_rgb=False, keep_depth=False)
+    cut = replace(cut, **{name: torch.ones_like(getattr(cut, name)) for name in shown})
+    first = synthesise(rgb, depth, foreground, cut, settings)
+    in_depth, in_rgb = first.depth >= 1, (first.rgb == 0).all(dim=1, keepdim=True)
+    gone = foreground & (in_depth | in_rgb)
+    assert gone.flatten(1).any(dim=1).float().mean() > 0.9
+    others = draw_rounds(60, settings, torch.Generator().manual_seed(3))
+    harmed = apply_recipes(rgb, depth, foreground, [cut, *others], settings)
+    assert torch.equal(harmed.depth[gone], first.depth[gone])
+    colours = gone.expand_as(rgb)
+    assert torch.equal(harmed.rgb[colours], first.rgb[colours])
+    assert (harmed.mask >= first.mask).all()
 
 
 # ------------------------------------------------------------------------------------------- recipes as containers

@@ -252,10 +252,18 @@ def apply_recipes(
     settings: SynthesisSettings,
     textures: Tensor | None = None,
 ) -> Harmed:
-    """Harm pairs by one recipe after the other; arguments as for `synthesise`. The mask covers what any of them harmed."""
+    """Harm pairs by one recipe after the other; arguments as for `synthesise`. The mask covers what any of them harmed.
+
+    What one cut away is no part for those that follow: nothing is painted on it, dented or moved.
+    """
     harmed = Harmed(rgb, depth, torch.zeros_like(depth))
-    for recipe in recipes:
-        more = synthesise(harmed.rgb, harmed.depth, foreground, recipe, settings, textures)
+    for number, recipe in enumerate(recipes):
+        left = foreground
+        if number and settings.cuts > 0:
+            gone = (harmed.depth >= 1) & (depth < 1)
+            gone |= (harmed.rgb.amax(dim=1, keepdim=True) == 0) & (rgb.amax(dim=1, keepdim=True) > 0)
+            left = foreground & ~gone
+        more = synthesise(harmed.rgb, harmed.depth, left, recipe, settings, textures)
         harmed = Harmed(more.rgb, more.depth, torch.maximum(harmed.mask, more.mask))
     return harmed
 
