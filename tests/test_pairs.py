@@ -152,9 +152,11 @@ def test_description_tells_millimetres_of_the_change(tiny_data: Path) -> None:
     for number in range(40):
         pair = pairs.pair(number)
         lines = describe(pair, pairs.statistics)
-        farthest = float((pair.harmed.depth - pair.depth).max()) * span
-        if pair.harmed.mask.any() and farthest >= 0.1:
-            assert f"{farthest:.1f} mm farther" in "; ".join(lines)
+        gone = (pair.harmed.depth >= 1) & (pair.depth < 1)
+        farthest = float(torch.where(gone, 0, pair.harmed.depth - pair.depth).max()) * span
+        if pair.harmed.mask.any():
+            assert farthest < 0.1 or f"{farthest:.1f} mm farther" in "; ".join(lines)
+            assert bool(gone.any()) == ("background shows" in "; ".join(lines))
     assert ["left good"] in [describe(pairs.pair(number), pairs.statistics) for number in range(40)]
 
 
@@ -265,6 +267,21 @@ def test_the_example_runs(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, caps
     runpy.run_path(str(example), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all("of 16 pairs are defective" in line for line in lines)
+
+
+def test_a_kind_that_one_modality_shows_has_its_name_behind_it(tiny_data: Path) -> None:
+    pairs = pairs_of(tiny_data, 60, 0, "synthesis.rounds=1", "synthesis.drop=0.5", "synthesis.visible=0.0")
+    seen = set()
+    for number in range(60):
+        pair = pairs.pair(number)
+        first = describe(pair, pairs.statistics)[0]
+        members = ((pair.harmed.rgb, pair.rgb), (pair.harmed.depth, pair.depth))
+        changed = [not torch.equal(harmed, good) for harmed, good in members]
+        if first != "left good":
+            told = [word for word in ("(depth)", "(RGB)") if word in first]
+            assert not told or changed == [told == ["(RGB)"], told == ["(depth)"]]
+            seen.update(told)
+    assert seen == {"(depth)", "(RGB)"}
 
 
 def test_kinds_are_named_in_the_singular(tiny_data: Path) -> None:

@@ -265,27 +265,26 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
 
 
 def describe(pair: Pair, statistics: Statistics) -> list[str]:
-    """What was done to a pair, in lines: kinds, depth in mm, share of the part, which modalities."""
-    kinds = []
-    for recipe in pair.recipes:
-        if not bool(recipe.keep_rgb & recipe.keep_depth):
-            plural = FAMILIES[int(recipe.family)]
-            kinds.append(plural.removesuffix("es" if plural.endswith("ches") else "s"))
+    """What was done to a pair, in lines: kinds, depth in mm, share of the part.
+
+    A kind that one modality alone shows has its name behind it. Where the background shows now no millimetres are counted,
+    which would be those to the table.
+    """
     if not bool(pair.harmed.mask.any()):
         return ["left good"]
-    span = (statistics.far - statistics.near) * 1000
-    change = (pair.harmed.depth - pair.depth) * span
+    kinds = []
+    for recipe in pair.recipes:
+        plural = FAMILIES[int(recipe.family)]
+        kind = plural.removesuffix("es" if plural.endswith("ches") else "s")
+        if not bool(recipe.keep_rgb & recipe.keep_depth):
+            kinds.append(kind + " (depth)" * bool(recipe.keep_rgb) + " (RGB)" * bool(recipe.keep_depth))
+    through = (pair.harmed.depth >= 1) & (pair.depth < 1)
+    change = (pair.harmed.depth - pair.depth) * ~through * ((statistics.far - statistics.near) * 1000)
     nearer, farther = max(-float(change.min()), 0.0), max(float(change.max()), 0.0)
     depth = [f"{value:.1f} mm {way}" for value, way in ((nearer, "nearer"), (farther, "farther")) if value >= 0.05]
-    painted = bool(((pair.harmed.rgb - pair.rgb).abs() > 1 / 510).any())
-    members = " and ".join(name for name, there in (("RGB", painted), ("depth", bool(depth))) if there)
+    depth += ["background shows"] * bool(through.any())
     share = float(pair.harmed.mask.sum() / pair.foreground.sum().clamp(min=1))
-    return [
-        " + ".join(kinds),
-        f"in {members or 'nothing visible'}",
-        *([", ".join(depth)] if depth else []),
-        f"{share:.1%} of part",
-    ]
+    return [" + ".join(kinds), *([", ".join(depth)] if depth else []), f"{share:.1%} of part"]
 
 
 def pairs_sheet(rgb: Tensor, depth: Tensor, harmed: Harmed, captions: Sequence[Sequence[str]] = ()) -> pictures.Image:
@@ -294,11 +293,11 @@ def pairs_sheet(rgb: Tensor, depth: Tensor, harmed: Harmed, captions: Sequence[S
         [
             ("good RGB", as_pictures(rgb)),
             ("harmed RGB", as_pictures(harmed.rgb)),
+            ("mask", as_pictures(harmed.mask)),
             ("good depth", as_pictures(1 - depth)),
             ("harmed depth", as_pictures(1 - harmed.depth)),
             ("good relief", _reliefs(depth)),
             ("harmed relief", _reliefs(harmed.depth)),
-            ("mask", as_pictures(harmed.mask)),
         ],
         captions=captions,
     )
