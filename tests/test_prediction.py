@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from builders import declare, own_kind
 from helpers import scores_of
 from hypothesis import given
@@ -27,13 +28,14 @@ from tiny import SIZE, copy_category, das3d
 from das3d import prediction
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
-from das3d.detector import Detector, load
-from das3d.engines import BATCH
+from das3d.detector import Detector, Prediction, load
+from das3d.engines import BATCH, EngineOutput
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
+from das3d.preparation import PreparedScan
 from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
 from das3d.threshold import threshold_from
 
@@ -261,6 +263,66 @@ def test_a_table_that_another_program_holds_is_written_beside_it(
         assert [row["id"] for row in csv.DictReader(file)] == names
     told = f"{out / 'scores.csv'} cannot be replaced, as where it is open in another program"
     assert capsys.readouterr().err == f"warning: {told}; the scores are in {out / 'scores_2.csv'}\n"
+
+
+def failing_on(detector: Detector, *names: str, score: bool = True) -> Detector:
+    """The detector with networks that give no number, or fail, for batches with parts of these names."""
+
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(detector.engine, name)
+
+    broken, judging = replace(detector), []
+
+    def predict(scans: Sequence[PreparedScan]) -> list[Prediction]:
+        judging[:] = [Path(scan.name).name.startswith(names) for scan in scans]
+        return Detector.predict_prepared(broken, scans)
+
+    def run(**members: object) -> EngineOutput:
+        output = detector.engine.run(**members)  # type: ignore[arg-type]
+        if any(judging) and not score:
+            raise RuntimeError("no kernel image\nfor this device")
+        return replace(output, score=np.where(judging, np.nan, output.score).astype(np.float32)) if score else output
+
+    broken.predict_prepared = predict  # type: ignore[method-assign, assignment]
+    broken.engine = Failing()  # type: ignore[assignment]
+    broken.engine.run = run  # type: ignore[method-assign]
+    return broken
+
+
+@pytest.mark.parametrize("score", [True, False])
+def test_a_part_on_which_the_networks_fail_takes_no_other_with_it(
+    detector: Detector, tiny_data: Path, tmp_path: Path, score: bool
+) -> None:
+    detector = replace(detector, norms=None)  # regions take further passes, in other batches
+    names = unlabelled(tiny_data, tmp_path / "parts", 5)
+    sound = {result.part.id: result for result in predict_folder(detector, tmp_path / "parts", tmp_path / "sound")}
+    results = predict_folder(failing_on(detector, names[3], score=score), tmp_path / "parts", tmp_path / "out")
+    assert [result.part.id for result in results] == names
+    assert [result.networks_failed for result in results] == [name == names[3] for name in names]
+    rows = scores_of(tmp_path / "out")
+    for row in rows:
+        if row["id"] == names[3]:
+            assert row["score"] == row["verdict"] == "" and not list((tmp_path / "out").glob(f"{names[3]}.*"))
+            part, found = results[3].part, "expected a finite score and map, found score nan"
+            failed = f"{part.rgb}: the networks failed: no kernel image for this device"
+            assert row["error"].startswith(f"{part.depth}: {found}") if score else row["error"] == failed
+        else:
+            prediction = sound[row["id"]].prediction
+            assert prediction is not None and float(row["score"]) == pytest.approx(prediction.score, rel=1e-5)
+            assert row["error"] == "" and (tmp_path / "out" / f"{row['id']}.tiff").is_file()
+
+
+def test_too_little_memory_for_any_part_ends_it(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    unlabelled(tiny_data, tmp_path / "parts", 2)
+    broken = replace(detector)
+
+    def predict(scans: Sequence[PreparedScan]) -> list[Prediction]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    broken.predict_prepared = predict  # type: ignore[method-assign, assignment]
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_folder(broken, tmp_path / "parts", tmp_path / "out")
 
 
 def test_who_is_interrupted_before_the_first_part_keeps_the_scores_of_before(

@@ -25,7 +25,7 @@ from das3d.atomic import write_atomically
 from das3d.console import progress
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
-from das3d.errors import DataError, one_line
+from das3d.errors import Das3dError, DataError, one_line
 from das3d.fingerprints import fingerprint_in
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
@@ -48,12 +48,13 @@ class Inspected:
 
     Attributes:
         part: what was inspected.
-        prediction: None where the part could not be read or prepared.
+        prediction: None where the part could not be read, prepared or judged.
         error: why not, else "".
         doubt: why its verdict means nothing, where such parts were wanted too, else "".
         map_file, overlay_file: what was written.
         size: height and width of the map.
         trained_on: whether the model was trained on it.
+        networks_failed: whether it is the networks that failed on it, which may lie with them and not with the part.
     """
 
     part: Part
@@ -64,6 +65,7 @@ class Inspected:
     overlay_file: Path | None = None
     size: tuple[int, int] | None = None
     trained_on: bool = False
+    networks_failed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -83,16 +85,19 @@ def inspect_parts(
     """Score parts in their order and write for each a raw map and an overlay into `folder`, by `output_names` or `names`.
 
     A part that cannot be read, prepared or, unless `doubtful` ones are wanted too, judged (`PreparedScan.doubt`) comes back
-    with its error; the others are not held up. The maps inside the results are dropped once written, so that any number of
-    parts fits into memory.
+    with its error, and so does one on which the networks fail; the others are not held up. The maps inside the results are
+    dropped once written, so that any number of parts fits into memory.
     """
     high = picture_scale(detector)
     called = names or output_names(parts)
     trained, blind = frozenset(detector.fingerprints.get("train", ())), not detector.statistics.has_rgb
 
-    def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
-        if scan is None or prediction is None:
+    def write(part: Part, scan: Scan | None, found: Prediction | Exception | None, error: str, doubt: str) -> Inspected:
+        if isinstance(found, Exception):
+            return replace(_failed(part, why_not(part, found), folder, called[part.id]), networks_failed=True)
+        if scan is None or found is None:
             return _failed(part, error, folder, called[part.id])
+        prediction = found
         map_file, overlay_file = output_files(folder, called[part.id])
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
@@ -106,7 +111,7 @@ def inspect_parts(
     with progress("inspecting", len(parts)) as step, ThreadPoolExecutor(max_workers=2) as pool:
         for batch in in_batches(_read_ahead(detector, parts, doubtful)):
             ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
-            predictions = iter(detector.predict_prepared(ready) if ready else [])
+            predictions = iter(_predicted(detector, ready))
             for part, scan, prepared, error in batch:
                 done += 1
                 step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
@@ -138,6 +143,25 @@ def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], 
             while told in results:  # in the order of the parts, whichever chunk is ready first
                 yield from results.pop(told)
                 told += 1
+
+
+def _predicted(detector: Detector, scans: Sequence[PreparedScan]) -> list[Prediction | Exception]:
+    # One on which the networks fail takes none of its batch with it.
+    try:
+        return list(detector.predict_prepared(scans)) if scans else []
+    except Exception as error:  # each engine has its own
+        if len(scans) > 1:
+            return [found for scan in scans for found in _predicted(detector, [scan])]
+        if type(error).__name__ == "OutOfMemoryError":  # of PyTorch, on any part, as all are prepared to one size
+            raise
+        return [error]
+
+
+def why_not(part: Part, error: Exception) -> str:
+    """One line on why the networks gave nothing for a part."""
+    if isinstance(error, Das3dError):  # which names the part
+        return str(error).replace("\n", "; ")
+    return f"{part.rgb or part.depth}: the networks failed: {one_line(error) or type(error).__name__}"
 
 
 def _failed(part: Part, error: str, folder: Path, name: str) -> Inspected:
