@@ -108,6 +108,31 @@ def test_the_model_of_before_is_kept(tiny_run: Runs, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("new_before*"))
 
 
+def test_too_few_parts_do_not_take_the_place_of_enough(tiny_run: Runs, new_parts: Path, tmp_path: Path) -> None:
+    run, other = Path(shutil.copytree(tiny_run(), tmp_path / "run")), tmp_path / "other.safetensors"
+    file, few = run / "model.safetensors", tmp_path / "few"
+    for member in new_parts.glob("*/000.*"):
+        (few / member.parent.name).mkdir(parents=True)
+        shutil.copy(member, few / member.parent.name)
+    model = load(run, "cpu")
+    replace(model, threshold=threshold_from(np.linspace(0.3, 0.4, 9).tolist(), 0.1)).save(file)
+    content = file.read_bytes()
+    command = ("calibrate", run, "--device", "cpu", "--data")
+    refused = das3d(*command, few)
+    assert refused.exit_code == 1 and refused.stderr == (
+        f"error: {file}: expected 9 or more good parts, as 10% false alarms take them and the threshold there rests on 9, "
+        "found 1; nothing is written: give more parts, add them to those of before (--merge), ask for what they can show "
+        "(--max-false-alarm 50%), or write elsewhere (--out)\n"
+    )
+    assert file.read_bytes() == content and not list(run.glob("*_before*"))
+    assert das3d(*command, few, "--out", other).exit_code == 0, "elsewhere it may lie"
+    assert das3d(*command, few, "--merge").exit_code == 0, "more parts are never too few"
+    file.write_bytes(content)
+    assert das3d(*command, new_parts, "--max-false-alarm", "1%").exit_code == 0, "nor did those of before keep that rate"
+    file.write_bytes(content)
+    assert das3d(*command, few, "--max-false-alarm", "50%").exit_code == 0, "who asks for no more gets it"
+
+
 def test_attempts_do_not_push_out_the_model_that_worked(tmp_path: Path) -> None:
     model = tmp_path / "model[1].safetensors"
     others = [tmp_path / name for name in ("model_before_notes.txt", "model[1]_before_notes.txt")]

@@ -36,7 +36,7 @@ from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import Threshold, expect_rate, threshold_from
+from das3d.threshold import Threshold, expect_rate, parts_for, rate_text, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
@@ -214,6 +214,31 @@ def _recorded(detector: Detector, data: Path | str | None) -> Detector:
         "value": detector.threshold.value,
     }
     return replace(detector, calibrations=[*detector.calibrations, entry])
+
+
+def expect_no_weaker(file: Path, before: Threshold | None, after: Threshold | None) -> None:
+    """Refuse to put a threshold in the place of one that kept the rate asked for, from too few parts to keep it too.
+
+    A handful of parts, or a folder named by mistake, would spoil a good model, and nobody may notice for long.
+
+    Args:
+        file: of the model that would be replaced.
+        before: its threshold.
+        after: that which would take its place.
+
+    Raises:
+        ModelError: the scores of before support the rate that is asked for now, and the new ones do not.
+    """
+    if before is None or after is None or after.false_alarm_rate <= after.requested:
+        return
+    if before.parts >= (needed := parts_for(after.requested)):
+        shown = math.ceil(100 * after.false_alarm_rate)
+        expected = f"{needed} or more good parts, as {rate_text(after.requested)} false alarms take them and the threshold"
+        raise ModelError(
+            f"{file}: expected {expected} there rests on {before.parts}, found {after.parts}; nothing is written: give "
+            "more parts, add them to those of before (--merge), ask for what they can show (--max-false-alarm "
+            f"{shown}%), or write elsewhere (--out)"
+        )
 
 
 def keep_before(model: Path) -> Path:
