@@ -36,7 +36,7 @@ from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.preparation import PreparedScan
-from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
+from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -738,6 +738,14 @@ def test_overlays_span_what_separates_good_from_bad(detector: Detector, tiny_run
     without = load(tiny_run())
     without.threshold = None
     assert picture_scale(without) == 1.0
+
+
+def test_long_output_names_are_cut_and_stay_unique() -> None:
+    ids = ["a" * 220, *("test/bent/" + "\u4ef6" * 81 + end for end in "abc")]
+    names = output_names([Part(name, "test", "unknown", None, None) for name in ids])
+    assert names[ids[0]] == ids[0], "what fits stays"
+    assert len(set(names.values())) == 4 and all(len(name.encode()) <= LONGEST for name in names.values())
+    assert all(names[name].startswith("test_bent_\u4ef6\u4ef6") for name in ids[1:])
 
 
 @given(st.lists(st.text("ab_/", min_size=1, max_size=4), unique=True, max_size=12))

@@ -255,6 +255,17 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_part(detector: Detector, dro
     assert once(detector, drop, tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("letters", [67, 80])
+def test_a_long_name_stops_nothing(detector: Detector, drop: Path, tmp_path: Path, part: Put, letters: int) -> None:
+    names = ["a", "\u4ef6" * letters]
+    for name in names:
+        part(drop, name)
+    assert [(result.part.id, result.error) for result in once(detector, drop, tmp_path / "out")] == [(n, "") for n in names]
+    rows = scores_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == names
+    assert all((tmp_path / "out" / row[file]).is_file() for row in rows for file in ("map", "overlay"))
+
+
 def test_two_never_write_into_one_folder(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
     out = tmp_path / "out"
     part(drop, "a")

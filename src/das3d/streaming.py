@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
 SCORE_COLUMNS = ("id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error")
+LONGEST = 220  # bytes of a name by `output_names`: most file systems hold 255, and suffixes and marks come behind it
 CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
@@ -192,11 +194,17 @@ def full_red(threshold: float | None) -> float:
 
 
 def output_names(parts: Sequence[Part]) -> dict[str, str]:
-    """A file name for each part's outputs: its id, with folders joined by underscores, unique."""
+    """A file name for each part's outputs: its id, with folders joined by underscores, unique.
+
+    What is longer than `LONGEST` is cut there and ends by a hash of the id.
+    """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for part in parts:
         name = part.id.replace("/", "_")
+        if len(content := name.encode(errors="surrogatepass")) > LONGEST:
+            mark = blake2b(part.id.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+            name = f"{content[: LONGEST - 9].decode(errors='ignore')}_{mark}"
         while name in taken:
             name += "_"
         taken.add(name)
