@@ -322,6 +322,19 @@ def test_a_table_that_another_program_holds_stops_nothing(
     assert f"{out / 'scores.csv'} can be written again\n" in capsys.readouterr().out
 
 
+def test_lines_that_waited_and_were_taken_away_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("head\nold\n")
+    (tmp_path / "scores_2.csv").write_text("head\nnew\n")
+    growing = Growing(path, "head\n")
+    (tmp_path / "scores_2.csv").unlink()
+    growing.catch_up()
+    growing.add("newer\n")
+    assert path.read_text() == "head\nold\nnewer\n" and not growing.waiting
+    told = f"{tmp_path / 'scores_2.csv'}: expected the lines that wait for {path}, found no file; they are not added"
+    assert capsys.readouterr().err == f"warning: {told}\n"
+
+
 def test_lines_that_waited_are_not_moved_twice(tmp_path: Path) -> None:
     path, beside = tmp_path / "a.csv", tmp_path / "a_2.csv"
     path.write_bytes(b"head\n1\n2\n")

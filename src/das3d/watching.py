@@ -417,13 +417,19 @@ class Growing:
         if not self.waiting:
             return
         with suppress(PermissionError):
-            with self.beside.open("rb+") as file:
+            try:
+                beside = self.beside.open("rb+")
+            except FileNotFoundError:  # somebody tidied up; whoever has the lines has the file
+                self.waiting = False
+                warn(f"{self.beside}: expected the lines that wait for {self.path}, found no file; they are not added")
+                return
+            with beside as file:
                 lines = file.read().removeprefix(self._head)
                 if not self._ends_with(lines):  # or it ended between this and the next
                     self._append(self.path, lines)
                 file.truncate(0)
             self.waiting = False
-            self.beside.unlink()
+            self.beside.unlink(missing_ok=True)
             say(f"{self.path} can be written again")
 
     def _append(self, path: Path, content: bytes) -> None:
