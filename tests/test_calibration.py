@@ -259,6 +259,13 @@ def test_what_is_no_share_is_refused(text: str) -> None:
         parse_share(text)
 
 
+@pytest.mark.parametrize(("text", "share"), [("0", 0), ("0%", 0), ("3%", 0.03), ("1", 1), ("100%", 1)])
+def test_of_what_may_change_none_and_all_are_shares_too(text: str, share: float) -> None:
+    assert parse_share(text, "--max-changed", ends=True) == share
+    with pytest.raises(SettingsError, match=r"--max-changed: expected a share such as 1% or 0\.01, found '101%'"):
+        parse_share("101%", "--max-changed", ends=True)
+
+
 def test_training_takes_the_rate(tiny_data: Path, tmp_path: Path) -> None:
     from tiny import train_tiny
 

@@ -639,7 +639,7 @@ def export(
     ] = "5%",
 ) -> None:
     """Export a model to run without PyTorch, and check it against the trained one."""
-    changed = parse_share(max_changed, "--max-changed")
+    changed = parse_share(max_changed, "--max-changed", ends=True)
     from das3d.exporting import export as write
 
     print_export(write(run, to, precision=precision, out=out, data=data, licence=licence, max_changed=changed))
