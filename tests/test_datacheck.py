@@ -200,7 +200,8 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
     assert "0.0001 m a count, declared in dataset.yaml" in result.stdout
     (root / "dataset.yaml").write_text("depth_scale: 0.0001\nfocal_length: 90")
     result = das3d("inspect", root, "--out", tmp_path / "out")
-    assert result.exit_code == 0 and re.search(r"mm\) long, .* wide, as the camera sees it", result.stdout), result.stdout
+    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["part, mm"]
+    assert result.exit_code == 0 and re.fullmatch(r"\d+ mm \(.*\) long, \d+ mm \(.*\) wide, as the camera sees it", told)
 
 
 def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path) -> None:
