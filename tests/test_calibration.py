@@ -294,8 +294,25 @@ def test_without_fingerprints_the_data_set_tells_what_was_trained_on(
     detector: Detector, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = calibrate(replace(detector, fingerprints={}), tiny_data)
-    assert "left out: 4 parts of the training" in capsys.readouterr().out
+    told = "4 parts that the data set has for training: the model does not say which parts it was trained on"
+    assert f"left out: {told}\n" in (said := capsys.readouterr()).out and not said.err.startswith("warning")
     assert found.threshold == detector.threshold
+
+
+def test_without_fingerprints_a_folder_that_nobody_has_split_counts_as_a_whole(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "newp" / "good"
+    shutil.copytree(new_parts / "rgb", good / "rgb")
+    shutil.copytree(new_parts / "xyz", good / "depth")
+    declare(tmp_path / "newp")
+    bare = replace(detector, fingerprints={})
+    for folder in (tmp_path / "newp", good):
+        found = calibrate(bare, folder)
+        assert found.threshold is not None and found.threshold.parts == 7
+        said = capsys.readouterr()
+        assert "left out" not in said.out
+        assert f"warning: {folder}: the model does not say which parts it was trained on; any of them" in said.err
 
 
 def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
