@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from builders import declare, own_kind
+from builders import declare, own_kind, write_member
 from helpers import scores_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -554,13 +554,59 @@ def test_many_broken_parts_are_cut_short_on_the_screen_only(tiny_run: Runs, tmp_
     (tmp_path / "parts").mkdir()
     for index in range(13):
         for member in ("rgb.png", "depth.tiff"):
-            (tmp_path / "parts" / f"{index}_{member}").write_bytes(b"")
+            (tmp_path / "parts" / f"{index}_{member}").write_bytes(b"" if index % 2 else b"no picture")
     result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
     lines = result.stderr.splitlines()
     assert result.exit_code == 1 and len(lines) == 11
     assert lines[-1] == f"error: ... and 3 more, see {tmp_path / 'out' / 'scores.csv'}"
     assert all(row["error"] for row in scores_of(tmp_path / "out"))
     assert len(scores_of(tmp_path / "out")) == 13
+
+
+def lower(file: Path, rows: int) -> None:
+    """Take so many rows of pixels off a picture or points."""
+    values = tifffile.imread(file) if file.suffix == ".tiff" else np.asarray(Image.open(file))
+    write_member(file, values[:-rows])
+
+
+def test_what_is_wrong_with_all_parts_is_said_once(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    names, parts = unlabelled(tiny_data, tmp_path / "parts"), tmp_path / "parts"
+    for file in parts.iterdir():
+        lower(file, 8 if file.name.startswith(f"{names[0]}_") else 4)
+    command = ("predict", tiny_run(), "--data", parts, "--out", tmp_path / "out", "--device", "cpu")
+    found = f"{SIZE[1]} x {SIZE[0]} pixels as in training, found {SIZE[1]} x "
+    result = das3d(*command)
+    first = parts / f"{names[0]}_rgb.png"
+    assert result.exit_code == 1 and result.stderr == (
+        f"error: all 3 parts, such as {first}: expected {found}{SIZE[0] - 8}\n"
+    )
+    assert result.stdout.startswith(f"scores.csv and regions.json in {tmp_path / 'out'}; computed by ")
+    assert len({row["error"] for row in scores_of(tmp_path / "out")}) == 3, "the table names each"
+    for file in parts.glob(f"{names[0]}_*"):
+        file.unlink()
+    result = das3d(*command)
+    assert result.exit_code == 1 and result.stderr == f"error: all 2 parts: expected {found}{SIZE[0] - 4}\n", "none is lost"
+    for file in parts.glob(f"{names[1]}_*"):
+        file.unlink()
+    assert das3d(*command).stderr == f"error: {parts / f'{names[2]}_depth.tiff'}: expected {found}{SIZE[0] - 4}\n"
+
+
+def test_parts_of_another_category_are_told_of_where_none_can_be_judged(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_data / CATEGORY, tmp_path / "nut"))
+    shutil.rmtree(other / "train")
+    shutil.rmtree(other / "validation")
+    for file in other.glob("test/*/*/*"):
+        lower(file, 4)
+    told = f"the model was trained on {CATEGORY}; these parts are of nut"
+    count = len(list(other.glob("test/*/rgb/*")))
+    reason = f"error: all {count} parts: expected {SIZE[1]} x {SIZE[0]} pixels as in training, found "
+    result = das3d("predict", tiny_run(), "--data", other, "--out", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1 and result.stderr.startswith(f"warning: {told}\n{reason}"), result.stderr
+    result = das3d("evaluate", tiny_run(), "--data", other, "--out", tmp_path / "figures", "--device", "cpu")
+    first, second = result.stderr.splitlines()
+    assert result.exit_code == 1 and first.startswith(reason) and second == f"error: {told}"
 
 
 def test_folder_without_parts(detector: Detector, tmp_path: Path) -> None:
@@ -705,6 +751,10 @@ def test_results_of_other_parts_are_not_replaced_without_a_word(
     assert predict("--rgb", chip[0], "--depth", chip[1]) == f"warning: {held}\n"
     assert predict("--data", rgb.parents[1]) == f"warning: {held}\n"
     assert predict("--data", rgb.parents[1]) == ""
+    (row,) = scores_of(tmp_path / "out")
+    row |= {"path": str(tmp_path / "else.png"), "score": "", "error": "not judged"}
+    (tmp_path / "out" / "scores.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    assert predict("--data", rgb.parents[1]) == "", "what was not judged is no loss"
 
 
 @pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +25,12 @@ from numpy.typing import NDArray
 
 from das3d.atomic import write_atomically
 from das3d.console import progress
+from das3d.datasets import category_called
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
 from das3d.errors import Das3dError, DataError, one_line
 from das3d.fingerprints import fingerprint_in
+from das3d.layouts import OWN
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
@@ -41,6 +44,7 @@ AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
 SCORE_COLUMNS = ("id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error")
 LONGEST = 220  # bytes of a name by `output_names`: most file systems hold 255, and suffixes and marks come behind it
+NUMBER = r"\d[\d.,]*(?:e[+-]\d+)?"
 CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
@@ -181,6 +185,35 @@ def _inspect_chunk(model: tuple[Any, ...], folder: Path, item: tuple[Sequence[Pa
 def _loaded(*model: Any) -> Detector:
     # A worker inspects many chunks with one model.
     return load(*model)
+
+
+def errors_of(results: Sequence[Inspected]) -> list[str]:
+    """Why parts were not judged, for people: a line each, or one in all where every part failed for one reason.
+
+    Reasons that differ in numbers are one: of what was found in the wrong unit, for instance.
+    """
+    failed = [result for result in results if result.error]
+    reasons = [_reason(result) for result in failed]
+    if len(results) < 2 or len(failed) < len(results) or len({re.sub(NUMBER, "0", reason) for reason in reasons}) > 1:
+        return [result.error for result in failed]
+    such = "" if len(set(reasons)) == 1 else f", such as {failed[0].part.rgb or failed[0].part.depth}"
+    return [f"all {len(results)} parts{such}: {reasons[0]}"]
+
+
+def _reason(result: Inspected) -> str:
+    # An error without the file that it begins with.
+    for file in (result.part.depth, result.part.rgb):
+        if result.error.startswith(f"{file}: "):
+            return result.error.removeprefix(f"{file}: ")
+    return result.error
+
+
+def of_another(detector: Detector, folder: Path) -> list[str]:
+    """A line where the data set in a folder is of another category than that which the model was trained on."""
+    trained, here = detector.training.get("category"), category_called(folder)
+    if not trained or here in (None, trained) or detector.training.get("layout") == OWN:
+        return []
+    return [f"the model was trained on {trained}; these parts are of {here}"]
 
 
 def picture_scale(detector: Detector) -> float:
