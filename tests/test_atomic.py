@@ -141,6 +141,29 @@ def test_readers_see_old_or_new_content_but_never_a_part(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_holds_and_an_error_names_it(tmp_path: Path) -> None:
+    file = tmp_path / ("\u4ef6" * 83 + ".tiff")  # 254 bytes
+    write_atomically(file, b"content")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name] and file.read_bytes() == b"content"
+    longer = file.with_name(f"{file.name}.gz")
+    with pytest.raises(OSError, match=longer.name):
+        write_atomically(longer, b"content")
+
+
+def test_what_cannot_be_cleared_away_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "unlink", gone)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "model", b"new")
+    assert caught.value.filename == str(tmp_path / "model")
+
+
 def test_others_may_read_what_is_written(tmp_path: Path) -> None:
     # As after open(): a service reads models that somebody else has trained.
     before = os.umask(0o022)

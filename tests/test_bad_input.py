@@ -85,6 +85,13 @@ def empty_folder(root: Path) -> None:
     root.mkdir()
 
 
+@bad(r"data: expected a data set .*, found 2 pairs directly in it; move those of good parts into .*data/good$")
+def pairs_without_a_folder_of_their_kind(root: Path) -> None:
+    for name in ("1", "2"):
+        write_member(root / f"{name}_rgb.png", sample().rgb)
+        write_member(root / f"{name}_depth.png", sample().depth)
+
+
 @bad(r"data: expected a data set .*, found only pictures, scans$")
 def folder_of_something_else(root: Path) -> None:
     (root / "scans").mkdir(parents=True)

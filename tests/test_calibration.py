@@ -108,6 +108,31 @@ def test_the_model_of_before_is_kept(tiny_run: Runs, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("new_before*"))
 
 
+def test_too_few_parts_do_not_take_the_place_of_enough(tiny_run: Runs, new_parts: Path, tmp_path: Path) -> None:
+    run, other = Path(shutil.copytree(tiny_run(), tmp_path / "run")), tmp_path / "other.safetensors"
+    file, few = run / "model.safetensors", tmp_path / "few"
+    for member in new_parts.glob("*/000.*"):
+        (few / member.parent.name).mkdir(parents=True)
+        shutil.copy(member, few / member.parent.name)
+    model = load(run, "cpu")
+    replace(model, threshold=threshold_from(np.linspace(0.3, 0.4, 9).tolist(), 0.1)).save(file)
+    content = file.read_bytes()
+    command = ("calibrate", run, "--device", "cpu", "--data")
+    refused = das3d(*command, few)
+    assert refused.exit_code == 1 and refused.stderr == (
+        f"error: {file}: expected 9 or more good parts, as 10% false alarms take them and the threshold there rests on 9, "
+        "found 1; nothing is written: give more parts, add them to those of before (--merge), ask for what they can show "
+        "(--max-false-alarm 50%), or write elsewhere (--out)\n"
+    )
+    assert file.read_bytes() == content and not list(run.glob("*_before*"))
+    assert das3d(*command, few, "--out", other).exit_code == 0, "elsewhere it may lie"
+    assert das3d(*command, few, "--merge").exit_code == 0, "more parts are never too few"
+    file.write_bytes(content)
+    assert das3d(*command, new_parts, "--max-false-alarm", "1%").exit_code == 0, "nor did those of before keep that rate"
+    file.write_bytes(content)
+    assert das3d(*command, few, "--max-false-alarm", "50%").exit_code == 0, "who asks for no more gets it"
+
+
 def test_attempts_do_not_push_out_the_model_that_worked(tmp_path: Path) -> None:
     model = tmp_path / "model[1].safetensors"
     others = [tmp_path / name for name in ("model_before_notes.txt", "model[1]_before_notes.txt")]
@@ -234,6 +259,13 @@ def test_what_is_no_share_is_refused(text: str) -> None:
         parse_share(text)
 
 
+@pytest.mark.parametrize(("text", "share"), [("0", 0), ("0%", 0), ("3%", 0.03), ("1", 1), ("100%", 1)])
+def test_of_what_may_change_none_and_all_are_shares_too(text: str, share: float) -> None:
+    assert parse_share(text, "--max-changed", ends=True) == share
+    with pytest.raises(SettingsError, match=r"--max-changed: expected a share such as 1% or 0\.01, found '101%'"):
+        parse_share("101%", "--max-changed", ends=True)
+
+
 def test_training_takes_the_rate(tiny_data: Path, tmp_path: Path) -> None:
     from tiny import train_tiny
 
@@ -262,8 +294,25 @@ def test_without_fingerprints_the_data_set_tells_what_was_trained_on(
     detector: Detector, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = calibrate(replace(detector, fingerprints={}), tiny_data)
-    assert "left out: 4 parts of the training" in capsys.readouterr().out
+    told = "4 parts that the data set has for training: the model does not say which parts it was trained on"
+    assert f"left out: {told}\n" in (said := capsys.readouterr()).out and not said.err.startswith("warning")
     assert found.threshold == detector.threshold
+
+
+def test_without_fingerprints_a_folder_that_nobody_has_split_counts_as_a_whole(
+    detector: Detector, new_parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "newp" / "good"
+    shutil.copytree(new_parts / "rgb", good / "rgb")
+    shutil.copytree(new_parts / "xyz", good / "depth")
+    declare(tmp_path / "newp")
+    bare = replace(detector, fingerprints={})
+    for folder in (tmp_path / "newp", good):
+        found = calibrate(bare, folder)
+        assert found.threshold is not None and found.threshold.parts == 7
+        said = capsys.readouterr()
+        assert "left out" not in said.out
+        assert f"warning: {folder}: the model does not say which parts it was trained on; any of them" in said.err
 
 
 def test_training_parts_are_known_wherever_they_lie(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:

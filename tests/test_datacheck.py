@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -195,7 +196,12 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
         cv2.imwrite(str(root / "good" / f"{index:03}_depth.png"), np.round(depth * 1e4).astype(np.uint16))
     result = das3d("inspect", root, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "needs XYZ" in result.stdout and "0.0001 m a count, declared in dataset.yaml" in result.stdout
+    assert "needs XYZ, or focal_length in dataset.yaml" in result.stdout
+    assert "0.0001 m a count, declared in dataset.yaml" in result.stdout
+    (root / "dataset.yaml").write_text("depth_scale: 0.0001\nfocal_length: 90")
+    result = das3d("inspect", root, "--out", tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["part, mm"]
+    assert result.exit_code == 0 and re.fullmatch(r"\d+ mm \(.*\) long, \d+ mm \(.*\) wide, as the camera sees it", told)
 
 
 def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path) -> None:

@@ -231,6 +231,8 @@ def test_a_file_that_changes_too_many_verdicts_is_written_only_where_that_is_ask
         "CPU), as fp16 moves scores by up to 5e-05 and the threshold stays; --max-changed allows more, fp32 changes none; "
         "nothing is written\n"
     )
+    result = das3d(*words, "--max-changed", "0")
+    assert result.exit_code == 1 and "expected 0% of the trained model's verdicts changed at most" in result.stderr
     result = das3d(*words, "--max-changed", "20%")
     assert result.exit_code == 0 and file.is_file() and "2 of 10" in result.stdout
     assert result.stderr.startswith("warning: its threshold is that of the trained model, ")

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from builders import declare, own_kind
+import torch
+from builders import declare, own_kind, write_member
 from helpers import scores_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,14 +28,15 @@ from tiny import SIZE, copy_category, das3d
 from das3d import prediction
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
-from das3d.detector import Detector, load
-from das3d.engines import BATCH
+from das3d.detector import Detector, Prediction, load
+from das3d.engines import BATCH, EngineOutput
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import format_around
 from das3d.parts import Part
 from das3d.prediction import predict_folder, predict_part
-from das3d.streaming import AHEAD, Inspected, inspect_parts, output_names, picture_scale, read_map
+from das3d.preparation import PreparedScan
+from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -261,6 +263,66 @@ def test_a_table_that_another_program_holds_is_written_beside_it(
         assert [row["id"] for row in csv.DictReader(file)] == names
     told = f"{out / 'scores.csv'} cannot be replaced, as where it is open in another program"
     assert capsys.readouterr().err == f"warning: {told}; the scores are in {out / 'scores_2.csv'}\n"
+
+
+def failing_on(detector: Detector, *names: str, score: bool = True) -> Detector:
+    """The detector with networks that give no number, or fail, for batches with parts of these names."""
+
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(detector.engine, name)
+
+    broken, judging = replace(detector), []
+
+    def predict(scans: Sequence[PreparedScan]) -> list[Prediction]:
+        judging[:] = [Path(scan.name).name.startswith(names) for scan in scans]
+        return Detector.predict_prepared(broken, scans)
+
+    def run(**members: object) -> EngineOutput:
+        output = detector.engine.run(**members)  # type: ignore[arg-type]
+        if any(judging) and not score:
+            raise RuntimeError("no kernel image\nfor this device")
+        return replace(output, score=np.where(judging, np.nan, output.score).astype(np.float32)) if score else output
+
+    broken.predict_prepared = predict  # type: ignore[method-assign, assignment]
+    broken.engine = Failing()  # type: ignore[assignment]
+    broken.engine.run = run  # type: ignore[method-assign]
+    return broken
+
+
+@pytest.mark.parametrize("score", [True, False])
+def test_a_part_on_which_the_networks_fail_takes_no_other_with_it(
+    detector: Detector, tiny_data: Path, tmp_path: Path, score: bool
+) -> None:
+    detector = replace(detector, norms=None)  # regions take further passes, in other batches
+    names = unlabelled(tiny_data, tmp_path / "parts", 5)
+    sound = {result.part.id: result for result in predict_folder(detector, tmp_path / "parts", tmp_path / "sound")}
+    results = predict_folder(failing_on(detector, names[3], score=score), tmp_path / "parts", tmp_path / "out")
+    assert [result.part.id for result in results] == names
+    assert [result.networks_failed for result in results] == [name == names[3] for name in names]
+    rows = scores_of(tmp_path / "out")
+    for row in rows:
+        if row["id"] == names[3]:
+            assert row["score"] == row["verdict"] == "" and not list((tmp_path / "out").glob(f"{names[3]}.*"))
+            part, found = results[3].part, "expected a finite score and map, found score nan"
+            failed = f"{part.rgb}: the networks failed: no kernel image for this device"
+            assert row["error"].startswith(f"{part.depth}: {found}") if score else row["error"] == failed
+        else:
+            prediction = sound[row["id"]].prediction
+            assert prediction is not None and float(row["score"]) == pytest.approx(prediction.score, rel=1e-5)
+            assert row["error"] == "" and (tmp_path / "out" / f"{row['id']}.tiff").is_file()
+
+
+def test_too_little_memory_for_any_part_ends_it(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    unlabelled(tiny_data, tmp_path / "parts", 2)
+    broken = replace(detector)
+
+    def predict(scans: Sequence[PreparedScan]) -> list[Prediction]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    broken.predict_prepared = predict  # type: ignore[method-assign, assignment]
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_folder(broken, tmp_path / "parts", tmp_path / "out")
 
 
 def test_who_is_interrupted_before_the_first_part_keeps_the_scores_of_before(
@@ -492,13 +554,59 @@ def test_many_broken_parts_are_cut_short_on_the_screen_only(tiny_run: Runs, tmp_
     (tmp_path / "parts").mkdir()
     for index in range(13):
         for member in ("rgb.png", "depth.tiff"):
-            (tmp_path / "parts" / f"{index}_{member}").write_bytes(b"")
+            (tmp_path / "parts" / f"{index}_{member}").write_bytes(b"" if index % 2 else b"no picture")
     result = das3d("predict", tiny_run(), "--data", tmp_path / "parts", "--out", tmp_path / "out")
     lines = result.stderr.splitlines()
     assert result.exit_code == 1 and len(lines) == 11
     assert lines[-1] == f"error: ... and 3 more, see {tmp_path / 'out' / 'scores.csv'}"
     assert all(row["error"] for row in scores_of(tmp_path / "out"))
     assert len(scores_of(tmp_path / "out")) == 13
+
+
+def lower(file: Path, rows: int) -> None:
+    """Take so many rows of pixels off a picture or points."""
+    values = tifffile.imread(file) if file.suffix == ".tiff" else np.asarray(Image.open(file))
+    write_member(file, values[:-rows])
+
+
+def test_what_is_wrong_with_all_parts_is_said_once(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    names, parts = unlabelled(tiny_data, tmp_path / "parts"), tmp_path / "parts"
+    for file in parts.iterdir():
+        lower(file, 8 if file.name.startswith(f"{names[0]}_") else 4)
+    command = ("predict", tiny_run(), "--data", parts, "--out", tmp_path / "out", "--device", "cpu")
+    found = f"{SIZE[1]} x {SIZE[0]} pixels as in training, found {SIZE[1]} x "
+    result = das3d(*command)
+    first = parts / f"{names[0]}_rgb.png"
+    assert result.exit_code == 1 and result.stderr == (
+        f"error: all 3 parts, such as {first}: expected {found}{SIZE[0] - 8}\n"
+    )
+    assert result.stdout.startswith(f"scores.csv and regions.json in {tmp_path / 'out'}; computed by ")
+    assert len({row["error"] for row in scores_of(tmp_path / "out")}) == 3, "the table names each"
+    for file in parts.glob(f"{names[0]}_*"):
+        file.unlink()
+    result = das3d(*command)
+    assert result.exit_code == 1 and result.stderr == f"error: all 2 parts: expected {found}{SIZE[0] - 4}\n", "none is lost"
+    for file in parts.glob(f"{names[1]}_*"):
+        file.unlink()
+    assert das3d(*command).stderr == f"error: {parts / f'{names[2]}_depth.tiff'}: expected {found}{SIZE[0] - 4}\n"
+
+
+def test_parts_of_another_category_are_told_of_where_none_can_be_judged(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_data / CATEGORY, tmp_path / "nut"))
+    shutil.rmtree(other / "train")
+    shutil.rmtree(other / "validation")
+    for file in other.glob("test/*/*/*"):
+        lower(file, 4)
+    told = f"the model was trained on {CATEGORY}; these parts are of nut"
+    count = len(list(other.glob("test/*/rgb/*")))
+    reason = f"error: all {count} parts: expected {SIZE[1]} x {SIZE[0]} pixels as in training, found "
+    result = das3d("predict", tiny_run(), "--data", other, "--out", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 1 and result.stderr.startswith(f"warning: {told}\n{reason}"), result.stderr
+    result = das3d("evaluate", tiny_run(), "--data", other, "--out", tmp_path / "figures", "--device", "cpu")
+    first, second = result.stderr.splitlines()
+    assert result.exit_code == 1 and first.startswith(reason) and second == f"error: {told}"
 
 
 def test_folder_without_parts(detector: Detector, tmp_path: Path) -> None:
@@ -643,6 +751,10 @@ def test_results_of_other_parts_are_not_replaced_without_a_word(
     assert predict("--rgb", chip[0], "--depth", chip[1]) == f"warning: {held}\n"
     assert predict("--data", rgb.parents[1]) == f"warning: {held}\n"
     assert predict("--data", rgb.parents[1]) == ""
+    (row,) = scores_of(tmp_path / "out")
+    row |= {"path": str(tmp_path / "else.png"), "score": "", "error": "not judged"}
+    (tmp_path / "out" / "scores.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    assert predict("--data", rgb.parents[1]) == "", "what was not judged is no loss"
 
 
 @pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])
@@ -676,6 +788,14 @@ def test_overlays_span_what_separates_good_from_bad(detector: Detector, tiny_run
     without = load(tiny_run())
     without.threshold = None
     assert picture_scale(without) == 1.0
+
+
+def test_long_output_names_are_cut_and_stay_unique() -> None:
+    ids = ["a" * 220, *("test/bent/" + "\u4ef6" * 81 + end for end in "abc")]
+    names = output_names([Part(name, "test", "unknown", None, None) for name in ids])
+    assert names[ids[0]] == ids[0], "what fits stays"
+    assert len(set(names.values())) == 4 and all(len(name.encode()) <= LONGEST for name in names.values())
+    assert all(names[name].startswith("test_bent_\u4ef6\u4ef6") for name in ids[1:])
 
 
 @given(st.lists(st.text("ab_/", min_size=1, max_size=4), unique=True, max_size=12))

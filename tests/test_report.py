@@ -220,9 +220,43 @@ def test_damaged_evaluation_and_missing_map(copied: Path) -> None:
     assert (
         result.exit_code == 1 and ".tiff: expected the map of a part, found none; run das3d evaluate again" in result.stderr
     )
-    (copied / "evaluation" / "metrics.json").write_text("{}")
+    scores, regions = copied / "evaluation" / "scores.csv", copied / "evaluation" / "regions.json"
+    for file in (scores, regions):
+        content = file.read_bytes()
+        file.write_bytes(content[:-9] if file == regions else content + b"test/dent/9,")
+        result = das3d("report", copied)
+        expected = f"error: {file}: expected what das3d evaluate writes, found a problem: "
+        assert result.exit_code == 1 and result.stderr.startswith(expected) and result.stderr.count("\n") == 1
+        file.write_bytes(content)
+
+
+def test_figures_that_are_not_there_are_named(copied: Path) -> None:
+    file = copied / "evaluation" / "metrics.json"
+    metrics = metrics_of(file.parent)
+    for names in (["map_size"], ["notes", "per_defect", "aupro_05"]):
+        file.write_text(json.dumps({name: value for name, value in metrics.items() if name not in names}))
+        result = das3d("report", copied)
+        found = f"error: {file}: expected what das3d evaluate writes, found no {', '.join(names)}; run it again\n"
+        assert (result.exit_code, result.stderr) == (1, found)
+    file.write_text("[]")
     result = das3d("report", copied)
-    assert result.exit_code == 1 and "evaluation: expected what das3d evaluate writes, found a problem" in result.stderr
+    assert result.exit_code == 1 and f"{file}: expected what das3d evaluate writes, found no data" in result.stderr
+
+
+@pytest.mark.parametrize("row", ["1,", "1,nothing,0.2,0.3,0.1", "one,0.1,0.2,0.3,0.1"])
+def test_damaged_losses_are_named(copied: Path, row: str) -> None:
+    with (copied / "losses.csv").open("a+") as file:
+        file.seek(0)
+        line = len(file.readlines()) + 1
+        file.write(row)
+    result = das3d("report", copied)
+    columns = "iteration, loss_rgb, loss_depth, loss_discriminator"
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert f"error: {copied / 'losses.csv'}, line {line}: expected a number for {columns}, found ['1'" in result.stderr or (
+        "one" in row and "found ['one'" in result.stderr
+    )
+    (copied / "losses.csv").unlink()
+    assert das3d("report", copied).exit_code == 0
 
 
 def test_run_that_is_none(tmp_path: Path) -> None:

@@ -255,6 +255,17 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_part(detector: Detector, dro
     assert once(detector, drop, tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("letters", [67, 80])
+def test_a_long_name_stops_nothing(detector: Detector, drop: Path, tmp_path: Path, part: Put, letters: int) -> None:
+    names = ["a", "\u4ef6" * letters]
+    for name in names:
+        part(drop, name)
+    assert [(result.part.id, result.error) for result in once(detector, drop, tmp_path / "out")] == [(n, "") for n in names]
+    rows = scores_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == names
+    assert all((tmp_path / "out" / row[file]).is_file() for row in rows for file in ("map", "overlay"))
+
+
 def test_two_never_write_into_one_folder(detector: Detector, drop: Path, tmp_path: Path, part: Put) -> None:
     out = tmp_path / "out"
     part(drop, "a")
@@ -309,6 +320,19 @@ def test_a_table_that_another_program_holds_stops_nothing(
     assert [result.part.id for result in found] == ["c"]
     assert [row["id"] for row in scores_of(out)] == ["a", "b", "c"]
     assert f"{out / 'scores.csv'} can be written again\n" in capsys.readouterr().out
+
+
+def test_lines_that_waited_and_were_taken_away_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("head\nold\n")
+    (tmp_path / "scores_2.csv").write_text("head\nnew\n")
+    growing = Growing(path, "head\n")
+    (tmp_path / "scores_2.csv").unlink()
+    growing.catch_up()
+    growing.add("newer\n")
+    assert path.read_text() == "head\nold\nnewer\n" and not growing.waiting
+    told = f"{tmp_path / 'scores_2.csv'}: expected the lines that wait for {path}, found no file; they are not added"
+    assert capsys.readouterr().err == f"warning: {told}\n"
 
 
 def test_lines_that_waited_are_not_moved_twice(tmp_path: Path) -> None:

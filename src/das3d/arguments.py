@@ -46,13 +46,13 @@ def parse_keep(good: str | None, defective: str | None, refused: str | None, row
     })  # fmt: skip
 
 
-def parse_share(text: str, option: str = "--max-false-alarm") -> float:
-    """The share in '1%' or '0.01'. Raises SettingsError."""
+def parse_share(text: str, option: str = "--max-false-alarm", *, ends: bool = False) -> float:
+    """The share in '1%' or '0.01', with `ends` also none and all. Raises SettingsError."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = -1
-    if not 0 < share < 1:
+    if not (0 < share < 1 or (ends and share in (0, 1))):
         raise SettingsError(f"{option}: expected a share such as 1% or 0.01, found {text!r}")
     return share
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,7 +37,7 @@ def write_pair(data: tuple[Path, bytes], head: tuple[Path, bytes]) -> None:
     try:
         new_head = _written_beside(head_path, head_content, lasting=True)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
     old_head = _temporary_for(head_path)
     try:
@@ -57,9 +58,13 @@ def write_pair(data: tuple[Path, bytes], head: tuple[Path, bytes]) -> None:
         old_head.unlink(missing_ok=True)
 
 
+BEGIN = 20  # letters of a file's name that stand in that of its temporary file
+
+
 def _temporary_for(path: Path) -> Path:
     # Not tempfile's, which nobody but the user may read: a service often runs as somebody else than who trains.
-    return path.with_name(f".{path.name}.{uuid4().hex}")
+    # Short whatever the file is called, as most file systems hold 255 bytes.
+    return path.with_name(f".{path.name[:BEGIN]}.{uuid4().hex}")
 
 
 def _written_beside(path: Path, content: bytes | memoryview, lasting: bool) -> Path:
@@ -79,10 +84,15 @@ def _written_beside(path: Path, content: bytes | memoryview, lasting: bool) -> P
 
 
 def _give_up(error: BaseException, path: Path, *temporaries: Path) -> None:
-    for temporary in temporaries:
-        temporary.unlink(missing_ok=True)
+    _discard(*temporaries)
     if isinstance(error, OSError):
         error.filename = str(path)  # what the user knows, not the temporary file
+
+
+def _discard(*temporaries: Path) -> None:
+    for temporary in temporaries:
+        with suppress(OSError):  # of a disk that is gone; why it was given up says more
+            temporary.unlink(missing_ok=True)
 
 
 HELD = (5, 32, 33)  # Windows' errors where another program holds a file: access denied, sharing violation, lock violation

@@ -29,14 +29,14 @@ from das3d.detector import Detector
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.layouts import SPLITS, Reading
+from das3d.layouts import SPLITS, Reading, splits_in
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
 from das3d.synthesis import FAMILIES, draw_recipe, synthesise
-from das3d.threshold import Threshold, expect_rate, threshold_from
+from das3d.threshold import Threshold, expect_rate, parts_for, rate_text, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about
 MOST_COPIES = 4  # of one kind on one part: more would say much of few parts
@@ -216,6 +216,31 @@ def _recorded(detector: Detector, data: Path | str | None) -> Detector:
     return replace(detector, calibrations=[*detector.calibrations, entry])
 
 
+def expect_no_weaker(file: Path, before: Threshold | None, after: Threshold | None) -> None:
+    """Refuse to put a threshold in the place of one that kept the rate asked for, from too few parts to keep it too.
+
+    A handful of parts, or a folder named by mistake, would spoil a good model, and nobody may notice for long.
+
+    Args:
+        file: of the model that would be replaced.
+        before: its threshold.
+        after: that which would take its place.
+
+    Raises:
+        ModelError: the scores of before support the rate that is asked for now, and the new ones do not.
+    """
+    if before is None or after is None or after.false_alarm_rate <= after.requested:
+        return
+    if before.parts >= (needed := parts_for(after.requested)):
+        shown = math.ceil(100 * after.false_alarm_rate)
+        expected = f"{needed} or more good parts, as {rate_text(after.requested)} false alarms take them and the threshold"
+        raise ModelError(
+            f"{file}: expected {expected} there rests on {before.parts}, found {after.parts}; nothing is written: give "
+            "more parts, add them to those of before (--merge), ask for what they can show (--max-false-alarm "
+            f"{shown}%), or write elsewhere (--out)"
+        )
+
+
 def keep_before(model: Path) -> Path:
     """Copy a model file, before another takes its place, to ``NAME_before_TIME`` beside it (UTC); the copy.
 
@@ -291,7 +316,9 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     if category is not None and category not in (there := find_categories(data)):
         raise DataError(f"{data}: expected a category {category!r}, found {', '.join(there) or 'none'}")
     folder = folder_of(data, category or detector.training.get("category"))
-    found = find_folder(folder, **reading)
+    found = _as_split(folder, find_folder(folder, **reading))
+    if not detector.fingerprints.get("train") and not any(part.split == "train" for part in found):
+        warn(f"{folder}: the model does not say which parts it was trained on; any of them here make the threshold too low")
     labels = _labels_around(folder, reading)
     labelled = [labels.get(_file_of(part), part) for part in found]
     if wrong := [part for part in labelled if part.defective and part.id not in {one.id for one in found}]:
@@ -311,9 +338,11 @@ def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: S
         if label.defective:
             return "labelled defective"
         mark = detector.fingerprint_of(part)
-        # Of a detector that no run has trained nobody knows it, and the data set's own word must do.
-        if mark in trained_on if trained_on else part.split == "train":
+        if mark in trained_on:
             return "of the training: the networks know them"
+        # A detector that no run has trained does not tell, and the data set's own word must do.
+        if not trained_on and label.split == "train":
+            return "that the data set has for training: the model does not say which parts it was trained on"
         if merge and mark in held_out:
             return "held out before: the model keeps their scores"
         if mark in seen:
@@ -355,5 +384,14 @@ def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
             continue
         with contextlib.suppress(DataError, OSError):
             if find_categories(around) == [around.name]:
-                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
+                parts = _as_split(around, find_folder(around, check=False, **reading))
+                return {_file_of(part): part for part in parts}
     return {}
+
+
+def _as_split(folder: Path, parts: Sequence[Part]) -> list[Part]:
+    # Parts for training only where the data set itself says so: what das3d would choose tells of no other training.
+    roots = [folder, *(folder / name for name in find_categories(folder) if (folder / name).is_dir())]
+    if any(splits_in(root) for root in roots):
+        return list(parts)
+    return [replace(part, split="validation") if part.split == "train" else part for part in parts]

@@ -496,14 +496,21 @@ def calibrate(
         typer.Option("--set", help="A setting of the score, such as score.turn=0; repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Model file to write; the model itself by default.")
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Model file to write; by default the model itself is changed, and the one before kept beside it.",
+        ),
     ] = None,
     category: Category = None,
     device: Device = "auto",
     light: Light = None,
     depth_unit: DepthUnit = None,
 ) -> None:
-    """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms."""
+    """Set a model's threshold anew, by good parts that it was not trained on or for another rate of false alarms.
+
+    The model is changed in place unless --out names another file; the one before is kept beside it.
+    """
     if inspections is not None and (data, light, depth_unit) != (None, None, None):
         raise typer.BadParameter("--inspections brings its own scans; expected no --data, --light and --depth-unit with it")
     source = data or inspections
@@ -514,7 +521,7 @@ def calibrate(
     rate = None if max_false_alarm is None else parse_share(max_false_alarm)
     depth_format = parse_depth_unit(depth_unit, data, category)
     from das3d.calibration import calibrate as calibrated
-    from das3d.calibration import keep_before
+    from das3d.calibration import expect_no_weaker, keep_before
     from das3d.console import warn
     from das3d.detector import load, model_file
     from das3d.engines import EXPORTED
@@ -535,6 +542,8 @@ def calibrate(
         detector, source, max_false_alarm=rate, merge=merge, changes=change or (), category=category, light=light,
         depth_format=depth_format, parts=parts,
     )  # fmt: skip
+    if out is None:
+        expect_no_weaker(target, detector.threshold, after.threshold)
     before = keep_before(target) if target.is_file() else None
     after.save(target)
     if detector.threshold is not None:
@@ -630,7 +639,7 @@ def export(
     ] = "5%",
 ) -> None:
     """Export a model to run without PyTorch, and check it against the trained one."""
-    changed = parse_share(max_changed, "--max-changed")
+    changed = parse_share(max_changed, "--max-changed", ends=True)
     from das3d.exporting import export as write
 
     print_export(write(run, to, precision=precision, out=out, data=data, licence=licence, max_changed=changed))

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from das3d._listing import files_in, folders_in
-from das3d.console import warn
+from das3d.console import counted, warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import ABOUT_TRUTH, LAYOUTS, NAMING, ROLES, Layout, Search, light_of, splits_in, unlabelled
+from das3d.layouts import ABOUT_TRUTH, LAYOUTS, NAMING, OWN, ROLES, Layout, Search, light_of, splits_in, unlabelled
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, name_problem, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -171,6 +171,14 @@ def find_categories(root: Path | str) -> list[str]:
     return [folder.name for folder in folders_in(root) if _layout_of(folder)]
 
 
+def category_called(folder: Path) -> str | None:
+    """What a data set calls the category in a folder; None of own and plain folders, which may be called anything."""
+    there = find_categories(folder)
+    root = folder if _layout_of(folder) else folder / there[0] if len(there) == 1 else None
+    layout = None if root is None else _layout_of(root)
+    return None if layout is None or layout.name == OWN else there[0]
+
+
 def name_of(folder: Path) -> str:
     """The name of a folder as the user calls it, also where it is a link to another; of "." that of the folder itself."""
     return Path(os.path.abspath(folder)).name
@@ -215,10 +223,13 @@ def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
         asked = "one category to be chosen" if category is None else f"category {category!r}"
         raise DataError(f"{root}: expected {asked}, found {', '.join(there)}")
     folders = ", ".join(child.name for child in folders_in(root)[:8])
-    found = f"only {folders}" if folders else "no folders"
+    found, hint = f"only {folders}" if folders else "no folders", _hint(root)
+    pairs = [part for part in unlabelled(root, Search()) if part.rgb and part.depth]
+    if pairs and not hint:  # as predict takes them
+        found, hint = f"{counted(len(pairs), 'pair')} directly in it", f"; move those of good parts into {root / GOOD}"
     raise DataError(
         f"{root}: expected a data set (MVTec 3D-AD, 3D-ADAM, Eyecandies, or your own parts in folders good or train/good), "
-        f"found {found}{_hint(root)}"
+        f"found {found}{hint}"
     )
 
 

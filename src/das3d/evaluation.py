@@ -22,7 +22,7 @@ from das3d.files import DepthFormat, read_mask
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
-from das3d.streaming import Inspected, inspect_parts, read_map, write_regions, write_scores
+from das3d.streaming import Inspected, errors_of, inspect_parts, of_another, read_map, write_regions, write_scores
 from das3d.threshold import UNLIKELY
 
 
@@ -37,7 +37,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score every test part and compare with the ground truth, on the pixel grid of the parts' own images.
 
-    Parts that cannot be read or prepared are named, in a warning and in the notes, and the figures are those of the others.
+    Parts that cannot be read, prepared or computed are named, in a warning and in the notes, and the figures are those of
+    the others.
 
     Args:
         detector: a trained one.
@@ -50,8 +51,8 @@ def evaluate(
         What ``metrics.json`` holds.
 
     Raises:
-        DataError: there are no test parts, or none of the good or of the defective ones can be read and prepared; all that
-            cannot are named. Or `out` lies in the data.
+        DataError: there are no test parts, or none of the good or of the defective ones can be judged; all that cannot are
+            named. Or `out` lies in the data.
     """
     out = Path(out)
     settings = detector.settings
@@ -61,7 +62,7 @@ def evaluate(
     expect_outside(out, dataset.root)
     tested, told = _tested(dataset, detector)
     (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
-    results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)))
+    results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)), detector, dataset)
     write_scores(out / "scores.csv", results, verdicts=False)
     write_regions(out / "regions.json", results, detector)
     with progress("metrics") as step:
@@ -105,14 +106,14 @@ def evaluate(
     return metrics
 
 
-def _judged(results: list[Inspected]) -> tuple[list[Inspected], list[str]]:
+def _judged(results: list[Inspected], detector: Detector, dataset: Dataset) -> tuple[list[Inspected], list[str]]:
     # Those with a score, and a note on the others; they must not be all of a kind, without which there are no figures.
     failed = [result for result in results if result.error]
     judged = [result for result in results if not result.error]
     if not failed:
         return judged, []
     if {one.part.defective for one in judged} != {one.part.defective for one in results}:
-        raise DataError([result.error for result in failed])
+        raise DataError([*errors_of(results), *([] if judged else of_another(detector, dataset.root))])
     for result in failed:
         warn(f"not judged: {result.error}")
     return judged, [f"{len(failed)} of {counted(len(results), 'part')} could not be judged, such as {failed[0].part.id}"]

@@ -425,12 +425,14 @@ def _resplit(parts: list[Part], good: list[Part], search: Search, *, test: bool)
 
 TIFF = "*.[tT][iI][fF]*"
 
+OWN = "folder"  # the layout of a user's own data
+
 # Tried in this order. A new layout is a function as above and a line here.
 LAYOUTS = (
     Layout("eyecandies", ("*/data/*_metadata.yaml",), eyecandies),
     *(Layout("3d-adam", (f"{split}/*/xyz/{TIFF}", "*/*/ground_truth"), mvtec3d) for split in SPLITS),
     *(Layout("mvtec3d", (f"{split}/*/xyz/{TIFF}",), mvtec3d) for split in SPLITS),
-    Layout("folder", ("good",), own_folder),
-    Layout("folder", ("train/good",), own_folder),
-    Layout("folder", ("test/*/",), own_folder),
+    Layout(OWN, ("good",), own_folder),
+    Layout(OWN, ("train/good",), own_folder),
+    Layout(OWN, ("test/*/",), own_folder),
 )

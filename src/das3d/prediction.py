@@ -17,7 +17,7 @@ from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part, name_problem
-from das3d.streaming import Inspected, inspect_parts, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, of_another, write_regions, write_scores
 
 SECONDS_BETWEEN_TABLES = 60.0
 
@@ -109,6 +109,9 @@ def predict_folder(
     finally:  # whoever is interrupted after hours keeps what was done, and before the first part what was there
         if results:
             _write_results(out, results, detector)
+    if all(result.error for result in results):
+        for line in of_another(detector, folder):
+            warn(line)
     return results
 
 
@@ -130,7 +133,7 @@ def _warn_of_others(scores: Path, parts: Sequence[Part]) -> None:
     if not scores.is_file():
         return
     with scores.open(newline="", encoding="utf-8", errors="replace") as file:
-        there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path")}
+        there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path") and row.get("score")}
     if others := there - {os.path.abspath(str(part.rgb or part.depth)) for part in parts}:
         warn(f"{scores} holds {counted(len(others), 'other part')}; the file is replaced, another --out keeps it")
 

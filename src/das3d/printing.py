@@ -39,7 +39,8 @@ def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
 
 
 def print_predictions(results: Sequence[Inspected], out: Path, detector: Detector) -> None:
-    failed = [result for result in results if result.error]
+    from das3d.streaming import errors_of
+
     shown = [result for result in results if not result.error]
     for result in shown[:20]:
         print_prediction(result, detector)
@@ -50,10 +51,11 @@ def print_predictions(results: Sequence[Inspected], out: Path, detector: Detecto
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")
     if known := sum(result.trained_on for result in shown):
         warn_of_known(known, len(shown))
-    print(f"scores.csv, regions.json, maps and overlays in {out}; computed by {detector.engine.describe()}")
-    if failed:
-        lines = [result.error for result in failed[:10]]
-        more = len(failed) - len(lines)
+    written = "scores.csv, regions.json, maps and overlays" if shown else "scores.csv and regions.json"
+    print(f"{written} in {out}; computed by {detector.engine.describe()}")
+    if errors := errors_of(results):
+        lines = errors[:10]
+        more = len(errors) - len(lines)
         raise Das3dError("\n".join([*lines, f"... and {more} more, see {out / 'scores.csv'}"] if more else lines))
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +25,12 @@ from numpy.typing import NDArray
 
 from das3d.atomic import write_atomically
 from das3d.console import progress
+from das3d.datasets import category_called
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
-from das3d.errors import DataError, one_line
+from das3d.errors import Das3dError, DataError, one_line
 from das3d.fingerprints import fingerprint_in
+from das3d.layouts import OWN
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
 SCORE_COLUMNS = ("id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error")
+LONGEST = 220  # bytes of a name by `output_names`: most file systems hold 255, and suffixes and marks come behind it
+NUMBER = r"\d[\d.,]*(?:e[+-]\d+)?"
 CHUNK = 4 * BATCH  # parts that a worker of a cluster takes at a time: whole batches, so that they are those of one machine
 
 
@@ -48,12 +54,13 @@ class Inspected:
 
     Attributes:
         part: what was inspected.
-        prediction: None where the part could not be read or prepared.
+        prediction: None where the part could not be read, prepared or judged.
         error: why not, else "".
         doubt: why its verdict means nothing, where such parts were wanted too, else "".
         map_file, overlay_file: what was written.
         size: height and width of the map.
         trained_on: whether the model was trained on it.
+        networks_failed: whether it is the networks that failed on it, which may lie with them and not with the part.
     """
 
     part: Part
@@ -64,6 +71,7 @@ class Inspected:
     overlay_file: Path | None = None
     size: tuple[int, int] | None = None
     trained_on: bool = False
+    networks_failed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -83,16 +91,19 @@ def inspect_parts(
     """Score parts in their order and write for each a raw map and an overlay into `folder`, by `output_names` or `names`.
 
     A part that cannot be read, prepared or, unless `doubtful` ones are wanted too, judged (`PreparedScan.doubt`) comes back
-    with its error; the others are not held up. The maps inside the results are dropped once written, so that any number of
-    parts fits into memory.
+    with its error, and so does one on which the networks fail; the others are not held up. The maps inside the results are
+    dropped once written, so that any number of parts fits into memory.
     """
     high = picture_scale(detector)
     called = names or output_names(parts)
     trained, blind = frozenset(detector.fingerprints.get("train", ())), not detector.statistics.has_rgb
 
-    def write(part: Part, scan: Scan | None, prediction: Prediction | None, error: str, doubt: str) -> Inspected:
-        if scan is None or prediction is None:
+    def write(part: Part, scan: Scan | None, found: Prediction | Exception | None, error: str, doubt: str) -> Inspected:
+        if isinstance(found, Exception):
+            return replace(_failed(part, why_not(part, found), folder, called[part.id]), networks_failed=True)
+        if scan is None or found is None:
             return _failed(part, error, folder, called[part.id])
+        prediction = found
         map_file, overlay_file = output_files(folder, called[part.id])
         save_map(map_file, prediction.map)
         outlines = [region.outline for region in prediction.regions]
@@ -106,7 +117,7 @@ def inspect_parts(
     with progress("inspecting", len(parts)) as step, ThreadPoolExecutor(max_workers=2) as pool:
         for batch in in_batches(_read_ahead(detector, parts, doubtful)):
             ready = [prepared for _, _, prepared, _ in batch if prepared is not None]
-            predictions = iter(detector.predict_prepared(ready) if ready else [])
+            predictions = iter(_predicted(detector, ready))
             for part, scan, prepared, error in batch:
                 done += 1
                 step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
@@ -140,6 +151,25 @@ def inspect_on(cluster: Cluster, model: tuple[Any, ...], parts: Sequence[Part], 
                 told += 1
 
 
+def _predicted(detector: Detector, scans: Sequence[PreparedScan]) -> list[Prediction | Exception]:
+    # One on which the networks fail takes none of its batch with it.
+    try:
+        return list(detector.predict_prepared(scans)) if scans else []
+    except Exception as error:  # each engine has its own
+        if len(scans) > 1:
+            return [found for scan in scans for found in _predicted(detector, [scan])]
+        if type(error).__name__ == "OutOfMemoryError":  # of PyTorch, on any part, as all are prepared to one size
+            raise
+        return [error]
+
+
+def why_not(part: Part, error: Exception) -> str:
+    """One line on why the networks gave nothing for a part."""
+    if isinstance(error, Das3dError):  # which names the part
+        return str(error).replace("\n", "; ")
+    return f"{part.rgb or part.depth}: the networks failed: {one_line(error) or type(error).__name__}"
+
+
 def _failed(part: Part, error: str, folder: Path, name: str) -> Inspected:
     for file in output_files(folder, name):  # of a run before: they would look like this one's
         file.unlink(missing_ok=True)
@@ -157,6 +187,35 @@ def _loaded(*model: Any) -> Detector:
     return load(*model)
 
 
+def errors_of(results: Sequence[Inspected]) -> list[str]:
+    """Why parts were not judged, for people: a line each, or one in all where every part failed for one reason.
+
+    Reasons that differ in numbers are one: of what was found in the wrong unit, for instance.
+    """
+    failed = [result for result in results if result.error]
+    reasons = [_reason(result) for result in failed]
+    if len(results) < 2 or len(failed) < len(results) or len({re.sub(NUMBER, "0", reason) for reason in reasons}) > 1:
+        return [result.error for result in failed]
+    such = "" if len(set(reasons)) == 1 else f", such as {failed[0].part.rgb or failed[0].part.depth}"
+    return [f"all {len(results)} parts{such}: {reasons[0]}"]
+
+
+def _reason(result: Inspected) -> str:
+    # An error without the file that it begins with.
+    for file in (result.part.depth, result.part.rgb):
+        if result.error.startswith(f"{file}: "):
+            return result.error.removeprefix(f"{file}: ")
+    return result.error
+
+
+def of_another(detector: Detector, folder: Path) -> list[str]:
+    """A line where the data set in a folder is of another category than that which the model was trained on."""
+    trained, here = detector.training.get("category"), category_called(folder)
+    if not trained or here in (None, trained) or detector.training.get("layout") == OWN:
+        return []
+    return [f"the model was trained on {trained}; these parts are of {here}"]
+
+
 def picture_scale(detector: Detector) -> float:
     """The map value that overlays of this detector paint in full red."""
     return full_red(None if detector.threshold is None else detector.threshold.value)
@@ -168,11 +227,17 @@ def full_red(threshold: float | None) -> float:
 
 
 def output_names(parts: Sequence[Part]) -> dict[str, str]:
-    """A file name for each part's outputs: its id, with folders joined by underscores, unique."""
+    """A file name for each part's outputs: its id, with folders joined by underscores, unique.
+
+    What is longer than `LONGEST` is cut there and ends by a hash of the id.
+    """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for part in parts:
         name = part.id.replace("/", "_")
+        if len(content := name.encode(errors="surrogatepass")) > LONGEST:
+            mark = blake2b(part.id.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+            name = f"{content[: LONGEST - 9].decode(errors='ignore')}_{mark}"
         while name in taken:
             name += "_"
         taken.add(name)

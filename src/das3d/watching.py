@@ -22,13 +22,13 @@ from typing import Any
 from das3d.console import counted, say, warn
 from das3d.datasets import expect_outside
 from das3d.detector import Detector
-from das3d.errors import DataError, ModelError, one_line
+from das3d.errors import DataError, ModelError
 from das3d.files import DepthFormat
 from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Reading, Search, unlabelled
 from das3d.locks import HeldError, locked
 from das3d.parts import Part, name_problem
 from das3d.prediction import with_focal_length
-from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, regions_line, score_row
+from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, regions_line, score_row, why_not
 
 COLUMNS = (*SCORE_COLUMNS, "time", "model", "files", "map", "overlay")  # of scores.csv
 LOCK = "watch.lock"
@@ -251,13 +251,15 @@ def _tried(
             if stopping():
                 return None, ""
         try:
-            return _judge(detector, found, out, focal_length), ""
+            result = _judge(detector, found, out, focal_length)
         except OSError:  # of what is written
             raise
-        except Exception as error:  # each engine has its own
-            failure = (
-                f"{found.part.rgb or found.part.depth}: the networks failed: {one_line(error) or type(error).__name__}"
-            )
+        except Exception as error:  # such as of too little memory
+            failure = why_not(found.part, error)
+        else:
+            if result is None or not result.networks_failed:
+                return result, ""
+            failure = result.error
     if _state_of(found.part) != found.state:  # it is of something else
         return None, ""
     return Inspected(found.part, None, failure), failure
@@ -415,13 +417,19 @@ class Growing:
         if not self.waiting:
             return
         with suppress(PermissionError):
-            with self.beside.open("rb+") as file:
+            try:
+                beside = self.beside.open("rb+")
+            except FileNotFoundError:  # somebody tidied up; whoever has the lines has the file
+                self.waiting = False
+                warn(f"{self.beside}: expected the lines that wait for {self.path}, found no file; they are not added")
+                return
+            with beside as file:
                 lines = file.read().removeprefix(self._head)
                 if not self._ends_with(lines):  # or it ended between this and the next
                     self._append(self.path, lines)
                 file.truncate(0)
             self.waiting = False
-            self.beside.unlink()
+            self.beside.unlink(missing_ok=True)
             say(f"{self.path} can be written again")
 
     def _append(self, path: Path, content: bytes) -> None:

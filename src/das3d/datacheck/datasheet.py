@@ -123,7 +123,7 @@ def _plane(facts: Sequence[Facts]) -> str:
 
 def _millimetres(facts: Sequence[Facts]) -> str:
     if median(facts, "length") is None:
-        return "needs XYZ: a depth image does not tell the focal length"
+        return "needs XYZ, or focal_length in dataset.yaml"
     return f"{_spread(facts, 'length', length)} long, {_spread(facts, 'width', length)} wide, as the camera sees it"
 
 

@@ -21,7 +21,7 @@ import das3d
 from das3d.atomic import write_atomically
 from das3d.console import duration, figure, percent, progress
 from das3d.detector import Detector
-from das3d.errors import DataError, explained
+from das3d.errors import DataError, explained, one_line
 from das3d.evaluation import LazyMaps, LazyMasks
 from das3d.files import read_rgb
 from das3d.metrics import AUPRO_LIMITS, pro_curve, roc_curve
@@ -56,7 +56,7 @@ def make_report(detector: Detector, run: Path, out: Path, *, data: Path | None =
         most: show no more parts than this, the worst mistakes first.
 
     Raises:
-        DataError: the files of the evaluation or the scans cannot be read, or do not belong together.
+        DataError: files of the run are damaged, the scans cannot be read, or they do not belong together.
         MissingPackageError: Jinja2 is not installed.
     """
     with explained("das3d report"):
@@ -203,22 +203,38 @@ def pro_chart(evaluation: Evaluation, parts: Mapping[str, Part]) -> str | None:
     )  # fmt: skip
 
 
+LOSSES = {  # column of losses.csv -> what it is, and its colour
+    "loss_rgb": ("RGB repair", "good"),
+    "loss_depth": ("depth repair", "third"),
+    "loss_discriminator": ("finding", "bad"),
+}
+
+
+def _losses_in(file: Path) -> Iterator[dict[str, float]]:
+    columns = ("iteration", *LOSSES)
+    with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+        reader = csv.DictReader(opened)
+        for row in reader:
+            try:
+                yield {name: float(row[name]) for name in columns}
+            except (KeyError, TypeError, ValueError):  # a column, half a row or a number is missing
+                found = one_line([value for name, value in row.items() if name in columns])
+                raise DataError(
+                    f"{file}, line {reader.line_num}: expected a number for {', '.join(columns)}, found {found}; move the "
+                    "file away for a report without the losses"
+                ) from None
+
+
 def losses_chart(file: Path) -> str | None:
-    """Losses over iterations; None where there is no log."""
+    """Losses over iterations; None where there is no log. Raises DataError where it is damaged."""
     if not file.is_file():
         return None
-    with file.open(newline="", encoding="utf-8") as opened:
-        rows = list(csv.DictReader(opened))
-    names = [
-        ("loss_rgb", "RGB repair", "good"),
-        ("loss_depth", "depth repair", "third"),
-        ("loss_discriminator", "finding", "bad"),
-    ]
+    rows = list(_losses_in(file))
     iterations = [int(row["iteration"]) for row in rows]
     series = [
         charts.Series(label, style, iterations, values)
-        for name, label, style in names
-        if any(values := [float(row[name]) for row in rows])
+        for name, (label, style) in LOSSES.items()
+        if any(values := [row[name] for row in rows])
     ]
     every = [value for one in series for value in np.asarray(one.y).tolist() if value > 0]
     if len(rows) < 2 or not every:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ from typing import Any
 from das3d.console import figure
 from das3d.datasets import find_dataset, folder_of
 from das3d.detector import Detector
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 from das3d.files import DepthFormat
 from das3d.parts import Part
 from das3d.regions import Region
 from das3d.streaming import output_files, output_names
 from das3d.threshold import Threshold
 
+# Of metrics.json.
+SHOWN = (
+    "data", "category", "light", "depth_format", "training", "threshold", "notes", "map_size", "n_good", "n_defective",
+    "per_defect", "i_auroc", "p_auroc", "aupro_30", "aupro_05", "aupro_01", "false_alarms", "detected",
+)  # fmt: skip
 # What the verdict on a part was, worst first.
 MISSED, FALSE_ALARM, FOUND, PASSED = "missed", "false alarm", "found", "passed"
 
@@ -70,25 +76,33 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     Raises:
         DataError: a file is missing or is not what `evaluate` writes.
     """
-    if not (folder / "metrics.json").is_file():
+    file = folder / "metrics.json"
+    if not file.is_file():
         return None
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        metrics["data"], metrics["category"], metrics["light"], metrics["depth_format"], metrics["training"]
+    with _as_written(file):
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        if lacks := [name for name in SHOWN if name not in metrics]:
+            raise DataError(f"{file}: expected what das3d evaluate writes, found no {', '.join(lacks)}; run it again")
         threshold = threshold_in(metrics)
-        with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-            regions = read_regions(folder / "regions.json")
-            rows = [row_of(values, threshold, regions.get(values["id"], ())) for values in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: expected what das3d evaluate writes, found a problem: {error!r}; run it again"
-        ) from None
+    with _as_written(folder / "regions.json"):
+        regions = read_regions(folder / "regions.json")
+    with _as_written(folder / "scores.csv"), (folder / "scores.csv").open(newline="", encoding="utf-8") as opened:
+        rows = [row_of(values, threshold, regions.get(values["id"], ())) for values in csv.DictReader(opened)]
     order = (MISSED, FALSE_ALARM)
     rows.sort(key=lambda row: (
         order.index(row.outcome) if row.outcome in order else len(order),
         row.score if row.outcome == MISSED else -row.score,
     ))  # fmt: skip
     return Evaluation(folder, metrics, rows)
+
+
+@contextmanager
+def _as_written(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = one_line(repr(error))
+        raise DataError(f"{file}: expected what das3d evaluate writes, found a problem: {found}; run it again") from None
 
 
 def read_regions(file: Path) -> dict[str, tuple[Region, ...]]:
