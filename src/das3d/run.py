@@ -36,7 +36,7 @@ from das3d.locks import HeldError, locked
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, missing_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
-from das3d.tracking import Tracking, check_trackers, open_tracking, record
+from das3d.tracking import Tracking, check_trackers, open_tracking, record, trackers_of
 
 SETTINGS_FILE = "settings.toml"
 FACTS_FILE = "training.json"
@@ -70,7 +70,7 @@ def train(
             machines.
         budget: seconds for training; the number of iterations is fitted to it.
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
-        track: experiment trackers, "tensorboard" and "mlflow"; a resumed run goes on in those that it had.
+        track: experiment trackers, "tensorboard" and "mlflow"; a resumed run has those that it had as well.
 
     On Linux the process keeps the memory that training frees for its next steps (`keep_freed_memory`), until it ends.
 
@@ -118,7 +118,9 @@ def train(
         # Before training, which must not be for nothing where the files are away at its end.
         seen = {"rgb": prepared.statistics.has_rgb, "depth": prepared.statistics.has_depth}
         trained_on = [fingerprint_of(part, **seen) for part in dataset.train] if fabric.is_global_zero else []
-        with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
+        anew = not (resume and (out / "checkpoint.pt").is_file())
+        asked = [*(trackers_of(out) if resume else ()), *track]
+        with open_tracking(out, asked, settings, anew=anew) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())
             parts, statistics = GoodParts.from_scans(prepared.train), prepared.statistics
