@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from das3d import train
 from das3d.arguments import parse_duration
+from das3d.console import figure
 from das3d.detector import Detector, load
 from das3d.evaluation import evaluate
 from das3d.preparation import PreparedScan
@@ -285,12 +286,13 @@ def main() -> None:
     real = evaluate(detector, options.data, out / "evaluation", category=options.category)
     figures = {**synthetic, **{name: value for name, value in real.items() if isinstance(value, float)}}
     for name, value in {**figures, **real["per_defect"]}.items():
-        print(f"{name:24} {value:.4f}")
+        print(f"{name:24} {figure(value, 4)}")
     row = {
-        "name": options.name, "drawing": DRAWING, "data": options.category, "modality": settings.modality,
+        "name": options.name, "drawing": DRAWING, "modality": settings.modality,
         "settings": " ".join([f"--preset {options.preset}"] * (options.preset != "fast") + options.set),
         "seed": settings.seed, **detector.training,
         **{name: f"{value:.4f}" for name, value in figures.items()},
+        "data": options.category,  # after the facts of training, where it is the folder
     }  # fmt: skip
     options.table.parent.mkdir(parents=True, exist_ok=True)
     new = not options.table.exists()
@@ -298,7 +300,7 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow({**row, "data": options.category})
+        writer.writerow(row)
 
 
 if __name__ == "__main__":

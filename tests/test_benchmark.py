@@ -174,6 +174,19 @@ def test_bad_variants_are_refused(tmp_path: Path, text: str) -> None:
         read_variants(file)
 
 
+@pytest.mark.parametrize(
+    "figure", ['i_auroc = "0.9"', "i_aurok = 0.9", "i_auroc = 98.2", "i_auroc = true", "i_auroc = nan"]
+)
+def test_published_figures_that_are_none_are_refused(tmp_path: Path, figure: str) -> None:
+    file = tmp_path / "variants.toml"
+    file.write_text(f"[both]\nset = []\npublished = {{ {figure} }}\n")
+    with pytest.raises(SettingsError) as caught:
+        read_variants(file)
+    found = figure.replace('"', "'").replace("true", "True")
+    expected = f"{file}: both: expected published figures of {', '.join(FIGURES)} from 0 to 1, found {found}"
+    assert str(caught.value) == expected
+
+
 # -------------------------------------------------------------------------------------------- beside published figures
 
 

@@ -113,6 +113,42 @@ def test_earlier_output_is_replaced_and_other_files_stay(tmp_path: Path) -> None
     assert left == {f"{good}/rgb/000.png", f"{good}/xyz/000.tiff", f"{good}/rgb/note.txt"}
 
 
+def test_scans_that_a_user_has_added_stay(tmp_path: Path) -> None:
+    few = {"validation": 0, "good": 1, "defective": 0, "size": (64, 64)}
+    make_demo(tmp_path, train=2, **few)  # type: ignore[arg-type]
+    own = [tmp_path / CATEGORY / place for place in ("test/burn/rgb/000.png", "train/good/rgb/100.png")]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    before = files(tmp_path)
+    with pytest.raises(DataError, match=r"rgb/100\.png: expected a free place for a demo part, found a file that is none"):
+        make_demo(tmp_path, train=101, **few)  # type: ignore[arg-type]
+    assert files(tmp_path) == before
+    make_demo(tmp_path, train=1, seed=1, **few)  # type: ignore[arg-type]
+    assert [file.read_bytes() for file in own] == [b"mine", b"mine"]
+    assert not (tmp_path / CATEGORY / "train" / "good" / "rgb" / "001.png").exists()
+
+
+def test_a_marker_that_says_nothing_lets_nothing_be_replaced(tmp_path: Path) -> None:
+    make_demo(tmp_path, train=1, validation=0, good=0, defective=0, size=(64, 64))
+    for content in ("{", "[]", '{"train": 1}', '{"train": null}'):
+        (tmp_path / MARKER).write_text(content)
+        before = files(tmp_path)
+        with pytest.raises(DataError, match=rf"{MARKER}: expected what earlier demo data consist of, found .*new folder"):
+            make_demo(tmp_path)
+        assert files(tmp_path) == before
+
+
+def test_a_part_that_cannot_be_rendered_is_refused() -> None:
+    key = (0, "test", "good", 0)
+    with pytest.raises(DataError, match=r"defect: expected one of .*scratch.*, found 'scrach'"):
+        render_part(key, defect="scrach")
+    with pytest.raises(DataError, match="size: expected at least 64 x 64 pixels, found 64 x 32"):
+        render_part(key, size=(32, 64))
+    with pytest.raises(DataError, match="4 : 3"):
+        render_part(key, size=(128, 400))
+
+
 def test_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="expected a new or empty folder") as caught:

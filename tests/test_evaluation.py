@@ -254,7 +254,7 @@ def test_broken_parts_are_named_and_figures_are_those_of_the_others(
     metrics = evaluate(load(tiny_run()), category, tmp_path / "out")
     assert (metrics["n_good"], metrics["n_defective"]) == (GOOD_PARTS, DEFECTIVE_PARTS - len(broken))
     count = GOOD_PARTS + DEFECTIVE_PARTS
-    assert f"{len(broken)} of {count} parts could not be judged, such as test/dent/000" in metrics["notes"]
+    assert f"{len(broken)} of {count} parts could not be judged: test/dent/000, test/stain/000" in metrics["notes"]
     warned = capsys.readouterr().err
     assert all(f"warning: not judged: {path}: " in warned for path in broken)
     rows = scores_of(tmp_path / "out")

@@ -116,6 +116,25 @@ def test_it_learns_and_a_kept_state_goes_on_as_if_never_stopped(name: Any) -> No
         assert torch.equal(one, two)
 
 
+def test_a_closure_is_evaluated_once_and_gives_the_same_step() -> None:
+    network, other = small_network(), small_network()
+    one, two = (make_optimizer(each, TrainingSettings(optimizer="muon", learning_rate=0.01)) for each in (network, other))
+    losses = []
+
+    def closure() -> Tensor:
+        loss = (network(images()) - images()[:, :1]).square().mean()
+        one.zero_grad()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        return loss
+
+    for _ in range(2):
+        assert float(one.step(closure).detach()) == losses[-1] == train(other, two, 1)
+    assert len(losses) == 2
+    for first, second in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
 def test_adam_does_not_decay_weights_and_the_others_do() -> None:
     for name, decays in (("muon", True), ("adamw", True), ("adam", False)):
         optimizer = make_optimizer(small_network(), TrainingSettings(optimizer=name, weight_decay=0.3))  # type: ignore[arg-type]

@@ -141,6 +141,25 @@ def test_names_that_repeat_are_refused(tiny_data: Path) -> None:
     assert len(SyntheticPairs(names, prepared.train, prepared.statistics, settings)) == 4
 
 
+def test_some_of_the_parts_are_thinned_and_none_are_refused(tiny_data: Path) -> None:
+    settings = make_settings("demo", changes=CHANGES)
+
+    def names(**options: object) -> list[str]:
+        return SyntheticPairs.from_data(tiny_data, settings=settings, **options).names  # type: ignore[arg-type]
+
+    ids = names()
+    assert names(most_parts=2) == ids[::2] and names(most_parts=9) == ids
+    assert names(only=ids[1:4:2], most_parts=2) == ids[1:4:2]
+    assert names(only=ids[1:4:2], most_parts=1) == ids[1:2]
+    for most in (0, -1):
+        with pytest.raises(DataError, match=f"most_parts: expected a number from 1 up, or None for all, found {most}"):
+            names(most_parts=most)
+    with pytest.raises(DataError, match="expected ids of good training parts to use, found none"):
+        names(only=[])
+    with pytest.raises(DataError, match="names: expected at least one part, found none"):
+        SyntheticPairs([], [], pairs_of(tiny_data).statistics, settings)
+
+
 def test_numbers_beyond_the_length_end_it(tiny_data: Path) -> None:
     with pytest.raises(IndexError, match="pair 12: expected a number from 0 to 11"):
         pairs_of(tiny_data)[12]

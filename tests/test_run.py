@@ -229,6 +229,28 @@ def test_resume_on_other_data_names_the_difference(copied: Path, tiny_data: Path
         train(category, copied, device="cpu", resume=True)
 
 
+def test_resume_on_other_scans_of_the_same_names_is_refused(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
+    category = copy_category(tiny_data, tmp_path / "changed")
+    (copied / "model.safetensors").unlink()
+    before = contents(copied)
+    began = json.loads(before["training.json"])["content"]
+    for split in ("train", "validation"):  # in any of the two
+        file = category / split / "good" / "rgb" / "000.png"
+        original = file.read_bytes()
+        file.write_bytes((category / "test" / "good" / "rgb" / "000.png").read_bytes())
+        with pytest.raises(
+            ModelError, match=r"training\.json: expected the scans that the run began with, found "
+        ) as caught:
+            train(category, copied, device="cpu", resume=True)
+        assert str(caught.value).endswith(f" instead of {began!r}; use a new folder")
+        assert contents(copied) == before
+        file.write_bytes(original)
+    facts = json.loads(before["training.json"])
+    del facts["content"]
+    (copied / "training.json").write_text(json.dumps(facts))  # as an earlier version wrote it
+    assert train(category, copied, device="cpu", resume=True).training["content"] == began
+
+
 def test_a_finished_run_comes_back_before_any_part_is_prepared(
     copied: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -368,3 +368,6 @@ def test_single_changes_keep_all_other_settings() -> None:
     )
     with pytest.raises(SettingsError, match="drop"):
         settings.with_changes(["synthesis.drop=2"])
+    with pytest.raises(SettingsError, match=r"--set preset=paper: expected a change of a single setting, .*--preset"):
+        settings.with_changes(["preset=paper"])
+    assert make_settings(changes=["preset=paper"]) == make_settings("paper")

@@ -13,7 +13,8 @@ from test_training import cpu, tiny_parts, tiny_settings
 from tiny import CHANGES, das3d
 
 from das3d import tracking
-from das3d.errors import SettingsError
+from das3d.errors import Das3dError, SettingsError
+from das3d.run import train
 from das3d.settings import make_settings
 from das3d.tracking import Tracking, check_trackers, open_tracking, record
 from das3d.training import fit
@@ -212,6 +213,71 @@ def test_mlflow_goes_on_in_the_same_run_after_a_crash(tmp_path: Path, monkeypatc
     assert run.data.tags["machine"] == "this one"
     pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
     assert {"pictures/training_pairs.png", "pictures/repair_000012.png"} <= pictures
+
+
+def fail_and_begin_anew(data: Path, folder: Path, names: list[str], patch: pytest.MonkeyPatch, *, resume: bool) -> None:
+    """A training that failed at iteration 8, before any checkpoint, and another with another rate in its folder."""
+    patch.setattr("das3d.training.LOG_EVERY", 4)
+
+    def fail(*_: object) -> None:
+        raise Das3dError("training diverged")
+
+    settings = make_settings("demo", changes=[*CHANGES, "training.learning_rate=0.001"])
+    with patch.context() as failing:
+        failing.setattr("das3d.training.save_checkpoint", fail)
+        with pytest.raises(Das3dError, match="diverged"):
+            train(data, folder, settings=settings, device="cpu", track=names)
+    assert (folder / tracking.FILE).is_file() and not (folder / "checkpoint.pt").exists()
+    if resume:
+        train(data, folder, device="cpu", resume=True)  # in the trackers that the run has
+    else:
+        other = make_settings("demo", changes=[*CHANGES, "training.learning_rate=0.002", "training.iterations=4"])
+        train(data, folder, settings=other, device="cpu", track=names)
+
+
+@quiet
+@needs_tensorboard
+@pytest.mark.parametrize("resume", [False, True])
+def test_tensorboard_shows_nothing_of_an_attempt_before(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fail_and_begin_anew(tiny_data, tmp_path, ["tensorboard"], monkeypatch, resume=resume)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in LOSSES:
+        found = [(event.step, event.value) for event in events.Scalars(name.replace("_", "/", 1))]
+        assert found == [
+            (int(row["iteration"]), pytest.approx(float(row[name]))) for row in rows_of(tmp_path / "losses.csv")
+        ]
+    latest = events.Tensors("settings/text_summary")[-1]  # texts are never hidden
+    assert f"learning_rate = {0.001 if resume else 0.002}" in latest.tensor_proto.string_val[0].decode()
+
+
+@quiet
+@needs_mlflow
+@pytest.mark.parametrize("resume", [False, True])
+def test_mlflow_has_a_run_for_each_attempt(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    from mlflow import MlflowClient
+
+    fail_and_begin_anew(tiny_data, tmp_path / "gland", ["mlflow"], monkeypatch, resume=resume)
+    client = MlflowClient()
+    second, first = client.search_runs([client.get_experiment_by_name("das3d").experiment_id])  # the latest first
+    assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
+    assert json.loads((tmp_path / "gland" / tracking.FILE).read_text())["mlflow"]["run"] == second.info.run_id
+    assert second.data.params["training.learning_rate"] == ("0.001" if resume else "0.002")
+    history = [metric.step for metric in client.get_metric_history(second.info.run_id, "loss_rgb")]
+    assert history == [int(row["iteration"]) for row in rows_of(tmp_path / "gland" / "losses.csv")]
+    assert "threshold.value" in second.data.metrics and "threshold.value" not in first.data.metrics
+
+
+def test_a_training_without_trackers_tells_nothing_to_those_of_an_attempt_before(tmp_path: Path) -> None:
+    (tmp_path / tracking.FILE).write_text('{"mlflow": {"run": "1"}}')
+    with open_tracking(tmp_path, (), make_settings(), anew=True) as none:
+        assert not none.trackers
+    assert not tracking.trackers_of(tmp_path)
 
 
 @quiet

@@ -116,7 +116,8 @@ def _judged(results: list[Inspected], detector: Detector, dataset: Dataset) -> t
         raise DataError([*errors_of(results), *([] if judged else of_another(detector, dataset.root))])
     for result in failed:
         warn(f"not judged: {result.error}")
-    return judged, [f"{len(failed)} of {counted(len(results), 'part')} could not be judged, such as {failed[0].part.id}"]
+    named = ", ".join(result.part.id for result in failed)  # all, as no table has them
+    return judged, [f"{len(failed)} of {counted(len(results), 'part')} could not be judged: {named}"]
 
 
 def _tested(dataset: Dataset, detector: Detector) -> tuple[list[Part], list[str]]:

@@ -45,6 +45,10 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:  # here and not in AdamW, which would come to see the gradients of the filters again
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             banks = [bank for bank in group["params"] if bank.grad is not None] if group["filters"] else []
             if not banks:
@@ -67,7 +71,8 @@ class Muon(torch.optim.AdamW):
             torch._foreach_sub_(banks, steps)
             for bank in banks:
                 bank.grad = None  # AdamW leaves alone what has no gradient
-        return super().step(closure)
+        super().step()
+        return loss
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:

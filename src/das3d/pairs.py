@@ -162,13 +162,15 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             length: number of pairs; None: as many as parts.
 
         Raises:
-            DataError: names repeat, or are not as many as the scans.
+            DataError: names repeat, or are not as many as the scans, or there are none.
         """
         self.names = list(names)
         self._places = {name: place for place, name in enumerate(self.names)}
         if not len(self._places) == len(self.names) == len(scans):
             found = f"{len(self.names)}, {len(self._places)} of them different"
             raise DataError(f"names: expected one of its own for each of {len(scans)} parts, found {found}")
+        if not self.names:
+            raise DataError("names: expected at least one part, found none")
         self.statistics = statistics
         self.settings = settings or make_settings()
         self.seed = self.settings.seed if seed is None else seed
@@ -196,22 +198,27 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         Args:
             data, category, light, depth_format: as for `find_dataset`.
             settings, seed, length: as above.
-            most_parts: use no more parts than this, evenly chosen; None: all.
+            most_parts: use no more parts than this, evenly chosen from those of `only`; None: all.
             only: use the parts with these ids; None: all.
             statistics: how to prepare the parts; None: measured on all training parts.
 
         Raises:
-            DataError: something is wrong with the data; every problem is named.
+            DataError: something is wrong with the data; every problem is named. Or no part is to be used.
         """
+        if most_parts is not None and most_parts < 1:
+            raise DataError(f"most_parts: expected a number from 1 up, or None for all, found {most_parts}")
         settings = settings or make_settings()
         expect_textures(settings.synthesis)
         dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
         train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
-        chosen = train[:: -(-len(train) // most_parts)] if most_parts else train
-        chosen = [part for part in chosen if only is None or part.id in only]
+        chosen = [part for part in train if only is None or part.id in only]
         if lacking := sorted(set(only or ()) - {part.id for part in chosen}):
             raise DataError(f"{dataset.root}: expected good training parts {', '.join(lacking)}, found others only")
+        if not chosen:
+            raise DataError(f"{dataset.root}: expected ids of good training parts to use, found none")
+        if most_parts is not None:
+            chosen = chosen[:: -(-len(chosen) // most_parts)]
         scans = [prepare_part(part, statistics, settings.preparation) for part in chosen]
         return cls([part.id for part in chosen], scans, statistics, settings, seed=seed, length=length)
 

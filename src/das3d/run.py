@@ -33,10 +33,11 @@ from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.locks import HeldError, locked
+from das3d.measurement import Statistics
 from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, missing_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
-from das3d.tracking import Tracking, check_trackers, open_tracking, record
+from das3d.tracking import Tracking, check_trackers, open_tracking, record, trackers_of
 
 SETTINGS_FILE = "settings.toml"
 FACTS_FILE = "training.json"
@@ -70,7 +71,7 @@ def train(
             machines.
         budget: seconds for training; the number of iterations is fitted to it.
         resume: go on from the last checkpoint in `out`; a finished run is returned as it is.
-        track: experiment trackers, "tensorboard" and "mlflow"; a resumed run goes on in those that it had.
+        track: experiment trackers, "tensorboard" and "mlflow"; a resumed run has those that it had as well.
 
     On Linux the process keeps the memory that training frees for its next steps (`keep_freed_memory`), until it ends.
 
@@ -100,6 +101,12 @@ def train(
         say(f"{out}: finished already")
         return load(out, device)
     prepared = prepare_dataset(dataset, settings)
+    trained_on: list[str] = []
+    if not is_worker():
+        # Before training, which must not be for nothing where the files are away at its end.
+        trained_on, held_out = _fingerprints(dataset, prepared.statistics)
+        facts["content"] = _digest(trained_on, held_out)
+        _check_same_content(out, facts["content"], resume)
     with _alone_in(out, resume):
         keep_freed_memory()
         precision = _precision_of(out, settings, resume) or precision_for(target, settings)
@@ -115,10 +122,9 @@ def train(
         fabric.launch()
         if fabric.is_global_zero:
             say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
-        # Before training, which must not be for nothing where the files are away at its end.
-        seen = {"rgb": prepared.statistics.has_rgb, "depth": prepared.statistics.has_depth}
-        trained_on = [fingerprint_of(part, **seen) for part in dataset.train] if fabric.is_global_zero else []
-        with open_tracking(out, track, settings) if fabric.is_global_zero else Tracking() as tracking:
+        anew = not (resume and (out / "checkpoint.pt").is_file())
+        asked = [*(trackers_of(out) if resume else ()), *track]
+        with open_tracking(out, asked, settings, anew=anew) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
                 say(tracking.describe())
             parts, statistics = GoodParts.from_scans(prepared.train), prepared.statistics
@@ -151,6 +157,20 @@ def _facts_about(dataset: Dataset) -> dict[str, Any]:
         "parts": len(train),
         "held_out": len(held_out),
     }
+
+
+def _fingerprints(dataset: Dataset, statistics: Statistics) -> tuple[list[str], list[str]]:
+    # Of the parts to train on and of those held out.
+    train, held_out = (
+        [fingerprint_of(part, rgb=statistics.has_rgb, depth=statistics.has_depth) for part in parts]
+        for parts in train_and_held_out(dataset)
+    )
+    return train, held_out
+
+
+def _digest(*marks: list[str]) -> str:
+    # Of groups of parts, whatever these are called.
+    return hashlib.sha256(json.dumps([sorted(group) for group in marks]).encode()).hexdigest()[:16]
 
 
 def _finished(detector: Detector, dataset: Dataset, out: Path, state: training.State) -> Detector:
@@ -322,6 +342,16 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     now = {name: value for name, value in facts.items() if name != "data"}
     if before and (found := differences({name: before[name] for name in now if name in before}, now)):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
+
+
+def _check_same_content(out: Path, content: str, resume: bool) -> None:
+    # Scans may have been replaced by as many others. Runs that were begun before this was kept cannot tell.
+    before = _facts_of(out).get("content", content) if resume else content
+    if before != content:
+        raise ModelError(
+            f"{out / FACTS_FILE}: expected the scans that the run began with, found others, with content {content!r} "
+            f"instead of {before!r}; use a new folder"
+        )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -274,10 +274,20 @@ class Settings(_Section):
         ]
 
     def with_changes(self, changes: Iterable[str]) -> Settings:
-        """The settings with single changes such as ``"synthesis.drop=0.5"``. Raises SettingsError where one cannot work."""
+        """The settings with single changes such as ``"synthesis.drop=0.5"``.
+
+        Raises:
+            SettingsError: one cannot work, or is of the preset, which would change its name and none of its values.
+        """
         values = self.model_dump(mode="json")
         for change in changes:
-            _merge(values, _parse_change(change))
+            parsed = _parse_change(change)
+            if "preset" in parsed:
+                raise SettingsError(
+                    f"--set {change}: expected a change of a single setting, found one of the preset; begin with that: "
+                    "make_settings(preset), or --preset"
+                )
+            _merge(values, parsed)
         return settings_from_dict(values)
 
     @property

@@ -1,8 +1,8 @@
 """Experiment trackers that training can write to beside ``losses.csv``: TensorBoard and MLflow.
 
 A tracker is told losses, pictures and final figures; what it is told is also in the run folder, so nothing depends on it.
-Which trackers a run has stands in its ``tracking.json``: a resumed run goes on in the same ones, and `evaluate` adds its
-figures to them.
+Which trackers a run has stands in its ``tracking.json``: a run that goes on from a checkpoint does so in the same ones, and
+`evaluate` adds its figures to them.
 """
 
 from __future__ import annotations
@@ -113,16 +113,24 @@ def trackers_of(run: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def open_tracking(run: Path, names: Iterable[str], settings: Settings) -> Tracking:
+def open_tracking(run: Path, names: Iterable[str], settings: Settings, *, anew: bool = False) -> Tracking:
     """Trackers for a run folder: those named, and those that it has had.
+
+    Args:
+        run: the folder.
+        names: of trackers.
+        settings: of the run.
+        anew: training begins. What an attempt before has left in the folder is not gone on with.
 
     Raises:
         SettingsError: a tracker is not known, or its server does not answer.
         MissingPackageError: its package is not installed.
     """
-    known = trackers_of(run)
+    known = {} if anew else trackers_of(run)
     names = dict.fromkeys([*known, *names])
     if not names:
+        if anew:  # so that what is told of this run does not come to stand with that attempt
+            (run / FILE).unlink(missing_ok=True)
         return Tracking()
     check_trackers(names)
     trackers = {}
@@ -168,8 +176,8 @@ class TensorBoard:
     def begin(self, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # TensorBoard hides what an earlier process logged from this step on.
-        self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1 if iteration else None)
+        # TensorBoard hides what an earlier process logged from this step on, texts aside: where training begins, all of it.
+        self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1 if iteration else 0)
         self.iteration = iteration
         if not iteration:
             self.writer.add_text("settings", f"```toml\n{settings_to_toml(self.settings)}\n```", 0)

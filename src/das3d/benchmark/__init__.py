@@ -24,6 +24,7 @@ from das3d.errors import DataError, SettingsError, one_line
 from das3d.evaluation import evaluate
 from das3d.files import DepthFormat
 from das3d.layouts import light_of
+from das3d.metrics import FIGURES
 from das3d.run import differences, train
 from das3d.settings import Settings, flatten, settings_from_dict
 
@@ -285,6 +286,12 @@ def read_variants(file: Path) -> tuple[dict[str, list[str]], dict[str, dict[str,
         fits = isinstance(sets[name], list) and all(isinstance(change, str) for change in sets[name])
         if not fits or known.keys() - {"set", "published"} or not isinstance(published[name], dict):
             raise SettingsError(f'{file}: {name}: expected set = ["section.name=value", ...], found {one_line(table)}')
+        for figure, value in published[name].items():
+            if figure not in FIGURES or type(value) not in (int, float) or not 0 <= value <= 1:
+                raise SettingsError(
+                    f"{file}: {name}: expected published figures of {', '.join(FIGURES)} from 0 to 1, found "
+                    f"{one_line(figure)} = {one_line(repr(value))}"
+                )
         if not name or set(name) & set('/\\:*?"<>|') or name.startswith("."):
             raise SettingsError(f"{file}: expected names that can be folders, found {name!r}")
     if not sets:

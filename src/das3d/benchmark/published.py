@@ -35,9 +35,7 @@ class Published:
         return self.figures.get(metric, {}).get(modality, {})
 
     def protocol(self, category: str, train: int, test: int) -> str:
-        """One line that says whether figures from so many scans may stand beside the published ones."""
-        if category not in self.test:
-            return f"{OTHER}: {self.name} has no category of this name"
+        """One line that says whether figures of a category in `test`, from so many scans, may stand beside its own."""
         if (train, test) == (self.train[category], self.test[category]):
             return f"{SAME}: {test} test parts, {train} training parts"
         return f"{OTHER}: {test} of {self.test[category]} test parts, {train} of {self.train[category]} training parts"

@@ -7,9 +7,8 @@ colour before it is seen, with all that follows for light, shadow and missing po
 from __future__ import annotations
 
 import json
-import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +20,15 @@ from PIL import Image
 from das3d.demo.camera import Light, changed, draw_light, look, meet, sense
 from das3d.demo.defects import DEFECTS
 from das3d.demo.part import Surface, draw_part, surface_of
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 
 CATEGORY = "moulded_cover"
 KINDS = tuple(DEFECTS)
 MARKER = "das3d_demo.json"  # tells our own output from a folder that must not be touched
+COUNTS = ("train", "validation", "good", "defective")  # of parts, in the marker
 SMALLEST = 64  # pixels; below this a rib is thinner than a pixel
 LONGEST = 4 / 3  # longer side over shorter: the grid holds no more table
 LEAST = 3e-4  # of the picture; a smaller change is not taken for a defect
-_OWN_FILE = re.compile(r"(train|validation|test)/\w+/(rgb|xyz|gt)/\d{3,}\.(png|tiff)")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,15 @@ def render_part(
         size: height and width in pixels.
         defect: one of `KINDS`, or None. The same key without a defect gives the same part before it was harmed: both
             differ only near the defect.
+
+    Raises:
+        DataError: the size or the defect is none that can be rendered.
     """
+    problems = _wrong_size(size)
+    if defect is not None and defect not in KINDS:
+        problems.append(f"defect: expected one of {', '.join(KINDS)}, found {defect!r}")
+    if problems:
+        raise DataError(problems)
     seed, split, kind, index = key
     rng = np.random.default_rng([seed, zlib.crc32(f"{split}/{kind}".encode()), index])
     part_rng, light_rng, sensor_rng, defect_rng = rng.spawn(4)
@@ -97,7 +104,8 @@ def make_demo(
     A part depends on the seed, its split, kind and number only, so fewer or more parts change none of the others.
 
     Args:
-        folder: where to; new, empty, or holding earlier output of this function, which is replaced.
+        folder: where to; new, empty, or holding earlier output of this function, which is replaced. Other files in it
+            stay.
         train, validation: good parts to train on and to set a threshold by.
         good: good test parts; defective: test parts of each of `KINDS`.
         size: height and width in pixels.
@@ -108,51 +116,89 @@ def make_demo(
         The data root, which holds the category's folder.
 
     Raises:
-        DataError: the folder holds something else, or a number is out of range.
+        DataError: the folder holds something else, also where a part would be written, or a number is out of range.
     """
     folder = Path(folder)
     counts = {"train": train, "validation": validation, "good": good, "defective": defective}
-    _check(folder, counts, size, seed)
+    _check(counts, size, seed)
+    before = _files_of(folder, _earlier(folder))
+    _expect_room(before, _files_of(folder, counts))
     folder.mkdir(parents=True, exist_ok=True)
     about = {"made_by": "das3d demo-data", "category": CATEGORY, "seed": seed, "size": list(size), **counts}
-    _clear(folder / CATEGORY)
+    for file in before:  # old parts would mix with the new ones
+        file.unlink(missing_ok=True)
     (folder / MARKER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    wanted = [("train", "good", train), ("validation", "good", validation), ("test", "good", good)]
-    wanted += [("test", kind, defective) for kind in KINDS]
-    keys = [(seed, split, kind, index) for split, kind, count in wanted for index in range(count)]
-    for done, key in enumerate(keys):
+    parts = _parts(counts)
+    for done, (split, kind, index) in enumerate(parts):
         if progress:
-            progress(done, len(keys))
-        _, split, kind, index = key
-        scan = render_part(key, size=size, defect=kind if kind in DEFECTS else None)
+            progress(done, len(parts))
+        scan = render_part((seed, split, kind, index), size=size, defect=kind if kind in DEFECTS else None)
         write_scan(folder / CATEGORY / split / kind, f"{index:03d}", scan, with_truth=split == "test")
     if progress:
-        progress(len(keys), len(keys))
+        progress(len(parts), len(parts))
     return folder
 
 
-def _check(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
+def _parts(counts: Mapping[str, int]) -> list[tuple[str, str, int]]:
+    # Split, kind and index of each.
+    groups = [("train", "good", "train"), ("validation", "good", "validation"), ("test", "good", "good")]
+    groups += [("test", kind, "defective") for kind in KINDS]
+    return [(split, kind, index) for split, kind, name in groups for index in range(counts[name])]
+
+
+def _check(counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
     problems = [f"{name}: expected a number of parts from 0 up, found {n}" for name, n in counts.items() if n < 0]
-    if min(size) < SMALLEST:
-        problems.append(f"size: expected at least {SMALLEST} x {SMALLEST} pixels, found {size[1]} x {size[0]}")
-    elif max(size) > LONGEST * min(size):
-        problems.append(f"size: expected sides in a ratio of at most 4 : 3, found {size[1]} x {size[0]}")
+    problems += _wrong_size(size)
     if seed < 0:
         problems.append(f"seed: expected a number from 0 up, found {seed}")
-    if folder.exists() and not folder.is_dir():
-        problems.append(f"{folder}: expected a folder for the demo data, found a file")
-    elif folder.is_dir() and not (folder / MARKER).is_file() and any(folder.iterdir()):
-        problems.append(f"{folder}: expected a new or empty folder or earlier demo data, found other files")
     if problems:
         raise DataError(problems)
 
 
-def _clear(category: Path) -> None:
-    # Old parts would mix with the new ones; whatever else a user put there stays.
-    for path in category.rglob("*"):
-        if _OWN_FILE.fullmatch(path.relative_to(category).as_posix()):
-            path.unlink()
+def _wrong_size(size: tuple[int, int]) -> list[str]:
+    if min(size) < SMALLEST:
+        return [f"size: expected at least {SMALLEST} x {SMALLEST} pixels, found {size[1]} x {size[0]}"]
+    if max(size) > LONGEST * min(size):
+        return [f"size: expected sides in a ratio of at most 4 : 3, found {size[1]} x {size[0]}"]
+    return []
+
+
+def _earlier(folder: Path) -> dict[str, int]:
+    # How many parts of each sort an earlier run has written there.
+    none = dict.fromkeys(COUNTS, 0)
+    if not folder.exists():
+        return none
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder for the demo data, found a file")
+    file = folder / MARKER
+    if not file.is_file():
+        if any(folder.iterdir()):
+            raise DataError(f"{folder}: expected a new or empty folder or earlier demo data, found other files")
+        return none
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        return {name: int(about[name]) for name in COUNTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = one_line(f"{type(error).__name__}: {error}")
+        raise DataError(f"{file}: expected what earlier demo data consist of, found {found}; use a new folder") from None
+
+
+def _expect_room(before: list[Path], wanted: list[Path]) -> None:
+    # What the earlier run did not write is somebody's own.
+    own = set(before)
+    foreign = [f"{file}: expected a free place for a demo part, found a file that is none; move it, or use a new folder"
+               for file in wanted if file not in own and file.exists()]  # fmt: skip
+    if foreign:
+        raise DataError(foreign)
+
+
+def _files_of(folder: Path, counts: Mapping[str, int]) -> list[Path]:
+    files = []
+    for split, kind, index in _parts(counts):
+        members = {"rgb": "png", "xyz": "tiff"} | ({"gt": "png"} if split == "test" else {})
+        files += [folder / CATEGORY / split / kind / name / f"{index:03d}.{end}" for name, end in members.items()]
+    return files
 
 
 def write_scan(folder: Path, number: str, scan: DemoScan, *, with_truth: bool) -> None:
