@@ -267,14 +267,14 @@ def test_models_of_something_else_are_refused(both: Detector, tmp_path: Path) ->
         load(file)
 
 
-@pytest.mark.parametrize(("form", "version"), [(1, "0.1.0"), (3, "9.9")])
+@pytest.mark.parametrize(("form", "version"), [(2, "0.1.0"), (4, "9.9")])
 def test_models_of_another_format_are_refused(form: int, version: str, both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
     file = rewritten(tmp_path / MODEL_FILE, format=form, version=version)
     with pytest.raises(ModelError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}: expected model format 2, found {form} (written by das3d {version}); train it again, or use it with the "
+        f"{file}: expected model format 3, found {form} (written by das3d {version}); train it again, or use it with the "
         "version that trained it"
     )
 

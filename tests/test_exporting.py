@@ -317,7 +317,7 @@ def test_files_of_something_else_are_refused(
     if kind == "foreign":
         del model.metadata_props[:]
     if kind == "newer":
-        model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": 3})
+        model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": 4})
     contents = {"empty": b"", "text": b"hello\n", "half": content[: len(content) // 2]}
     contents["picture"] = b"\x89PNG\r\n\x1a\n" + bytes(64)
     file.write_bytes(contents.get(kind, model.SerializeToString()))
@@ -326,7 +326,7 @@ def test_files_of_something_else_are_refused(
     text = str(caught.value)
     assert text.startswith(f"{file}: expected ") and "\n" not in text
     assert capfd.readouterr().err == ""  # nor do the engines' own readers complain
-    assert {"foreign": "that das3d exported", "newer": "format 2, found 3"}.get(kind, "a model as ONNX") in text
+    assert {"foreign": "that das3d exported", "newer": "format 3, found 4"}.get(kind, "a model as ONNX") in text
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from das3d.errors import DataError
 from das3d.foreground import find_foreground
 from das3d.masks import bounding_box
 from das3d.measurement import Statistics, measure
+from das3d.preparation import _foreground_and_depth
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
 
@@ -93,6 +94,16 @@ def test_statistics_are_the_same_in_any_unit() -> None:
     for name, value in in_metres.items():
         expected = value if name in ("background", "axis") else pytest.approx(value, rel=1e-5, abs=1e-9)
         assert in_millimetres[name] == expected, name
+
+
+def test_parts_that_run_out_of_the_frame_are_measured_with_their_pieces_beyond_gaps() -> None:
+    scenes = [see(seed=seed, solids=(Box(-0.3, 0.3, -0.02, 0.02, 0.02),)) for seed in range(5)]
+    columns = np.arange(180)
+    gaps = np.broadcast_to(((columns > 55) & (columns < 62)) | ((columns > 120) & (columns < 127)), (150, 180))
+    ropes = [scene.scan() for scene in scenes[:3]] + [with_holes(scene, gaps & scene.part) for scene in scenes[3:]]
+    known = measure(ropes, SETTINGS)
+    prepared = min(_foreground_and_depth(rope, known, SETTINGS)[0].mean() for rope in ropes)
+    assert known.runs_out and known.area == pytest.approx(prepared, rel=0.01) and known.beside == 0
 
 
 def test_parts_inside_the_frame_do_not_run_out_of_it(statistics: Statistics) -> None:

@@ -107,6 +107,18 @@ def test_one_part_for_one_modality(tiny_run: Runs, dent: tuple[Path, Path], tmp_
     assert np.array_equal(read_map(tmp_path / f"{result.part.id}.tiff"), read_map(tmp_path / "both" / "000.tiff"))
 
 
+def test_rgb_that_a_model_does_not_see_may_be_damaged(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+    names = unlabelled(tiny_data, tmp_path / "parts")
+    for name, length in zip(names[:2], (0, 45), strict=True):
+        rgb = tmp_path / "parts" / f"{name}_rgb.png"
+        rgb.write_bytes(rgb.read_bytes()[:length])
+    results = list(predict_folder(load(tiny_run("depth"), "cpu"), tmp_path / "parts", tmp_path / "out"))
+    assert [result.error for result in results] == [""] * 3
+    pictures = [np.asarray(Image.open(result.overlay_file), dtype=int) for result in results if result.overlay_file]
+    colours = [np.ptp(picture, axis=2)[:8].max() for picture in pictures]  # of the table
+    assert colours[:2] == [0, 0] and colours[2] > 0, "the depth is shown instead"
+
+
 def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path) -> None:
     rgb, depth = dent
     for given_file, option, lacks in ((rgb, "--rgb", "depth"), (depth, "--depth", "RGB")):

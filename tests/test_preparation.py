@@ -323,6 +323,19 @@ def test_scans_of_any_size_fit_where_the_training_scans_differed() -> None:
     assert iou(prepared.foreground, prepare(see().scan(), statistics, SETTINGS).foreground) > 0.95
 
 
+def test_parts_are_as_large_in_frames_of_any_size_as_they_are_in_pixels() -> None:
+    def framed(side: int, seed: int, grey: int = 150) -> Scan:
+        return rgb_like(see(size=(side, side), tilt=0, roll=0, seed=seed).scan(), lambda rgb: rgb * (grey / 150))
+
+    scans = [framed(160, seed) for seed in range(3)] + [framed(240, seed, 40) for seed in range(2)]
+    known = measure(scans, SETTINGS)
+    assert known.window and known.frame is None and known.darkest < 60, "parts in the larger frames count, too"
+    assert known.area_in((160, 160)) == pytest.approx((240 / 160) ** 2 * known.area_in((240, 240)))
+    for scan in (*scans, framed(600, 7)):
+        prepared = prepare(scan, known, SETTINGS)
+        assert prepared.doubt == "" and prepared.foreground.any()
+
+
 @given(
     size=st.tuples(st.integers(8, 70), st.integers(8, 70)),
     level=st.booleans(),
@@ -541,6 +554,31 @@ def test_two_parts_are_in_doubt(beside: tuple[Box, ...], what: str) -> None:
     assert prepare(scan, measure([see(seed=4, **view).scan(), scan], SETTINGS), SETTINGS).doubt == "", "as in training"
     whole = SETTINGS.model_copy(update={"crop": False})
     assert prepare(scan, measure([see(seed=4, **view).scan()], whole), whole).doubt == "", "the frame grows with nothing"
+
+
+PART = Box(-0.04, 0.04, -0.02, 0.02, 0.02)
+RAIL = Box(-0.3, 0.3, -0.085, -0.06, 0.03)
+
+
+@pytest.mark.parametrize("rail", [(), (RAIL,)], ids=["alone", "before a rail"])
+@pytest.mark.parametrize("how", [SETTINGS, PAPER], ids=["windows", "whole frames"])
+def test_what_lies_at_the_end_of_the_frame_beside_a_part_is_in_doubt(
+    how: PreparationSettings, rail: tuple[Box, ...]
+) -> None:
+    view: dict[str, Any] = {"tilt": 0.0, "roll": 0.0}
+    known = measure([see(seed=seed, solids=(PART, *rail), **view).scan() for seed in range(3)], how)
+    assert not known.runs_out and (known.beside > 0) == bool(rail)
+    assert prepare(see(seed=5, solids=(PART, *rail), **view).scan(), known, how).doubt == ""
+    broken = (Box(-0.3, -0.06, -0.02, 0.02, 0.02), Box(0.03, 0.06, -0.02, 0.02, 0.02))  # the larger piece lies at the end
+    second, hand = (PART, Box(0.06, 0.3, 0.03, 0.07, 0.02)), (PART, Box(-0.3, -0.05, 0.04, 0.3, 0.05))
+    for found in (broken, second, hand):
+        scan = see(seed=5, solids=(*found, *rail), **view).scan("two")
+        with pytest.raises(
+            DataError, match=r"two: expected at most \d+ pixels above .* beside the part, .* found \d+: a piece"
+        ):
+            _ = prepare(scan, known, how).judgeable
+    chip = Box(-0.3, -0.09, 0.03, 0.045, 0.02)
+    assert prepare(see(seed=5, solids=(PART, chip, *rail), **view).scan(), known, how).doubt == "", "much less than a part"
 
 
 def test_sound_training_parts_are_not_in_doubt_however_they_differ() -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from builders import write_ply
 from scenes import Box, see
 
 from das3d.cache import cache_folder
@@ -210,6 +211,27 @@ def test_rgb_is_left_out_where_the_networks_do_not_see_it(data: Dataset) -> None
     for one, other in zip(both.train, depth.train, strict=True):
         assert np.array_equal(one.depth, other.depth) and np.array_equal(one.foreground, other.foreground)
         assert one.rgb.any() and not other.rgb.any()
+
+
+def test_rgb_that_is_not_wanted_may_go_and_that_of_a_cloud_without_grid_may_not(
+    data: Dataset, reads: Counter[str], tmp_path: Path
+) -> None:
+    settings = with_settings(modality="depth")
+    statistics, part = prepare_dataset(data, settings).statistics, data.parts[0]
+    known = prepare_part(part, statistics, settings.preparation)
+    assert part.rgb is not None
+    cloud = write_ply(tmp_path / "0.ply", see(seed=0, size=(75, 90), focal=250.0).points, grid=None)
+    loose = replace(part, depth=cloud, depth_format=METRES)
+    read = prepare_part(loose, statistics, settings.preparation)
+    assert part.files(rgb=False) == [part.depth] and loose.files(rgb=False) == [part.rgb, cloud]
+    part.rgb.unlink()
+    reads.clear()
+    again = prepare_part(part, statistics, settings.preparation)
+    assert not reads, "it comes from the cache"
+    assert np.array_equal(again.depth, known.depth) and read.depth == pytest.approx(known.depth, abs=0.01)
+    assert prepare_part(replace(part, id="new"), statistics, settings.preparation).valid.any()
+    with pytest.raises(DataError, match=r"0\.png: expected a file of a part"):
+        prepare_part(loose, statistics, settings.preparation)
 
 
 def test_depth_is_kept_for_networks_that_see_rgb_only(data: Dataset) -> None:

@@ -28,6 +28,7 @@ RGB_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})  # no JPEG: it blurs the edges of a mask
 DEPTH_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy", ".npz", ".ply", ".pcd"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+CLOUD_SUFFIXES = frozenset({".ply", ".pcd"})
 
 HOW_TO_DECLARE = (
     'write "depth_unit: mm" or "depth_scale: 0.0001" (metres a count) into dataset.yaml in the folder of the data, '
@@ -214,6 +215,18 @@ def depth_size(path: Path, depth_format: DepthFormat | None = None, *, size: Siz
     return height, width
 
 
+def lacks_grid(path: Path) -> bool:
+    """Whether a depth file is a cloud that does not declare its grid, so that `read_depth` needs the size of the RGB.
+
+    Raises:
+        DataError: the file is such that `read_depth` would fail.
+    """
+    if path.suffix.lower() not in CLOUD_SUFFIXES:
+        return False
+    with _reading(path, "depth"):
+        return len(_FORMATS[path.suffix.lower()][0](path)[0]) == 2
+
+
 def read_depth(
     path: Path, depth_format: DepthFormat | None = None, *, size: Size | None = None
 ) -> tuple[Depth, Mask, Camera | None]:
@@ -259,7 +272,7 @@ def _depth_shape(path: Path, depth_format: DepthFormat | None, size: Size | None
     _expect_suffix(path, DEPTH_SUFFIXES, "depth")
     with _reading(path, "depth"):
         shape, dtype = _FORMATS[path.suffix.lower()][0](path)
-    if path.suffix.lower() in (".ply", ".pcd") and len(shape) == 2:
+    if path.suffix.lower() in CLOUD_SUFFIXES and len(shape) == 2:
         shape = _on_grid(path, shape[0], size)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3) or (len(shape) == 2 and shape[1] == 3):
         raise DataError(f"{path}: expected depth of shape (H, W) or points of shape (H, W, 3), found shape {shape}")

@@ -161,6 +161,23 @@ def _top_of(piece: int, rise: Depth, labels: NDArray[Any], box: NDArray[Any]) ->
     return float(np.quantile(rise[here][labels[here] == piece], 0.95))
 
 
+def left_out_at_end(depth: Depth, valid: Mask, plane: Plane, distance: float, foreground: Mask) -> int:
+    """How many pixels rise above the plane as a part does, reach the end of what was measured and are not of the part.
+
+    Walls and fixtures are among them, and so is what looks like one: a piece of a broken part, another part, a hand. Specks
+    are not, nor is what hardly rises. Arguments as for `find_foreground`, and the `foreground` (H, W) that it found.
+    """
+    rise = plane_depth(plane, depth.shape) - depth
+    part = foreground & valid
+    lowest = max(distance, FLAT * float(np.quantile(rise[part], 0.95))) if part.any() else distance
+    others = valid & ~foreground & (rise > lowest)
+    boxes = cv2.connectedComponentsWithStats(others.astype(np.uint8), connectivity=8)[2][1:]
+    if not len(boxes):
+        return 0
+    pixels = boxes[:, cv2.CC_STAT_AREA]
+    return int(pixels[~_inside(boxes, bounding_box(valid)) & (pixels >= SMALLEST_PIECE)].sum())
+
+
 def measured_outline(valid: Mask) -> Mask | None:
     """What was measured (`valid`, (H, W)) with what it encloses, specks aside; None where there is nothing but specks."""
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(valid.astype(np.uint8), connectivity=8)

@@ -28,6 +28,7 @@ from das3d.foreground import (
     SMALLEST_PIECE,
     cleared_part,
     find_foreground,
+    left_out_at_end,
     measured_outline,
     most_run_out,
     reaches_end,
@@ -68,20 +69,22 @@ class Statistics:
         breadth: the shorter side of the window where it lies along the part; 0 where it is an upright square.
         axis: how the longer axes of parts lie on the whole (`masks.Pose.axis`); windows along parts go by it. None where
             parts have a thinner end that tells.
+        beside: how many times as large as the smallest part what was left out at the end of the frame as no part is
+            (`foreground.left_out_at_end`), in that scan which shows most; the same ones left out.
         frame: height and width that all training scans share; None where they differ.
         near, far: depth that becomes 0 and 1, metres (from the plane where depth is levelled).
         rgb_high: grey level (0 to 255) that becomes 1.
         scans: how many scans were measured.
         area: share of the frame that the smallest part covers, those aside that are not half as large as most; 0 where
-            parts cannot be told from the background.
+            parts cannot be told from the background. What parts of training cover in a frame of another size: `area_in`.
         missing: share of the frame without depth in that scan which lacks most; the same scans are left out.
         scene: median depth of the frames, metres.
         runs_out: whether parts run out of the frame.
         darkest, brightest: mean grey level (0 to 255, of the brightest channel) of the part in those scans that have it
             darkest and brightest, the same ones left out; 0 without RGB.
         white: share of the part that is white in that scan which has most; 1 without RGB.
-        longest, largest: pixels along the longest part's bounding box, and on the largest part, in the same scans; 0 where
-            the window is the whole frame.
+        longest, largest, smallest: pixels along the longest part's bounding box, on the largest part and on the smallest,
+            in the same scans; 0 where the window is the whole frame.
         density: how closely depth lies in that scan where it lies least so (`sparse.density`), the same ones left out; 0
             without depth.
     """
@@ -110,6 +113,15 @@ class Statistics:
     density: float = 0.0
     breadth: int = 0
     axis: float | None = None
+    smallest: int = 0
+    beside: float = 0.0
+
+    def area_in(self, size: tuple[int, int]) -> float:
+        """Share of a frame of this size (height, width) that the smallest part in training would cover.
+
+        Windows are cut out in pixels, so it is as many of them as in training; whole frames show one field in any size.
+        """
+        return self.smallest / math.prod(size) if self.window else self.area
 
     def window_sides(self, settings: PreparationSettings) -> tuple[int, int]:
         """The longer and the shorter side of the window that most scans get, frame pixels; 0 if it is the whole frame and
@@ -155,9 +167,21 @@ def measure(
         used, plane = _on_the_usual_plane(used, settings)
     ranges = [one.parts[background] for one in used]
     fits = [one.fit for one in used if one.fit is not None] if background == "plane" else []
+    runs_out = background == "plane" and most_run_out([part.runs_out for part in ranges])
+    if runs_out:
+        ranges = [one.running_out or part for one, part in zip(used, ranges, strict=True)]
+    window, breadth, axis = 0, 0, None
+    if background != "none" and settings.crop:
+        along = None if runs_out else _window_along(ranges, settings)
+        window, breadth, axis = along or (_window_side(ranges, sizes, settings), 0, None)
+    # Windows are cut out in pixels, so parts in frames of several sizes are as large as they are in pixels.
+    scales = [math.prod(one.size) if window else 1 for one in used]
+    areas = [part.area * scale for part, scale in zip(ranges, scales, strict=True)]
     # What later scans are held against must not be one odd scan: a speck on an empty table, or half a part.
-    half = 0.5 * float(np.median([part.area for part in ranges]))
-    sound = [(one, part) for one, part in zip(used, ranges, strict=True) if part.area >= half]
+    half = 0.5 * float(np.median(areas))
+    sound = [(one, part) for one, part, area in zip(used, ranges, areas, strict=True) if area >= half]
+    smallest = min(area for area in areas if area >= half)
+    beside = [part.beside * scale for part, area, scale in zip(ranges, areas, scales, strict=True) if area >= half]
     # Parts beyond the range keep their shape, so a few odd ones must not narrow what the others make of it.
     near = float(np.quantile([part.near for part in ranges], 1 - TYPICAL))
     far = float(np.quantile([part.far for part in ranges], TYPICAL))
@@ -168,11 +192,6 @@ def measure(
             f"{used[0].name}{others}: expected depth that differs over the part, found {scene:.6g} m everywhere; is it "
             "depth at all, in fine enough steps? To train on RGB alone, take the depth files out of the data"
         )
-    runs_out = background == "plane" and most_run_out([part.runs_out for part in ranges])
-    window, breadth, axis = 0, 0, None
-    if background != "none" and settings.crop:
-        along = None if runs_out else _window_along(ranges, settings)
-        window, breadth, axis = along or (_window_side(ranges, sizes, settings), 0, None)
     exposures = [part.exposure for _, part in sound if part.exposure is not None]
     return Statistics(
         has_rgb=seen[0].has_rgb,
@@ -199,6 +218,8 @@ def measure(
         density=min(one.density for one, _ in sound),
         breadth=breadth,
         axis=axis,
+        smallest=round(smallest) if window else 0,
+        beside=max(beside) / smallest,
     )
 
 
@@ -300,7 +321,7 @@ class Exposure:
 @dataclass(frozen=True)
 class _Part:
     """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres,
-    exposure, whether it runs out of the frame, how it lies.
+    exposure, whether it runs out of the frame, how it lies, and the share of the frame that was left out at its end.
     """
 
     side: int
@@ -310,11 +331,14 @@ class _Part:
     exposure: Exposure | None
     runs_out: bool = False
     pose: Pose | None = None
+    beside: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one scan shows: the part for each way to tell it from its background that this scan allows."""
+    """What one scan shows: the part for each way to tell it from its background that this scan allows, and, where it would
+    be another on a plane if parts run out of the frame, that one.
+    """
 
     name: str
     size: tuple[int, int]
@@ -326,6 +350,7 @@ class _Look:
     missing: float = 1.0
     scene: float = 0.0
     density: float = 0.0
+    running_out: _Part | None = None
 
 
 def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
@@ -353,19 +378,24 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
             longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline), pose=pose_of(outline)
         )
     fit = fit_background(scan.depth, scan.valid)
-    distance = 0.0
+    distance, running_out = 0.0, None
     if fit is not None:
         distance = background_distance(fit, settings)
         if (part := _part_above(scan, fit.plane, distance, settings)) is not None:
             parts["plane"] = part
+            if part.beside:  # otherwise it is the same either way
+                running_out = _part_above(scan, fit.plane, distance, settings, runs_out=True)
     missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
     has_rgb = scan.rgb is not None
-    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely)
+    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely, running_out)
 
 
-def _part_above(scan: Scan, plane: Plane, distance: float, settings: PreparationSettings) -> _Part | None:
+def _part_above(
+    scan: Scan, plane: Plane, distance: float, settings: PreparationSettings, *, runs_out: bool = False
+) -> _Part | None:
     assert scan.depth is not None and scan.valid is not None
-    foreground = find_foreground(scan.depth, scan.valid, plane, distance, exact=settings.distance_is_set)
+    exact = settings.distance_is_set
+    foreground = find_foreground(scan.depth, scan.valid, plane, distance, exact=exact, runs_out=runs_out)
     surface = foreground & scan.valid
     if not stands_out(surface):
         return None
@@ -375,6 +405,7 @@ def _part_above(scan: Scan, plane: Plane, distance: float, settings: Preparation
     return _Part(
         longer_side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
         exposure_of(scan, foreground), reaches_end(surface, scan.valid), pose_of(foreground),
+        left_out_at_end(scan.depth, scan.valid, plane, distance, foreground) / foreground.size,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from das3d.errors import DataError
-from das3d.files import DepthFormat, read_depth, read_mask, read_rgb, rgb_size
+from das3d.files import DepthFormat, lacks_grid, read_depth, read_mask, read_rgb, rgb_size
 from das3d.scan import Scan
 
 Split = Literal["train", "validation", "test"]
@@ -46,6 +46,15 @@ class Part:
         """Whether it is known to have a defect."""
         return self.defect not in (GOOD, UNKNOWN)
 
+    def files(self, *, rgb: bool = True, depth: bool = True) -> list[Path]:
+        """What `read` looks into for the members that exist and are wanted.
+
+        Raises:
+            DataError: a depth file that must be looked into to tell cannot be read.
+        """
+        needs_rgb = rgb or (depth and self.rgb and self.depth and lacks_grid(self.depth))
+        return [file for file in (self.rgb if needs_rgb else None, self.depth if depth else None, *self.masks) if file]
+
     def read(self, *, rgb: bool = True, depth: bool = True) -> Scan:
         """The scan: those members that exist and are wanted.
 
@@ -57,7 +66,7 @@ class Part:
         colours = read_rgb(self.rgb) if rgb and self.rgb else None
         metres = valid = camera = None
         if depth and self.depth:
-            size = rgb_size(self.rgb) if self.rgb else None
+            size = rgb_size(self.rgb) if self.rgb and lacks_grid(self.depth) else None
             metres, valid, camera = read_depth(self.depth, self.depth_format, size=size)
         masks = {path: read_mask(path) for path in self.masks}
         sizes = {path: mask.shape for path, mask in masks.items()}

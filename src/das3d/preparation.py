@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
-from das3d.foreground import CLEARED, find_foreground, measured_outline
+from das3d.foreground import CLEARED, find_foreground, left_out_at_end, measured_outline
 from das3d.masks import bounding_box, longer_side, pose_of
 from das3d.measurement import Statistics, background_like, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
@@ -27,7 +27,7 @@ from das3d.window import Floats, Window
 
 DEPTH_STEP = 1 / 32768  # of the normalised depth; prepared depths are multiples of it, so that 16 bits keep them exactly
 WIDEST = 16_384  # pixels; windows are square, so a narrow picture of any length would take memory without end
-MOST_LOST = 0.35  # of the smallest part in training, that may be without depth
+MOST_LOST = 0.35  # of the smallest part in training, that may be without depth, or beside it at the end of the frame
 LEAST_KNOWN = 0.01  # of the part: where less has depth, all of it was made up
 SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no part
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
@@ -81,7 +81,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     _check_like_training(scan, statistics)
     closely = 0.0 if scan.valid is None else density(scan.valid)
     scan = dense(scan, closely)
-    foreground, relative = _foreground_and_depth(scan, statistics, settings)
+    foreground, relative, beside = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics, settings)
     if window.side > WIDEST:
         size = f"{scan.size[1]} x {scan.size[0]}"
@@ -108,7 +108,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
         stretched = np.stack(channels, axis=2) / np.maximum(share, 1e-6)[..., None] * (255.0 / statistics.rgb_high)
         rgb = (np.clip(np.round(stretched), 0, 255) * small[..., None]).astype(np.uint8)
     mask = None if scan.mask is None else window.shown(window.cut(scan.mask).astype(np.float32), side) > 0.5
-    doubt = _doubt(scan, foreground, statistics)
+    doubt = _doubt(scan, foreground, beside, statistics)
     if statistics.has_depth:
         doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
     return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
@@ -128,19 +128,24 @@ def _check_like_training(scan: Scan, statistics: Statistics) -> None:
         )
 
 
-def _foreground_and_depth(scan: Scan, statistics: Statistics, settings: PreparationSettings) -> tuple[Mask, Depth | None]:
+def _foreground_and_depth(
+    scan: Scan, statistics: Statistics, settings: PreparationSettings
+) -> tuple[Mask, Depth | None, int]:
+    # Where the part is, its depth, and how many pixels beside it were left out at the end of the frame.
     if not statistics.has_depth or scan.depth is None or scan.valid is None:
-        return np.ones(scan.size, dtype=bool), None
+        return np.ones(scan.size, dtype=bool), None, 0
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
+    beside = 0
     if statistics.background == "plane":
         foreground, plane = _above_the_plane(scan.name, scan.depth, scan.valid, statistics, settings.distance_is_set)
+        beside = left_out_at_end(scan.depth, scan.valid, plane, statistics.distance, foreground)
     else:
         foreground, plane = _in_the_scene(scan.name, scan.depth, scan.valid, statistics), None
     if not settings.level:
-        return foreground, scan.depth
+        return foreground, scan.depth, beside
     surface = fit_surface(scan.depth, scan.valid) if plane is None else plane
-    return foreground, scan.depth - plane_depth(surface, scan.size)
+    return foreground, scan.depth - plane_depth(surface, scan.size), beside
 
 
 def _in_the_scene(name: str, depth: Depth, valid: Mask, statistics: Statistics) -> Mask:
@@ -162,7 +167,7 @@ def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistic
     found = depth_at_centre(plane) if fit else float(np.median(depth[valid]))
     most = 2 if fit else math.inf  # where the part hides the table it is as high as it happens to be
     _expect_distance(name, "the background", depth_at_centre(statistics.plane), found, most)
-    runs_out, area = statistics.runs_out, statistics.area
+    runs_out, area = statistics.runs_out, statistics.area_in(depth.shape)
     foreground = find_foreground(depth, valid, plane, statistics.distance, exact=exact, runs_out=runs_out, area=area)
     if statistics.window and foreground.mean() < (1 - MOST_LOST) * area and not runs_out:
         # Too little for a part: what lies at the end of the frame is then no wall but the rest of it, if it is no larger.
@@ -173,10 +178,10 @@ def _above_the_plane(name: str, depth: Depth, valid: Mask, statistics: Statistic
     if not foreground.any():
         raise DataError(f"{name}: expected {above}, found none")
     # What little rises above an empty table would look like a very good part: there is no defect on it.
-    if foreground.mean() < SMALLEST_PART * statistics.area:
+    if foreground.mean() < SMALLEST_PART * area:
         raise DataError(
             f"{name}: expected {above}, found {foreground.mean():.2%} of the picture there, where the smallest part "
-            f"in training covers {statistics.area:.2%}: no part?"
+            f"in training covers {area:.2%}: no part?"
         )
     return foreground, plane
 
@@ -214,11 +219,12 @@ def _pixel_area(scan: Scan, foreground: Mask) -> float | None:
     return 1e6 * float(np.median(depth)) ** 2 / abs(scan.camera.fx * scan.camera.fy) if depth.size else None
 
 
-def _doubt(scan: Scan, foreground: Mask, statistics: Statistics) -> str:
+def _doubt(scan: Scan, foreground: Mask, beside: int, statistics: Statistics) -> str:
     # The first reason why a verdict would mean nothing.
     return (
         _too_little_measured(scan, foreground, statistics)
         or _too_large(foreground, statistics)
+        or _something_beside(foreground, beside, statistics)
         or _blank_rgb(scan, foreground, statistics)
     )
 
@@ -234,11 +240,12 @@ def _too_little_measured(scan: Scan, foreground: Mask, statistics: Statistics) -
     )
     if statistics.background == "none" and 1 - missing < (1 - MOST_LOST) * (1 - statistics.missing):
         return f"{found}: too little was measured to judge it"
-    lost = statistics.area - foreground.mean()
-    if lost <= MOST_LOST * statistics.area or missing - statistics.missing <= 0.5 * lost:
+    area = statistics.area_in(scan.size)
+    lost = area - foreground.mean()
+    if lost <= MOST_LOST * area or missing - statistics.missing <= 0.5 * lost:
         return ""
     return (
-        f"{found}, and a part on {foreground.mean():.1%} of it, in training at least on {statistics.area:.1%}: "
+        f"{found}, and a part on {foreground.mean():.1%} of it, in training at least on {area:.1%}: "
         "too little was measured to judge it"
     )
 
@@ -273,6 +280,17 @@ def _too_large(foreground: Mask, statistics: Statistics) -> str:
                 "beside it, or a nearer camera?"
             )
     return ""
+
+
+def _something_beside(foreground: Mask, beside: int, statistics: Statistics) -> str:
+    # What is left out there as a wall may be most of a broken part, of which the rest alone would be judged.
+    smallest = statistics.area_in(foreground.shape) * foreground.size
+    if beside <= (statistics.beside + MOST_LOST) * smallest:
+        return ""
+    return (
+        f"expected at most {statistics.beside * smallest:.0f} pixels above the background that run out of the frame beside "
+        f"the part, as in training, found {beside}: a piece of a broken part, another part, or a hand?"
+    )
 
 
 def _blank_rgb(scan: Scan, foreground: Mask, statistics: Statistics) -> str:

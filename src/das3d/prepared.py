@@ -12,7 +12,7 @@ from das3d import cache
 from das3d.console import progress, warn
 from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
-from das3d.files import DepthFormat, depth_size, rgb_size
+from das3d.files import DepthFormat, depth_size, lacks_grid, rgb_size
 from das3d.measurement import Statistics, measure
 from das3d.parts import Part
 from das3d.preparation import PreparedScan, prepare
@@ -116,7 +116,7 @@ def _warn_of_sizes(parts: list[Part], statistics: Statistics) -> None:
 
 
 def _size_of(part: Part) -> tuple[int, int]:
-    if part.rgb is not None:
+    if part.rgb is not None and (part.depth is None or lacks_grid(part.depth)):
         return rgb_size(part.rgb)
     assert part.depth is not None
     return depth_size(part.depth, part.depth_format)
@@ -144,7 +144,8 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     Raises:
         DataError: some parts cannot be read or measured, which are all named; or as of `measure`.
     """
-    files, formats = [file for part in parts for file in files_of(part)], [_format_of(part) for part in parts]
+    files = [file for part in parts for file in part.files(rgb=settings.uses_rgb)]
+    formats = [_format_of(part) for part in parts]
     key = cache.key_of(files, "statistics", formats, settings.uses_rgb, settings.preparation.model_dump())
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
@@ -178,16 +179,14 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
     Raises:
         DataError: a file of the part is not there or cannot be read, or the scan cannot be prepared (`prepare`).
     """
-    key = cache.key_of(files_of(part), part.id, _format_of(part), statistics.to_dict(), settings.model_dump())
+    members = {"rgb": statistics.has_rgb, "depth": statistics.has_depth}
+    what = part.id, _format_of(part), statistics.to_dict(), settings.model_dump()
+    key = cache.key_of(part.files(**members), *what)
     scan = cache.load_scan(key)
     if scan is None:
-        scan = prepare(part.read(rgb=statistics.has_rgb, depth=statistics.has_depth), statistics, settings)
+        scan = prepare(part.read(**members), statistics, settings)
         cache.save_scan(key, scan)
     return scan
-
-
-def files_of(part: Part) -> list[Path]:
-    return [file for file in (part.rgb, part.depth, *part.masks) if file is not None]
 
 
 def _format_of(part: Part) -> object:

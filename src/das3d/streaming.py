@@ -31,6 +31,7 @@ from das3d.engines import BATCH, in_batches
 from das3d.errors import Das3dError, DataError, one_line
 from das3d.fingerprints import fingerprint_in
 from das3d.layouts import OWN
+from das3d.measurement import Statistics
 from das3d.parts import UNKNOWN, Part
 from das3d.pictures import outlined, overlay, save_picture
 from das3d.preparation import PreparedScan, prepare
@@ -338,10 +339,24 @@ def regions_line(result: Inspected, **more: str) -> str:
 Read = tuple[Part, Scan | None, PreparedScan | None, str]
 
 
+def read_to_show(part: Part, statistics: Statistics) -> Scan:
+    """The members that a model needs of a part, and its RGB for pictures of it, as long as that can be read.
+
+    Raises:
+        DataError: a member that the model needs cannot be read, or none is left.
+    """
+    try:
+        return part.read(depth=statistics.has_depth)
+    except DataError:
+        if statistics.has_rgb or part.rgb is None or part.depth is None:
+            raise
+        return part.read(rgb=False, depth=statistics.has_depth)
+
+
 def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> Iterator[Read]:
     def read(part: Part) -> Read:
         try:
-            scan = part.read(depth=detector.statistics.has_depth)
+            scan = read_to_show(part, detector.statistics)
             prepared = prepare(scan, detector.statistics, detector.settings.preparation)
             return part, scan, prepared if doubtful else prepared.judgeable, ""
         except DataError as error:

@@ -17,7 +17,7 @@ from das3d.pictures import Image, depth_picture, grey, outlined, overlay
 from das3d.preparation import PreparedScan, prepare
 from das3d.report.evaluated import Evaluation, Row, map_files
 from das3d.scan import Mask, Scan
-from das3d.streaming import picture_scale, read_map
+from das3d.streaming import picture_scale, read_map, read_to_show
 from das3d.surfaces import background_of, data_uri, surface_of
 
 TILE = 256  # pixels of a picture's longer side, at most: 100 parts then take about 8 MB
@@ -39,7 +39,7 @@ def make_cards(detector: Detector, evaluation: Evaluation, parts: Mapping[str, P
     rows = evaluation.rows[:most]
     with progress("drawing", len(rows)) as step:
         for row in rows:
-            scan = parts[row.id].read(depth=detector.statistics.has_depth)
+            scan = read_to_show(parts[row.id], detector.statistics)
             yield make_card(detector, row, scan, read_map(files[row.id]), high)
             step()
 
