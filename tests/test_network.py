@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from das3d.losses import depth_loss, focal_loss, rgb_loss
-from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, Enlarged, FineLevel, Output, RepairNet, upsample
+from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, FineLevel, Output, RepairNet, _Enlarged, upsample
 from das3d.settings import PRESETS, Settings, make_settings
 
 MODALITIES = ("rgb+depth", "rgb", "depth")
@@ -211,7 +211,7 @@ def test_matrix_products_give_the_gradient_of_enlarging(h: int, w: int, rows: in
     size = (h * rows, w * columns)
     above = torch.randn(2, channels, *size, generator=generator, dtype=torch.float64)
     found = []
-    for enlarge in (upsample, Enlarged.apply):
+    for enlarge in (upsample, _Enlarged.apply):
         enlarge(x, size).backward(above)
         assert x.grad is not None
         found.append(x.grad.clone())

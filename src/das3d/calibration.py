@@ -341,7 +341,7 @@ def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: S
         if mark in trained_on:
             return "of the training: the networks know them"
         # A detector that no run has trained does not tell, and the data set's own word must do.
-        if not trained_on and label.split == "train":
+        if not trained_on and part.split == "train":
             return "that the data set has for training: the model does not say which parts it was trained on"
         if merge and mark in held_out:
             return "held out before: the model keeps their scores"

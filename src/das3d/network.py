@@ -58,12 +58,12 @@ def block(channels_in: int, channels_out: int) -> nn.Sequential:
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """Features (B, C, H, W) enlarged bilinearly to `size` (rows, columns)."""
     if x.device.type == "cuda" and torch.is_grad_enabled():
-        enlarged: Tensor = Enlarged.apply(x, size)  # type: ignore[no-untyped-call]
+        enlarged: Tensor = _Enlarged.apply(x, size)  # type: ignore[no-untyped-call]
         return enlarged
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class Enlarged(torch.autograd.Function):
+class _Enlarged(torch.autograd.Function):
     """`upsample` with a gradient for GPUs: two matrix products, as enlarging is linear along rows and along columns.
 
     PyTorch's own adds up pixel by pixel in whatever order the threads come. On a CPU it is the faster one.
