@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from tiny import das3d
 
 from das3d.errors import MissingPackageError, SettingsError
-from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections, Refusal
+from das3d.service.inspections import DATABASE_FILE, Inspection, Inspections, LostDatabaseError, Refusal
 from das3d.service.retention import DAY, Keep, Retention, prune
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -267,6 +268,39 @@ def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     inspections.close()
     assert (tmp_path / name / DATABASE_FILE).is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets nobody remove a file that is open")
+@pytest.mark.parametrize("numbered", [True, False])
+def test_nothing_is_recorded_into_a_database_that_is_no_longer_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered: bool
+) -> None:
+    if not numbered:  # as some disks of Windows are
+        stat = Path.stat
+
+        def unnumbered(path: Path, **words: Any) -> os.stat_result:
+            values = list(stat(path, **words))
+            return os.stat_result([values[0], 0, *values[2:]])
+
+        monkeypatch.setattr(Path, "stat", unnumbered)
+    kept = Inspections(tmp_path)
+    record(kept, inspection())
+    file, aside = tmp_path / DATABASE_FILE, tmp_path / "aside"
+    file.rename(aside)
+    told = f"{file}: expected the database that was there at the start, found "
+    for ask in (lambda: record(kept, inspection()), kept.check, lambda: kept.mark(1, "good")):
+        with pytest.raises(LostDatabaseError, match=re.escape(f"{told}none; start the service again")):
+            ask()
+    assert [folder.name for folder in tmp_path.glob("*-*-*/*")] == [Path(kept.page()[0].map).parent.name]
+    if numbered:
+        shutil.copy(aside, file)
+        with pytest.raises(LostDatabaseError, match=re.escape(f"{told}another one")):
+            kept.check()
+        file.unlink()
+    aside.rename(file)
+    kept.check()
+    assert record(kept, inspection()).id == 2
+    kept.close()
 
 
 def test_two_services_share_a_database(inspections: Inspections, tmp_path: Path) -> None:

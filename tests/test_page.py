@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,9 +40,10 @@ def parts(tiny_data: Path) -> list[Files]:
 @pytest.fixture
 def serve(tiny_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     @contextmanager
-    def running(key: str | None = None) -> Iterator[str]:
-        """The address of a service over the tiny model."""
-        app = make_app(open_models([str(tiny_run())]), Inspections(tmp_path), key=key)
+    def running(key: str | None = None, names: Sequence[str] = ()) -> Iterator[str]:
+        """The address of a service over the tiny model, under each of the names where some are given."""
+        run = str(tiny_run())
+        app = make_app(open_models([f"{name}={run}" for name in names] or [run]), Inspections(tmp_path), key=key)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -196,6 +197,30 @@ def test_folders_and_past_parts(browser: Browser, serve: Serve, parts: list[File
         expect(page.locator("#list li")).to_have_count(verdicts.count("defective"))
 
 
+def test_parts_that_wait_are_judged_by_the_model_that_was_chosen_for_them(
+    browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
+) -> None:
+    folder = tmp_path / "dropped"
+    for number in range(5):  # more than are sent at once
+        for member, file in zip(("rgb", "xyz"), parts[0], strict=True):
+            path = folder / member / f"{number}{file.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.read_bytes())
+    held: list[Any] = []
+    with serve(names=("nut", "bolt")) as address, opened(browser, address) as page:
+        expect(page.locator("#engine")).not_to_be_empty()
+        page.route("**/inspections", lambda route: held.append(route))
+        page.set_input_files("#folder", folder)
+        expect(page.locator("#uploads")).to_contain_text("dropped/4: waiting")
+        page.select_option("#model", "bolt")
+        page.eval_on_selector("#unit", "select => { select.value = 'mm' }")  # by which this depth is out of range
+        page.unroute("**/inspections")  # which lets go what was held
+        expect(page.locator("#list li")).to_have_count(5)
+        expect(page.locator("#uploads li")).to_have_count(0)
+        told = page.request.get(f"{address}/inspections").json()["items"]
+        assert [item["model"] for item in told] == ["nut"] * 5
+
+
 def test_a_part_that_is_chosen_while_the_page_begins_stays(browser: Browser, serve: Serve, tmp_path: Path) -> None:
     with serve() as address:
         record(tmp_path, [{"part": f"b{number}"} for number in range(3)])
@@ -221,7 +246,8 @@ def test_names_tell_what_belongs_together(browser: Browser, serve: Serve) -> Non
         "left.png right.ply": "left:rgb,depth",
         "x.jpg y.jpg z.npy": "x:rgb y:rgb z:depth",
         "deep.png plain.png": "plain:rgb,depth",
-        "a_rgb.png a_rgb.jpg": "a:rgb | a: two files for rgb, a_rgb.png and a_rgb.jpg",
+        "a_rgb.png a_rgb.jpg": " | a: two files for rgb, a_rgb.png and a_rgb.jpg; not inspected",
+        "a_rgb.png a.tiff a_depth.tiff b.png": "b:rgb | a: two files for depth, a.tiff and a_depth.tiff; not inspected",
         "bolt/Images/1.png bolt/cloud/1.ply bolt/Images/2.png bolt/points/2.ply": "bolt/1:rgb,depth bolt/2:rgb,depth",
         "rgb/a_points.png xyz/a_points.ply rgb/b.png": "a_points:rgb,depth b:rgb",
         "a_image.png a_points.ply b_colour.jpg b_cloud.pcd a_gt.png": "a:rgb,depth b:rgb,depth",
@@ -266,6 +292,33 @@ def test_parts_that_came_in_while_nobody_looked_are_in_the_list(browser: Browser
             older.click()
             expect(rows).not_to_have_count(count)
         assert page.locator("#list b").all_text_contents() == [str(number) for number in reversed(range(181))]
+
+
+def test_older_parts_come_once_and_never_into_another_list(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    record(tmp_path, [{"part": f"a{number}"} for number in range(60)])
+    held: list[Any] = []
+    with serve() as address, opened(browser, address) as page:
+        rows = page.locator("#list li")
+        expect(rows).to_have_count(50)
+        page.route("**/inspections?*before=*", lambda route: held.append(route))
+        click = "button => { button.click(); button.click() }"
+        with page.expect_request("**/inspections?*before=*"):
+            page.eval_on_selector("#more", click)
+        expect(page.locator("#more")).to_be_disabled()
+        page.fill("#search", "a1")
+        expect(rows).to_have_count(11)
+        with page.expect_response("**/inspections?*before=*"):
+            held.pop(0).continue_()
+        expect(page.locator("#more")).to_be_enabled()
+        expect(rows).to_have_count(11)
+        page.fill("#search", "")
+        expect(rows).to_have_count(50)
+        page.eval_on_selector("#more", click)
+        page.wait_for_timeout(500)
+        assert len(held) == 1, "asked once"
+        held[0].continue_()
+        expect(rows).to_have_count(60)
+        assert page.locator("#list b").all_text_contents() == [f"a{number}" for number in reversed(range(60))]
 
 
 def test_a_verdict_is_the_recorded_one_until_the_threshold_is_moved(
@@ -380,6 +433,38 @@ def test_a_part_whose_files_are_gone_shows_nothing_of_another(
         expect(page.locator("#unseen")).not_to_be_visible()
         expect(page.locator("#save-map")).to_be_enabled()
         assert pixels(page, "#heatmap") == seen
+
+
+def test_a_part_whose_picture_comes_late_shows_nothing_of_another_and_is_not_shown_as_one(
+    browser: Browser, serve: Serve, parts: list[Files], tmp_path: Path
+) -> None:
+    record(tmp_path, [{"part": "moved", "map": "gone.tiff"}])
+    late: list[Any] = []
+    with serve() as address, opened(browser, address) as page:
+        page.set_input_files("#files", list(parts[0]))
+        page.wait_for_selector("#solid canvas")
+        seen = pixels(page, "#heatmap")
+        page.route("**/inspections/*/view", lambda route: late.append(route))
+        page.get_by_role("button", name="moved").click()
+        expect(page.locator("#name")).to_have_text("moved")
+        assert len(pixels(page, "#heatmap")) < len(seen) / 10, "while this part's is on its way"
+        expect(page.locator("#solid canvas")).to_have_count(0)
+        page.unroute("**/inspections/*/view")
+        page.evaluate("""() => {
+            window.held = [];
+            const decode = Image.prototype.decode;
+            Image.prototype.decode = function () {
+                return new Promise((done) => window.held.push(() => done(decode.call(this))));
+            };
+        }""")
+        page.locator("#list button").first.click()
+        while page.evaluate("window.held.length") < 2:
+            page.wait_for_timeout(100)
+        page.get_by_role("button", name="moved").click()
+        expect(page.locator("#unseen")).to_contain_text("no longer where they were")
+        page.evaluate("async () => { for (const go of window.held) go(); }")
+        page.wait_for_timeout(500)
+        assert len(pixels(page, "#heatmap")) < len(seen) / 10, "not what comes late of the part before"
 
 
 def test_the_page_has_inspections_counted_once_and_knows_how_many_there_are(

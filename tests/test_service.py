@@ -49,7 +49,7 @@ from das3d.files import DepthFormat, read_rgb
 from das3d.service import Limits, ServedModel, make_app, open_models, serve
 from das3d.service import work as das3d_work
 from das3d.service.answers import INSPECTION, REFUSAL, InspectionAnswer, RefusalAnswer
-from das3d.service.inspections import DATABASE_SECONDS, Inspections
+from das3d.service.inspections import DATABASE_FILE, DATABASE_SECONDS, Inspections
 from das3d.service.queueing import Batches
 from das3d.service.retention import DAY, Keep, prune
 from das3d.service.uploads import save_upload
@@ -293,6 +293,28 @@ def test_a_model_of_rgb_needs_no_depth_but_where_training_had_it(
     both, alone = (client.post("/inspections", files=sent) for sent in (files, {"rgb": files["rgb"]}))
     assert (both.status_code, alone.status_code) == (201, 201), alone.text
     assert alone.json()["score"] == both.json()["score"]
+    refused(client.post("/inspections", files={"depth": files["depth"]}), 422, "expected RGB")
+    assert client.get(f"/inspections/{both.json()['id']}/view").json()["surface"], "shown to people all the same"
+
+    # What the model does not see is not read, as predict does not read it, but is kept as it came.
+    counts = write_member(tmp_path / "counts.png", np.ones(SIZE, np.uint16)).read_bytes()
+    inspections = service_of(client).inspections
+    for name, content in (("counts.png", counts), ("junk.npy", b"junk"), ("huge.npy", npy_header(40_000))):
+        answer = client.post("/inspections", files={"rgb": files["rgb"], "depth": (name, content)})
+        assert answer.status_code == 201, answer.text
+        told = answer.json()
+        assert told["score"] == alone.json()["score"]
+        assert inspections.file(inspections.get(told["id"]).depth).read_bytes() == content
+        assert client.get(told["overlay"]).status_code == 200
+        view = client.get(f"/inspections/{told['id']}/view")
+        assert view.status_code == 200 and view.json()["surface"] is None
+
+
+def npy_header(side: int) -> bytes:
+    """The beginning of an array that would take gigabytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (side, side)})
+    return buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------------------- limits
@@ -405,11 +427,26 @@ def test_no_map_of_a_whole_frame_stays_in_memory(
     assert start().post("/inspections", files=files_of(part)).status_code == 201
 
 
-def test_a_damaged_map_is_gone(start: Start, part: tuple[Path, Path]) -> None:
+def test_files_that_are_gone_and_files_that_cannot_be_read_are_told_apart(
+    start: Start, part: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     client = start()
     told = client.post("/inspections", files=files_of(part)).json()
     inspections = service_of(client).inspections
-    inspections.file(inspections.get(told["id"]).map).write_bytes(b"")
+    row = inspections.get(told["id"])
+    view = f"/inspections/{told['id']}/view"
+    depth, rgb, anomaly = map(inspections.file, (row.depth, row.rgb, row.map))
+    depth.write_bytes(b"no TIFF")
+    refused(client.get(view), 500, f"inspection {told['id']}: {depth}: expected depth, found a damaged or unknown file")
+    assert f"{depth}: expected depth" in caplog.text
+    assert client.get(told["overlay"]).status_code == 200, "which shows no depth"
+    depth.unlink()
+    refused(client.get(view), 404, "no longer where they were put")
+    rgb.write_bytes(b"")
+    refused(client.get(told["overlay"]), 500, f"{rgb}: expected an RGB image")
+    anomaly.write_bytes(b"")
+    refused(client.get(told["overlay"]), 500, f"{anomaly}: expected an anomaly map, found")
+    anomaly.unlink()
     refused(client.get(told["overlay"]), 404, "no longer where they were put")
 
 
@@ -748,7 +785,30 @@ def test_a_key_opens_all_but_probes_and_page(
 
 
 def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) -> None:
-    refused(start().post("/inspections", files=files_of(part), headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    client, host = start(), "127.0.0.1:8000"
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": f"http://{host}"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "null"},
+        {"Origin": "https://attacker.example", "X-Forwarded-Host": "scans.example"},
+    ):
+        answer = client.post("/inspections", files=files_of(part), headers={"Host": host} | headers)
+        refused(answer, 403, "expected a request of this service's own page or of a program, found one of")
+    refused(client.put("/inspections/1/truth?value=good", headers={"Host": host, "Origin": "null"}), 403)
+    for headers in (
+        {},
+        {"Origin": f"http://{host}"},
+        {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://scans.example", "Sec-Fetch-Site": "same-origin"},  # through a proxy with TLS
+        {"Origin": "http://scans.example", "X-Forwarded-Host": "scans.example"},  # through one without
+        {"Origin": "https://scans.example", "Host": "Scans.example:443"},
+    ):
+        answer = client.post("/inspections", files=files_of(part), headers={"Host": host} | headers)
+        assert answer.status_code == 201, (headers, answer.text)
+    guarded, headers = start(key=KEY), {"X-API-Key": KEY, "Origin": "http://scans.example"}
+    assert guarded.post("/inspections", files=files_of(part), headers=headers).status_code == 201
 
 
 # ------------------------------------------------------------------------------------------- malformed uploads
@@ -764,6 +824,9 @@ def test_requests_that_are_no_form(start: Start) -> None:
     refused(client.post("/inspections", content=b"", headers={"content-type": "multipart/form-data"}), 400)
     refused(client.get("/inspections", params={"limit": 0}), 422, "limit")
     refused(client.get("/inspections", params={"verdict": "so so"}), 422, "verdict")
+    for name in ("part", "model"):  # which PostgreSQL cannot be asked for
+        refused(client.get("/inspections?count=true", params={name: "a\0b"}), 422, name, "found 'a\\x00b'")
+        assert client.get("/inspections", params={name: "a\nb"}).status_code == 200
     refused(client.get("/inspections/one"), 422, "id")
     refused(client.get(f"/inspections/{10**30}"), 404)
 
@@ -906,6 +969,30 @@ def test_probes(start: Start, monkeypatch: pytest.MonkeyPatch, part: tuple[Path,
     assert not list(inspections.folder.glob("*-*-*/*")), "no files of a verdict that was not recorded"
 
 
+def test_a_folder_that_is_gone_is_not_ready(start: Start, part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = start()
+    inspections = service_of(client).inspections
+    monkeypatch.setattr(inspections, "check", lambda: None)  # as where the database lies elsewhere
+    shutil.rmtree(inspections.folder)
+    told = f"{inspections.folder}: expected a folder that can be written, found No such file or directory"
+    refused(client.get("/readyz"), 503, told)
+    refused(client.post("/inspections", files=files_of(part)), 507, told)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets nobody remove a file that is open")
+def test_a_database_that_is_removed_under_the_service_takes_no_verdicts(start: Start, part: tuple[Path, Path]) -> None:
+    client = start()
+    inspections = service_of(client).inspections
+    told = client.post("/inspections", files=files_of(part)).json()
+    for path in inspections.folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    detail = f"{inspections.folder / DATABASE_FILE}: expected the database that was there at the start, found none"
+    refused(client.post("/inspections", files=files_of(part)), 503, detail)
+    refused(client.put(f"/inspections/{told['id']}/truth?value=good"), 503, detail)
+    refused(client.get("/readyz"), 503, detail)
+    assert client.get("/healthz").status_code == 200 and not list(inspections.folder.glob("*-*-*"))
+
+
 def test_the_description_has_real_examples(start: Start) -> None:
     assert InspectionAnswer.model_validate(INSPECTION).model_dump(mode="json") == INSPECTION
     assert RefusalAnswer.model_validate(REFUSAL).model_dump(mode="json") == REFUSAL
@@ -1025,6 +1112,12 @@ def test_what_cannot_start_says_why_in_one_line(tiny_run: Callable[..., Path], t
     with pytest.raises(ModelError, match=f"expected another name than {CATEGORY}, which is taken"):
         open_models([run, run])
     assert [one.name for one in open_models([f"a={run}", f"b={run}"])] == ["a", "b"]
+    for word in (f"={run}", f" ={run}"):
+        with pytest.raises(ModelError, match="expected NAME=PATH, found no name; a path that begins so is given as"):
+            open_models([word])
+    for word in (f"{tmp_path}/a=b/model.onnx", "C:\\a=b\\model.onnx"):
+        with pytest.raises(ModelError, match=re.escape(word)):
+            open_models([word])
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(SettingsError, match=r"expected an address that is free, found [^:]"),

@@ -72,7 +72,7 @@ def serve(
         focal_length: of the camera in pixels, for areas in mm2 where files hold depth alone; None: as in training.
 
     Raises:
-        ModelError: a model cannot be used, or two share a name.
+        ModelError: a model cannot be used, has an empty name, or two share one.
         SettingsError: the database or the address cannot be used.
     """
     served = open_models(models, device, engine, depth_format, focal_length)
@@ -107,15 +107,18 @@ def open_models(
     """Load models given as PATH or NAME=PATH; without a name, they are called by the category of their training parts.
 
     Raises:
-        ModelError: one cannot be used, or two share a name.
+        ModelError: one cannot be used, has an empty name, or two share one.
     """
     served: dict[str, ServedModel] = {}
     for word in models:
         # An "=" in a folder is part of its path, unless what stands before it could be a name.
         name, equals, place = word.partition("=")
-        path = Path(place if equals and "/" not in name else word)
+        named = bool(equals) and "/" not in name and "\\" not in name
+        if named and not name.strip():
+            raise ModelError(f"{word}: expected NAME=PATH, found no name; a path that begins so is given as ./{word}")
+        path = Path(place if named else word)
         detector = load(path, device, engine)
-        called = name if equals and "/" not in name else str(detector.training.get("category") or path.stem)
+        called = name if named else str(detector.training.get("category") or path.stem)
         if called in served:
             raise ModelError(f"{path}: expected another name than {called}, which is taken; give it as NAME={path}")
         served[called] = served_model(called, model_hash(path), detector, depth_format, focal_length)

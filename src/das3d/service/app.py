@@ -35,7 +35,7 @@ from das3d.service.answers import (
     RefusalPage,
 )
 from das3d.service.gate import Gate, Limits
-from das3d.service.inspections import Inspections, Truth, Verdict
+from das3d.service.inspections import Inspections, LostDatabaseError, Truth, Verdict
 from das3d.service.retention import Keep
 from das3d.service.views import map_file, overlay_png, view
 from das3d.service.work import ServedModel, Service
@@ -88,12 +88,14 @@ def make_app(
 
 
 COUNT = "Tell in `total` how many there are on all pages, which takes long among millions."
+TEXT = r"^[^\x00]*$"  # what a database can hold; PostgreSQL refuses NUL
 WRONG: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The API key is missing or wrong."},
     404: {"model": Problem, "description": "There is no such thing."},
 }
 WRONG_FILE: dict[int | str, dict[str, Any]] = WRONG | {
     410: {"model": Problem, "description": "The files of this inspection were removed when their time was over."},
+    500: {"model": Problem, "description": "A file of this inspection is there and cannot be read."},
 }
 WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     400: {"model": Problem, "description": "The form cannot be read."},
@@ -104,7 +106,8 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
     429: {"model": Problem, "description": "The service is full; Retry-After says when to come again."},
     503: {
         "model": Problem,
-        "description": "The service is stopping, its database is away, its networks failed, or it took too long.",
+        "description": "The service is stopping, its database is away or its file was removed, its networks failed, or it "
+        "took too long.",
     },
     507: {"model": Problem, "description": "The disk is full or cannot be written; nothing was recorded."},
 }
@@ -139,9 +142,11 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
     @app.get("/inspections", responses=WRONG, tags=["inspections"])
     def list_inspections(
-        model: Annotated[str | None, Query(description="Only by this model.")] = None,
+        model: Annotated[str | None, Query(pattern=TEXT, description="Only by this model.")] = None,
         verdict: Annotated[Verdict | None, Query(description="Only these.")] = None,
-        part: Annotated[str | None, Query(max_length=200, description="Only parts whose name begins so.")] = None,
+        part: Annotated[
+            str | None, Query(max_length=200, pattern=TEXT, description="Only parts whose name begins so.")
+        ] = None,
         since: Annotated[datetime | None, Query(description="From this moment on; UTC where it has no zone.")] = None,
         until: Annotated[datetime | None, Query(description="Before this moment.")] = None,
         min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
@@ -281,6 +286,11 @@ def _add_problems(app: FastAPI) -> None:
     async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("database: %s", one_line(getattr(error, "orig", None) or error, 500))
         return JSONResponse({"detail": "the database does not answer; try again"}, 503, {"Retry-After": "5"})
+
+    @app.exception_handler(LostDatabaseError)
+    async def lost_database(request: Request, error: LostDatabaseError) -> JSONResponse:
+        log.error("%s", error)
+        return JSONResponse({"detail": str(error)}, 503)
 
 
 def unwritable(folder: Path, error: OSError) -> HTTPException:

@@ -128,10 +128,11 @@ class Gate:
         elif not self._knows(headers) and path not in OPEN and not path.startswith(OPEN_FOLDER):
             detail = "expected the API key in the header X-API-Key or Authorization: Bearer"
             await self._turn_away(scope, receive, send, 401, detail, {"WWW-Authenticate": "Bearer"})
+        elif scope["method"] not in ("GET", "HEAD") and (page := self._another_page(headers)):
+            detail = f"expected a request of this service's own page or of a program, found one of {one_line(page)}"
+            await self._turn_away(scope, receive, send, 403, detail)
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
-        elif headers.get("sec-fetch-site") == "cross-site":
-            await self._turn_away(scope, receive, send, 403, "expected a request from this site, found one of another page")
         elif self._under_way >= self._limits.queue:
             detail = f"{self._limits.queue} inspections are under way, as many as this service takes on; try again"
             await self._turn_away(scope, receive, send, 429, detail, {"Retry-After": "1"})
@@ -154,6 +155,19 @@ class Gate:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         shown = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
         return hmac.compare_digest(shown.encode(), self._key)
+
+    def _another_page(self, headers: Headers) -> str:
+        # Whose page sent a request, "" where it is this service's own or no page at all. Browsers that say how the page
+        # relates to the service know better than its address, which a proxy may hide.
+        origin = headers.get("origin", "")
+        relation = headers.get("sec-fetch-site")
+        if relation in ("cross-site", "same-site"):
+            return origin or "another page"
+        if relation is not None or not origin or self._key is not None:  # a key is sent by no page that does not know it
+            return ""
+        # No page may send the second header to another site, so that whoever has it comes through a proxy or is none.
+        own = {_without_default_port(headers.get(name, ""), origin) for name in ("host", "x-forwarded-host")}
+        return "" if origin.partition("://")[2].lower() in own - {""} else origin
 
     def _too_large(self) -> str:
         return f"expected an upload of at most {self._limits.upload / (1 << 20):g} MiB, found more"
@@ -194,6 +208,12 @@ class Gate:
             except HTTPException:
                 pass
         await JSONResponse({"detail": detail}, status, headers)(scope, receive, send)
+
+
+def _without_default_port(host: str, origin: str) -> str:
+    # As browsers write it in an origin.
+    scheme = origin.partition("://")[0]
+    return host.lower().removesuffix({"http": ":80", "https": ":443"}.get(scheme, ""))
 
 
 def _host_in(headers: Headers) -> str:

@@ -57,7 +57,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from das3d import atomic
-from das3d.errors import SettingsError, explained, one_line
+from das3d.errors import Das3dError, SettingsError, explained, one_line
 from das3d.files import DepthFormat
 from das3d.parts import UNKNOWN, Part
 
@@ -191,6 +191,10 @@ class Judged(NamedTuple):
     truth: str | None
 
 
+class LostDatabaseError(Das3dError):
+    """The database's file is no longer that which was opened: what is written goes nowhere, and SQLite does not say so."""
+
+
 class Inspections:
     """The database and the folder of a service. Safe to use from several threads, and by several services at once.
 
@@ -216,6 +220,8 @@ class Inspections:
             if isinstance(error, SettingsError):
                 raise
             raise SettingsError(f"database {self.place}: expected one that can be used, found {_reason(error)}") from None
+        self._file = _file_of(self._engine.url)
+        self._identity = None if self._file is None else _identity(self._file)
         _sweep(folder / "incoming")
         self._incoming = folder / "incoming" / uuid4().hex  # one for each service, so that none closes another's
 
@@ -260,7 +266,11 @@ class Inspections:
             folder: of `new_folder`, with the files whose names `row` has in `map`, `rgb` and `depth`; it stays where it is
                 where there are none.
             row: all but its id.
+
+        Raises:
+            LostDatabaseError: the database's file was removed or replaced; nothing is recorded.
         """
+        self._expect_file()
         day = self.folder / f"{row.at.astimezone(UTC):%Y-%m-%d}"
         place = day / folder.name
         names = os.listdir(folder)
@@ -297,7 +307,10 @@ class Inspections:
         return Part(inspection.part, "test", UNKNOWN, rgb, depth, (), form)
 
     def mark(self, id: int, truth: Truth) -> bool:
-        """Keep what a person found a part to be; "unknown" takes it back. False where there is no such inspection."""
+        """Keep what a person found a part to be; "unknown" takes it back. False where there is no such inspection.
+
+        Raises LostDatabaseError as `record`.
+        """
         if not 0 < id < 1 << 63:
             return False
         value = None if truth == "unknown" else truth
@@ -421,6 +434,7 @@ class Inspections:
         return self._change(kind, ids, delete(kind))
 
     def _change(self, kind: type[Inspection | Refusal], ids: Sequence[int], change: Update | Delete) -> int:
+        self._expect_file()
         with self._session.begin() as session:
             # In one order, so that two services that change the same rows wait for each other and not in a circle.
             session.execute(select(kind.id).where(kind.id.in_(ids)).order_by(kind.id).with_for_update()).all()
@@ -429,12 +443,22 @@ class Inspections:
             return int(changed.rowcount)  # type: ignore[attr-defined]
 
     def check(self) -> None:
-        """Ask the database something. Raises what SQLAlchemy raises."""
+        """Ask the database something. Raises what SQLAlchemy raises, and LostDatabaseError."""
+        self._expect_file()
         with self._session() as session:
             session.scalar(select(Schema.version))
 
+    def _expect_file(self) -> None:
+        # Whoever clears the folder takes the file away from under open connections, which then write to nobody's file.
+        if self._file is None or (found := _identity(self._file)) == self._identity:
+            return
+        what = "none" if found is None else "another one"
+        raise LostDatabaseError(
+            f"{self._file}: expected the database that was there at the start, found {what}; start the service again"
+        )
+
     def free(self) -> int:
-        """Bytes that are free on the disk of the folder."""
+        """Bytes that are free on the disk of the folder. Raises OSError where it is not there."""
         return shutil.disk_usage(self.folder).free
 
     def close(self) -> None:
@@ -508,6 +532,22 @@ def _connect(folder: Path, url: str | None) -> Engine:
     else:
         event.listen(engine, "begin", _limit_statements)
     return engine
+
+
+def _file_of(url: URL) -> Path | None:
+    # That of SQLite; None where a server or the memory holds the tables.
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith((":memory:", "file:")):
+        return None
+    return Path(url.database).absolute()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    # Device and number of a file; None where there is none. Without numbers, as on some disks of Windows, all are alike.
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else (0, 0)
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -75,16 +75,24 @@ def save_upload(folder: Path, part: str | None, rgb: UploadFile | None, depth: U
 
 
 def read_upload(
-    upload: Upload, depth_format: DepthFormat | None, most_pixels: int, focal_length: float | None = None
+    upload: Upload,
+    depth_format: DepthFormat | None,
+    most_pixels: int,
+    focal_length: float | None = None,
+    *,
+    depth: bool = True,
 ) -> Scan:
     """The scan in an upload. Its name is the path of its file, which `in_clients_words` takes out of messages.
 
-    `focal_length`, in pixels, gives areas in mm2 where the file holds depth alone.
+    `focal_length`, in pixels, gives areas in mm2 where the file holds depth alone. Without `depth`, as for a model that
+    sees none, a depth file beside RGB is not looked at, as `predict` does not look at it.
 
     Raises:
         HTTPException: 413 where it has too many pixels.
         DataError: it cannot be read.
     """
+    if not depth and upload.rgb is not None:
+        upload = replace(upload, depth=None)
     _check_headers(upload, depth_format, most_pixels)
     part = Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format)
     return with_focal_length([part], focal_length)[0].read()
@@ -110,7 +118,7 @@ def _check_headers(upload: Upload, depth_format: DepthFormat | None, most_pixels
             raise DataError(f"{upload.part}: expected both members of one size, found {seen}")
     for path in (upload.rgb, upload.depth):
         if path is not None and path.suffix in TIFF_SUFFIXES:
-            _check_codec(path, most_pixels)
+            check_codec(path, most_pixels)
 
 
 def _check_pixels(upload: Upload, path: Path, size: Size, most: int) -> None:
@@ -119,7 +127,8 @@ def _check_pixels(upload: Upload, path: Path, size: Size, most: int) -> None:
         raise HTTPException(413, f"{name}: expected at most {most / 1e6:g} million pixels, found {size[1]} x {size[0]}")
 
 
-def _check_codec(path: Path, most_pixels: int) -> None:
+def check_codec(path: Path, most_pixels: int) -> None:
+    """Raise DataError where decoding a TIFF could take more memory than its size, of so many pixels at most, tells."""
     with open_tiff(path) as image:
         page = image.keyframe
         codec, tile = int(page.compression), (page.tilewidth, page.tilelength) if page.is_tiled else (0, 0)

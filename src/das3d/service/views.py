@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,22 @@ import numpy as np
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
+from das3d.files import TIFF_SUFFIXES, depth_size
 from das3d.masks import bounding_box
 from das3d.measurement import Statistics
+from das3d.parts import Part
 from das3d.pictures import depth_picture, overlay
 from das3d.prediction import with_focal_length
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
+from das3d.service.uploads import check_codec
 from das3d.streaming import read_map
 from das3d.surfaces import background_of, data_uri, surface_of
 from das3d.window import Window
+
+log = logging.getLogger("das3d.service")
+LEAST_TILES = 1 << 20  # pixels of an image whose tiles may be larger than itself
 
 
 def map_file(inspections: Inspections, inspection: Inspection) -> Path:
@@ -39,34 +47,53 @@ def map_file(inspections: Inspections, inspection: Inspection) -> Path:
 
 
 def map_of(inspections: Inspections, inspection: Inspection) -> NDArray[np.float32]:
-    """The anomaly map (H, W) of an inspection. Raises HTTPException as `map_file`, and 404 where it is damaged."""
+    """The anomaly map (H, W) of an inspection. Raises HTTPException as `map_file`, and 500 where it cannot be read."""
     try:
         return read_map(map_file(inspections, inspection))
     except DataError as error:
-        raise _gone(inspection) from error
+        raise _unreadable(inspection, error) from error
 
 
-def scan_of(inspections: Inspections, inspection: Inspection, focal_length: float | None = None) -> Scan:
+def scan_of(
+    inspections: Inspections, inspection: Inspection, focal_length: float | None = None, *, depth: bool = True
+) -> Scan:
     """The scan as it was inspected; a black picture where scans are not kept.
 
-    `focal_length`, in pixels, gives the surface of files that hold depth alone its true width.
+    `focal_length`, in pixels, gives the surface of files that hold depth alone its true width. Without `depth`, RGB alone
+    where there is RGB.
 
     Raises:
-        HTTPException: 404 where somebody has removed a file.
+        HTTPException: 404 where somebody has removed a file, 500 where one cannot be read.
     """
     if inspection.rgb is None and inspection.depth is None:
         return Scan(inspection.part, rgb=np.zeros((inspection.height, inspection.width, 3), np.uint8))
     part = inspections.part_of(inspection)
+    if not depth and part.rgb is not None:
+        part = replace(part, depth=None)
+    if not all(file.is_file() for file in (part.rgb, part.depth) if file is not None):
+        raise _gone(inspection)
     try:
+        _check_depth(part, inspection)
         return with_focal_length([part], focal_length)[0].read()
     except DataError as error:
-        raise _gone(inspection) from error
+        raise _unreadable(inspection, error) from error
+
+
+def _check_depth(part: Part, inspection: Inspection) -> None:
+    # Depth beside RGB may be a file that the model did not see, of which nobody has judged how much memory it takes.
+    if part.rgb is None or part.depth is None:
+        return
+    size = inspection.height, inspection.width
+    if (found := depth_size(part.depth, part.depth_format, size=size)) != size:
+        raise DataError(f"{part.depth}: expected {size[1]} x {size[0]} pixels as in RGB, found {found[1]} x {found[0]}")
+    if part.depth.suffix in TIFF_SUFFIXES:
+        check_codec(part.depth, max(size[0] * size[1], LEAST_TILES))
 
 
 def overlay_png(inspections: Inspections, inspection: Inspection, high: float) -> bytes:
     """The map as heat over the whole scan, strongest at `high`."""
     anomaly = map_of(inspections, inspection)
-    return _png(overlay(scan_of(inspections, inspection), anomaly, high))
+    return _png(overlay(scan_of(inspections, inspection, depth=False), anomaly, high))
 
 
 def view(
@@ -76,10 +103,16 @@ def view(
 
     Heat has square roots of the map, as 0 to 255 in a grey PNG and as 0 to 1 in the surface, so that small values, among
     which thresholds often lie, keep their steps. The surface lies flat by the plane that `statistics` of the model tell of;
-    None, where it is no more served: as seen from the camera.
+    None, where it is no more served: as seen from the camera. Depth that the model did not see and that cannot be read is
+    left out.
     """
     anomaly = map_of(inspections, inspection)
-    scan = scan_of(inspections, inspection, focal_length)
+    try:
+        scan = scan_of(inspections, inspection, focal_length)
+    except HTTPException:
+        if statistics is None or statistics.has_depth:
+            raise
+        scan = scan_of(inspections, inspection, depth=False)
     window = window_of(anomaly)
     picture = scan.rgb if scan.rgb is not None else depth_picture(scan)
     roots = np.sqrt(np.clip(anomaly, 0, 1))
@@ -106,6 +139,12 @@ def window_of(anomaly: NDArray[np.float32]) -> Window:
 
 def _gone(inspection: Inspection) -> HTTPException:
     return HTTPException(404, f"the files of inspection {inspection.id} are no longer where they were put")
+
+
+def _unreadable(inspection: Inspection, error: DataError) -> HTTPException:
+    detail = one_line(f"inspection {inspection.id}: {error}", 500)
+    log.error("%s", detail)
+    return HTTPException(500, detail)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -198,9 +198,15 @@ class Service:
             raise HTTPException(503, f"the database did not answer within {PROBE_SECONDS:g} s") from None
 
     def _check_room(self, status: int) -> None:
-        if (free := self.inspections.free()) < LEAST_FREE:
+        folder = self.inspections.folder
+        try:
+            free = self.inspections.free()
+        except OSError as error:
+            found = error.strerror or type(error).__name__
+            raise HTTPException(status, f"{folder}: expected a folder that can be written, found {found}") from None
+        if free < LEAST_FREE:
             expected = f"expected {LEAST_FREE >> 30} GiB of free space, found {free >> 20} MiB"
-            raise HTTPException(status, f"{self.inspections.folder}: {expected}")
+            raise HTTPException(status, f"{folder}: {expected}")
 
     def _new_folder(self) -> Path:
         # A disk that fills to the last byte takes the database down with it.
@@ -306,8 +312,9 @@ def _take_in(
     # The scan itself is let go here: what waits to be computed is small, whatever was sent.
     upload = save_upload(folder, part, rgb, depth)
     try:
-        scan = read_upload(upload, depth_format, most_pixels, served.focal_length)
-        prepared = prepare(scan, served.detector.statistics, served.detector.settings.preparation)
+        statistics = served.detector.statistics
+        scan = read_upload(upload, depth_format, most_pixels, served.focal_length, depth=statistics.has_depth)
+        prepared = prepare(scan, statistics, served.detector.settings.preparation)
         return upload, prepared.judgeable, scan.size
     except DataError as error:
         raise UnjudgeableError(upload, in_clients_words(str(error), upload)) from error

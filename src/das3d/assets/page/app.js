@@ -1,7 +1,7 @@
 /** The page: takes parts in, shows one of them, and lists those of the past. */
 import { createViewer, unpack } from "das3d/viewer";
 import { ask, download, get, inspect, now } from "./api.js";
-import { HeatMap, gradient } from "./heatmap.js";
+import { HeatMap, decodedOf, gradient } from "./heatmap.js";
 import { chosen, dropped, pairs } from "./pairs.js";
 
 const AT_ONCE = 3; // uploads
@@ -53,22 +53,24 @@ async function show(item, { scroll = false } = {}) {
   history.replaceState(null, "", `#${item.id}`);
   $("nothing").hidden = true;
   $("shown").hidden = false;
+  // The picture of the part before must not pass as this one's, however long this one's takes.
+  heatmap.clear();
+  put("unseen", "");
+  showSolid(null, item, "");
   describe(item);
   markList();
   if (scroll && matchMedia("(max-width: 899px)").matches) $("part").scrollIntoView({ behavior: "smooth" });
   try {
     const view = await get(`/inspections/${item.id}/view`);
     if (turn !== state.loading) return;
-    await heatmap.load(view, item.regions, view.window);
-    const surface = view.surface && (await unpack(view.surface));
+    const images = await decodedOf(view), surface = view.surface && (await unpack(view.surface));
     if (turn !== state.loading) return;
-    put("unseen", "");
+    heatmap.load(images, item.regions, view.window);
     showSolid(surface, item);
     allowSaving(true);
     judge();
   } catch (error) {
     if (turn !== state.loading) return;
-    // The picture of the part before must not pass as this one's.
     heatmap.clear();
     put("unseen", error.message);
     showSolid(null, item, error.message);
@@ -250,11 +252,19 @@ async function restart() {
 }
 
 async function older() {
-  const page = await get(query({ before: state.next }));
-  state.items.push(...page.items);
-  state.next = page.next;
-  judge();
-  drawList();
+  const wanted = query(), before = state.next;
+  $("more").disabled = true;
+  try {
+    const page = await get(query({ before }));
+    if (wanted !== query() || before !== state.next) return; // it answers an earlier filter or goes on from another list
+    const known = new Set(state.items.map((item) => item.id));
+    state.items.push(...page.items.filter((item) => !known.has(item.id)));
+    state.next = page.next;
+    judge();
+    drawList();
+  } finally {
+    $("more").disabled = false;
+  }
 }
 
 function drawList() {
@@ -296,20 +306,22 @@ function markList() {
 const waiting = [];
 let sending = 0;
 
+/** Inspect what was given by the model and unit that are chosen now, whatever is chosen before all is sent. */
 async function take(entries) {
-  const { parts, problems } = await pairs(entries);
+  const model = $("model").value, unit = $("unit").value;
+  const { parts, problems } = await pairs(await entries);
   $("uploads").replaceChildren();
   for (const problem of problems) note(problem, "failed");
-  for (const part of parts) waiting.push({ part, line: note(`${part.part}: waiting`) });
+  for (const part of parts) waiting.push({ part, model, unit, line: note(`${part.part}: waiting`) });
   while (sending < AT_ONCE && waiting.length) send();
 }
 
 async function send() {
   sending++;
-  const { part, line } = waiting.shift();
+  const { part, model, unit, line } = waiting.shift();
   line.textContent = `${part.part}: being inspected`;
   try {
-    const item = await inspect(part, $("model").value, $("unit").value);
+    const item = await inspect(part, model, unit);
     line.remove();
     if (!state.items.some((other) => other.id === item.id)) state.items.unshift(item);
     state.items.sort((a, b) => b.id - a.id);
@@ -339,7 +351,7 @@ function listen() {
       drop.classList.toggle("over", kind === "dragover");
     });
   }
-  document.addEventListener("drop", async (event) => take(await dropped(event.dataTransfer)));
+  document.addEventListener("drop", (event) => take(dropped(event.dataTransfer)));
   for (const input of [$("files"), $("folder")]) {
     input.addEventListener("change", () => {
       const entries = chosen(input.files);

@@ -9,9 +9,8 @@ export class HeatMap {
     this.context = canvas.getContext("2d", { willReadFrequently: true });
   }
 
-  /** `picture` and `heat` are addresses of images; heat holds square roots of the map. */
-  async load({ picture, heat }, regions, window) {
-    const [under, over] = await Promise.all([decoded(picture), decoded(heat)]);
+  /** The images of `decodedOf`, of which the heat holds square roots of the map. */
+  load([under, over], regions, window) {
     const { width, height } = under;
     Object.assign(this.canvas, { width, height });
     this.context.drawImage(over, 0, 0);
@@ -75,6 +74,9 @@ function table() {
     return stops[low][i % 3] + (at - low) * (stops[low + 1][i % 3] - stops[low][i % 3]);
   });
 }
+
+/** Picture and heat of a view, whose addresses it holds, ready to be painted at once. */
+export const decodedOf = ({ picture, heat }) => Promise.all([decoded(picture), decoded(heat)]);
 
 async function decoded(source) {
   const image = new Image();

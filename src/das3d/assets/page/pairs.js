@@ -8,11 +8,11 @@ const DEPTH_ONLY = /\.(npy|npz|ply|pcd)$/i, RGB_ONLY = /\.(jpe?g|bmp)$/i, EITHER
  * Parts in a list of { path, file }, in the order of their names.
  *
  * As in a data set of das3d, the folder is the member's (rgb/a.png, depth/a.tiff), or it stands in the name (a_rgb.png,
- * a_depth.png). Two files alone are a pair whatever they are called. Returns { parts: [{ part, rgb, depth }],
- * problems: [text] }.
+ * a_depth.png). Two files alone are a pair whatever they are called. A part with two files for one member is a problem and
+ * no part. Returns { parts: [{ part, rgb, depth }], problems: [text] }.
  */
 export async function pairs(entries) {
-  const parts = new Map(), problems = [];
+  const parts = new Map(), doubled = new Set(), problems = [];
   const known = [];
   for (const { path, file } of entries) {
     if (!DEPTH_ONLY.test(path) && !RGB_ONLY.test(path) && !EITHER.test(path)) continue;
@@ -23,9 +23,13 @@ export async function pairs(entries) {
   for (const { part, member, file } of known) {
     const key = alone ? known.find((one) => one.member === "rgb").part : part;
     const found = parts.get(key) || { part: key };
-    if (found[member]) problems.push(`${key}: two files for ${member}, ${found[member].name} and ${file.name}`);
+    if (found[member]) {
+      problems.push(`${key}: two files for ${member}, ${found[member].name} and ${file.name}; not inspected`);
+      doubled.add(key);
+    }
     parts.set(key, { ...found, [member]: file });
   }
+  for (const key of doubled) parts.delete(key); // whichever was meant
   if (!known.length) problems.push("no RGB or depth files in what was dropped");
   const sorted = [...parts.values()].sort((a, b) => a.part.localeCompare(b.part, undefined, { numeric: true }));
   return { parts: sorted, problems };
