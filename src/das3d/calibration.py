@@ -384,8 +384,7 @@ def _labels_around(folder: Path, reading: Reading) -> dict[Path, Part]:
             continue
         with contextlib.suppress(DataError, OSError):
             if find_categories(around) == [around.name]:
-                parts = _as_split(around, find_folder(around, check=False, **reading))
-                return {_file_of(part): part for part in parts}
+                return {_file_of(part): part for part in find_folder(around, check=False, **reading)}
     return {}
 
 
