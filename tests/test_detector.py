@@ -22,7 +22,7 @@ from scenes import Scene, see
 from scipy import ndimage
 
 from das3d.batches import GoodParts
-from das3d.detector import MODEL_FILE, Detector, load
+from das3d.detector import FORMAT, MODEL_FILE, Detector, load
 from das3d.engines import EngineOutput, batch_of
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
@@ -267,15 +267,15 @@ def test_models_of_something_else_are_refused(both: Detector, tmp_path: Path) ->
         load(file)
 
 
-@pytest.mark.parametrize(("form", "version"), [(2, "0.1.0"), (4, "9.9")])
+@pytest.mark.parametrize(("form", "version"), [(FORMAT - 1, "0.1.0"), (FORMAT + 1, "9.9")])
 def test_models_of_another_format_are_refused(form: int, version: str, both: Detector, tmp_path: Path) -> None:
     both.save(tmp_path / MODEL_FILE)
     file = rewritten(tmp_path / MODEL_FILE, format=form, version=version)
     with pytest.raises(ModelError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}: expected model format 3, found {form} (written by das3d {version}); train it again, or use it with the "
-        "version that trained it"
+        f"{file}: expected model format {FORMAT}, found {form} (written by das3d {version}); train it again, or use it "
+        "with the version that trained it"
     )
 
 

@@ -19,7 +19,7 @@ from scenes import COVER, FILLING, SEVERAL, Box, Dome, iou, see, unmeasured, wit
 from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.masks import bounding_box
-from das3d.measurement import Statistics, measure
+from das3d.measurement import Statistics, depth_step, measure
 from das3d.preparation import DEPTH_STEP, PreparedScan, fill_missing, prepare
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import PreparationSettings
@@ -480,6 +480,23 @@ def test_a_part_of_which_no_depth_is_left_is_in_doubt() -> None:
     prepared = prepare(with_holes(scenes[0], stripes), tolerant, settings)
     assert prepared.foreground.any() and not prepared.valid.any()
     assert prepared.doubt.startswith("expected depth on the part, found it on 0.0% of its pixels")
+
+
+def rounded(scan: Scan, step: float) -> Scan:
+    assert scan.depth is not None
+    return replace(scan, name="in steps", depth=(np.round(scan.depth / step) * step).astype(np.float32))
+
+
+def test_depth_in_much_coarser_steps_than_in_training_is_in_doubt(statistics: Statistics) -> None:
+    scan = see(seed=7).scan()
+    assert statistics.step < 1e-4 and depth_step(rounded(scan, 1e-3)) == pytest.approx(1e-3, rel=1e-3)
+    assert prepare(scan, statistics, SETTINGS).doubt == prepare(rounded(scan, 1e-4), statistics, SETTINGS).doubt == ""
+    with pytest.raises(DataError, match=r"in steps: expected depth in steps of 0\.0\d+ mm .*, found steps of 1 mm"):
+        _ = prepare(rounded(scan, 1e-3), statistics, SETTINGS).judgeable
+    coarse = measure([rounded(see(seed=seed).scan(), 1e-3) for seed in range(3)], SETTINGS)
+    assert coarse.step == pytest.approx(1e-3, rel=1e-3)
+    for step in (1e-4, 1e-3):
+        assert prepare(rounded(scan, step), coarse, SETTINGS).doubt == ""
 
 
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:

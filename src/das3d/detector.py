@@ -33,7 +33,7 @@ from das3d.window import Window
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 3
+FORMAT = 4
 MODEL_FILE = "model.safetensors"
 
 

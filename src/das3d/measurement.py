@@ -51,6 +51,7 @@ ONE_THINNER = 0.15  # skewness of nearly all parts along their axis, from which 
 ALIGNED = 1.3  # times as far along their axis as across it the pixels of nearly all such parts must spread, or it is chance
 SQUEEZED = 3.0  # times as long as broad windows are at most: the square image of a longer one would show no more
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
+SOME_DEPTHS = 4096  # pixels that tell in which steps depth comes
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
 
@@ -87,6 +88,8 @@ class Statistics:
             in the same scans; 0 where the window is the whole frame.
         density: how closely depth lies in that scan where it lies least so (`sparse.density`), the same ones left out; 0
             without depth.
+        step: how finely depth tells heights apart in that scan where it does so least (`depth_step`), the same ones left
+            out, metres; 0 without depth.
     """
 
     has_rgb: bool
@@ -115,6 +118,7 @@ class Statistics:
     axis: float | None = None
     smallest: int = 0
     beside: float = 0.0
+    step: float = 0.0
 
     def area_in(self, size: tuple[int, int]) -> float:
         """Share of a frame of this size (height, width) that the smallest part in training would cover.
@@ -220,6 +224,7 @@ def measure(
         axis=axis,
         smallest=round(smallest) if window else 0,
         beside=max(beside) / smallest,
+        step=max(one.step for one, _ in sound),
     )
 
 
@@ -350,6 +355,7 @@ class _Look:
     missing: float = 1.0
     scene: float = 0.0
     density: float = 0.0
+    step: float = 0.0
     running_out: _Part | None = None
 
 
@@ -361,7 +367,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
         return _Look(scan.name, scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
-    closely = density(scan.valid)
+    closely, step = density(scan.valid), depth_step(scan)
     scan = dense(scan, closely)
     assert scan.depth is not None and scan.valid is not None
     if measured_outline(scan.valid) is None:
@@ -387,7 +393,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
                 running_out = _part_above(scan, fit.plane, distance, settings, runs_out=True)
     missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
     has_rgb = scan.rgb is not None
-    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely, running_out)
+    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely, step, running_out)
 
 
 def _part_above(
@@ -424,6 +430,18 @@ def exposure_of(scan: Scan, where: Mask) -> Exposure | None:
     levels = np.bincount(np.maximum(np.maximum(red, green), blue)[where], minlength=256)
     white = np.minimum(np.minimum(red, green), blue)[where] >= WHITE
     return Exposure(levels, float(white.mean()))
+
+
+def depth_step(scan: Scan) -> float:
+    """The usual distance between the different depths of a scan, metres; 0 where there are no two.
+
+    Of a sensor or a format that counts in steps it is the step; of finer depth next to nothing.
+    """
+    if scan.depth is None or scan.valid is None:
+        return 0.0
+    depth = scan.depth[scan.valid]
+    depths = np.unique(depth[:: max(1, depth.size // SOME_DEPTHS)])
+    return float(np.median(np.diff(depths))) if depths.size > 1 else 0.0
 
 
 def _median_plane(planes: list[Plane]) -> Plane:

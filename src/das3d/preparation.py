@@ -19,7 +19,7 @@ from das3d.background import Plane, depth_at_centre, fit_surface, plane_depth
 from das3d.errors import DataError
 from das3d.foreground import CLEARED, find_foreground, left_out_at_end, measured_outline
 from das3d.masks import bounding_box, longer_side, pose_of
-from das3d.measurement import Statistics, background_like, exposure_of
+from das3d.measurement import Statistics, background_like, depth_step, exposure_of
 from das3d.scan import RGB, Depth, Mask, Scan, another_unit
 from das3d.settings import PreparationSettings
 from das3d.sparse import DENSE, dense, density
@@ -33,6 +33,7 @@ SMALLEST_PART = 0.1  # of the smallest part in training: what covers less is no 
 DIM = 1 / 3  # of the darkest part in training, by its mean grey level: RGB that is darker shows nothing
 LEAST_SHOWN = 0.5  # of what is not white of the part in training at least: RGB on which all is white shows nothing
 TOO_LARGE = 1.5  # times the longest or largest part in training: what is larger is no lone part
+COARSE = 0.008  # of the depth range: depth in finer steps than that changes hardly any score
 FLIES = 0.1  # of the depth range: pixels so far from the median around them fly if they are alone
 LONE = 2  # pixels within 5 x 5 at one depth are alone if they are no more than this
 
@@ -79,7 +80,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
-    closely = 0.0 if scan.valid is None else density(scan.valid)
+    closely, step = 0.0 if scan.valid is None else density(scan.valid), depth_step(scan)
     scan = dense(scan, closely)
     foreground, relative, beside = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics, settings)
@@ -110,7 +111,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     mask = None if scan.mask is None else window.shown(window.cut(scan.mask).astype(np.float32), side) > 0.5
     doubt = _doubt(scan, foreground, beside, statistics)
     if statistics.has_depth:
-        doubt = doubt or _too_sparse(closely, statistics) or _blind(valid, small)
+        doubt = doubt or _too_sparse(closely, statistics) or _too_coarse(step, statistics) or _blind(valid, small)
     return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
 
 
@@ -257,6 +258,16 @@ def _too_sparse(closely: float, statistics: Statistics) -> str:
     return (
         f"expected depth on {statistics.density:.0%} of the pixels beside one with depth, as in training at least, found "
         f"it on {closely:.0%}: too sparse to judge it"
+    )
+
+
+def _too_coarse(step: float, statistics: Statistics) -> str:
+    # Each step is an edge, as no part in training had it: a good part looks defective all over.
+    if step <= max(2 * statistics.step, COARSE * (statistics.far - statistics.near)):
+        return ""
+    return (
+        f"expected depth in steps of {1000 * statistics.step:.2g} mm at most, as in training, found steps of "
+        f"{1000 * step:.2g} mm: another mode of the camera, or a format that rounds?"
     )
 
 
