@@ -22,6 +22,7 @@ UNLIKELY = 0.01  # what further parts do by chance with a smaller probability is
 # Engines in full precision agree to within this. The threshold is itself the score of a part, so without it an engine that
 # rounds the other way would flip that part's verdict.
 SAME = 1e-4
+HIGHEST = 1.0  # score that a part can have, as the map is a probability
 TERMS = 100_000  # of a sum that are held at a time
 
 
@@ -178,6 +179,11 @@ class Threshold:
                 f"{enough} held-out good parts, and {sure} to be {CONFIDENCE:.0%} sure; das3d calibrate --merge adds parts"
             )
         lines.append(self._highest())
+        if not self.is_defective(HIGHEST):
+            lines.append(
+                f"no score can lie above it, so no part would ever be called defective: look at {self._sets}, and if it is "
+                "no good part, take it away and calibrate again"
+            )
         if self.detected is not None:
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in self.detection.items())
             number = sum(len(scores) for scores in self.synthetic_scores.values())
@@ -191,8 +197,12 @@ class Threshold:
         # With few parts the highest score is the threshold, and one defective part among them is enough to spoil it.
         highest, *others = (f"{score:.4f}" for score in self.good_scores[:-4:-1])
         then = f", then {', '.join(others)}" if others else ""
-        sets = self.good_parts[-self._parts_above]
-        return f"highest: {self.good_parts[-1]} {highest}{then}; the threshold is the score of {sets}"
+        return f"highest: {self.good_parts[-1]} {highest}{then}; the threshold is the score of {self._sets}"
+
+    @property
+    def _sets(self) -> str:
+        # The part whose score is the threshold.
+        return self.good_parts[-self._parts_above]
 
 
 def threshold_from(
