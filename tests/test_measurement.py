@@ -179,8 +179,14 @@ def test_margin_and_crop_decide_the_window(crop: bool) -> None:
     ("scans", "message"),
     [
         ([], "no training scans: expected at least one good part"),
-        ([see().scan(), see().scan().without(rgb=True)], "all must have the same members"),
-        ([see().scan(), see().scan().without(depth=True)], "all must have the same members"),
+        (
+            [see().scan(), see().scan().without(rgb=True)],
+            "expected RGB and depth, as other training scans have, found depth",
+        ),
+        (
+            [see().scan(), see().scan().without(depth=True)],
+            "expected RGB and depth, as other training scans have, found RGB",
+        ),
         (
             [unmeasured("blind", (20, 30))],
             "blind: expected some measured depth, found none",

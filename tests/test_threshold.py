@@ -127,8 +127,8 @@ def test_description_says_what_can_be_expected() -> None:
     hopeless = threshold_from([0.2, 0.99995, 0.3], 0.25, names=["a", "b", "c"])
     assert hopeless is not None and not hopeless.is_defective(1.0)
     assert hopeless.explain()[-1] == (
-        "no score can lie above it, so no part would ever be called defective: look at b, and if it is no good part, take it "
-        "away and calibrate again"
+        "no score can lie above it, so no part would ever be called defective: look at b, and if it is no good part, take "
+        "it away and calibrate again"
     )
     told = threshold_from([0.1, 0.2, 0.3], 0.25, {"spots": [0.2, 0.4], "cuts": [0.9, 0.8]})
     assert told is not None

@@ -241,10 +241,16 @@ def _look_at_all(scans: Iterable[Scan], settings: PreparationSettings, progress:
         raise DataError(problems)
     if not seen:
         raise DataError("no training scans: expected at least one good part")
-    members = {(one.has_rgb, one.has_depth) for one in seen}
-    if len(members) > 1:
-        raise DataError("training scans: some have RGB or depth and others do not; all must have the same members")
+    _expect_the_same_members(seen)
     return seen
+
+
+def _expect_the_same_members(seen: list[_Look]) -> None:
+    members = [" and ".join(what for what, has in (("RGB", one.has_rgb), ("depth", one.has_depth)) if has) for one in seen]
+    usual = max(members, key=members.count)
+    odd = [(one.name, found) for one, found in zip(seen, members, strict=True) if found != usual]
+    if odd:
+        raise DataError([f"{name}: expected {usual}, as other training scans have, found {found}" for name, found in odd])
 
 
 def _background_shown(seen: list[_Look]) -> Background:
