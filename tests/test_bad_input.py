@@ -810,7 +810,7 @@ def model_of_something_else(root: Path) -> Act:
     return load_model(root / "other.safetensors")
 
 
-@bad(r"data/new\.safetensors: expected model format 3, found 99 \(written by das3d 77\.0\); train it", error=ModelError)
+@bad(r"data/new\.safetensors: expected model format 4, found 99 \(written by das3d 77\.0\); train it", error=ModelError)
 def model_of_another_format(root: Path) -> Act:
     import torch
     from safetensors.torch import save

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -436,6 +437,38 @@ def test_neither_the_batch_nor_its_other_parts_change_a_score(modality: str) -> 
             assert np.abs(one.map - other.map).max() < 1e-5
     assert len({one.score for one in alone}) == 7
     assert list(trained.predict_scans([])) == []
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_parts_of_a_batch_are_computed_side_by_side_and_all_else_keeps_its_threads(
+    both: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = [prepare(see(seed=seed).scan(), both.statistics, both.settings.preparation) for seed in range(4)]
+    alone, compute, meet = [both.run([scan]) for scan in scans], TorchEngine._compute, Barrier(2, timeout=60)
+    threads = []
+
+    def met(engine: TorchEngine, members: Any) -> Any:
+        meet.wait()  # so nothing is computed unless two compute at once
+        threads.append(torch.get_num_threads())
+        return compute(engine, members)
+
+    monkeypatch.setattr(TorchEngine, "_compute", met)
+    together = both.run(scans)
+    for member in ("map", "score", "rgb", "depth"):
+        np.testing.assert_allclose(
+            getattr(together, member), np.concatenate([getattr(one, member) for one in alone]), atol=1e-6
+        )
+    assert threads == [1] * 4
+    with ThreadPoolExecutor(max_workers=1) as later:
+        assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 2
 
 
 def test_scans_are_taken_one_batch_at_a_time(both: Detector) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tiny import SIZE, copy_category, das3d
 from das3d import exporting
 from das3d.agreement import Agreement, agreement, find_parts, made_up_parts, prepare_some
 from das3d.demo import CATEGORY
-from das3d.detector import MODEL_FILE, Detector, load
+from das3d.detector import FORMAT, MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.exporting import export
@@ -298,6 +299,23 @@ def test_made_up_parts_serve_where_the_data_is_gone(tiny_run: Runs, tmp_path: Pa
     assert export(tmp_path / "moved.safetensors").source.startswith("made up, "), "nothing is left there"
 
 
+def test_parts_of_a_batch_are_computed_side_by_side_by_the_model_that_was_loaded(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    file = Path(shutil.copy(tiny_onnx, tmp_path))
+    exported = load(file, "cpu", "onnxruntime")
+    file.write_bytes(b"another model takes its place")
+    scans = made_up_parts(exported.settings.preparation.size, 5)
+    together, alone = exported.run(scans), [exported.run([scan]) for scan in scans]
+    names = {thread.name for thread in threading.enumerate()}
+    assert len({name for name in names if name.startswith("das3d networks")}) >= 2
+    for member in ("map", "score", "rgb", "depth"):
+        np.testing.assert_allclose(
+            getattr(together, member), np.concatenate([getattr(one, member) for one in alone]), atol=1e-6
+        )
+
+
 def test_only_a_trained_model_is_exported_and_only_by_its_suffix(tiny_onnx: Path, tiny_run: Runs, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cover\.onnx: expected a model as it was trained, found an exported one"):
         export(tiny_onnx)
@@ -317,7 +335,7 @@ def test_files_of_something_else_are_refused(
     if kind == "foreign":
         del model.metadata_props[:]
     if kind == "newer":
-        model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": 4})
+        model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": FORMAT + 1})
     contents = {"empty": b"", "text": b"hello\n", "half": content[: len(content) // 2]}
     contents["picture"] = b"\x89PNG\r\n\x1a\n" + bytes(64)
     file.write_bytes(contents.get(kind, model.SerializeToString()))
@@ -326,7 +344,9 @@ def test_files_of_something_else_are_refused(
     text = str(caught.value)
     assert text.startswith(f"{file}: expected ") and "\n" not in text
     assert capfd.readouterr().err == ""  # nor do the engines' own readers complain
-    assert {"foreign": "that das3d exported", "newer": "format 3, found 4"}.get(kind, "a model as ONNX") in text
+    assert {"foreign": "that das3d exported", "newer": f"format {FORMAT}, found {FORMAT + 1}"}.get(
+        kind, "a model as ONNX"
+    ) in text
 
 
 @pytest.mark.parametrize(

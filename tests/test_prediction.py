@@ -632,7 +632,7 @@ def test_folder_without_parts(detector: Detector, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ units
 
 
-def test_millimetres_in_a_16_bit_image_score_as_metres_do(
+def test_counts_in_a_16_bit_image_score_as_metres_do(
     detector: Detector, tiny_run: Runs, dent: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rgb, xyz = dent
@@ -640,9 +640,9 @@ def test_millimetres_in_a_16_bit_image_score_as_metres_do(
     metres = predict_part(detector, rgb, xyz, tmp_path / "m").prediction
     fine, coarse = tmp_path / "fine.png", tmp_path / "coarse.png"
     cv2.imwrite(str(fine), np.rint(depth / 1e-5).astype(np.uint16))  # hundredths of a millimetre
-    cv2.imwrite(str(coarse), np.rint(depth / 1e-3).astype(np.uint16))
+    cv2.imwrite(str(coarse), np.rint(depth / 2e-4).astype(np.uint16))
     scores = {}
-    for name, file, unit in (("fine", fine, "0.00001"), ("coarse", coarse, "mm")):
+    for name, file, unit in (("fine", fine, "0.00001"), ("coarse", coarse, "0.0002")):
         out = tmp_path / name
         result = das3d(
             "predict", tiny_run(), "--rgb", rgb, "--depth", file, "--depth-unit", unit, "--out", out, "--device", "cpu"
@@ -661,6 +661,8 @@ def test_millimetres_in_a_16_bit_image_score_as_metres_do(
     assert abs(scores["coarse"] - metres.score) < 2 * spread
     array = detector.predict(np.asarray(Image.open(rgb)), depth * 1000, unit="mm")
     assert array.score == pytest.approx(metres.score, rel=1e-4)
+    with pytest.raises(DataError, match=r"expected depth in steps of 0\.04 mm at most, .* found steps of 1 mm"):
+        detector.predict(np.asarray(Image.open(rgb)), np.rint(depth * 1000), unit="mm")
 
 
 def test_a_folder_with_a_declared_unit_needs_no_option(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:

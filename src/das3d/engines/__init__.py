@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -20,6 +21,7 @@ from das3d.errors import ModelError, explained
 from das3d.preparation import PreparedScan
 
 Floats = NDArray[np.float32]
+Members = dict[str, NDArray[Any]]  # what the networks see of a batch: those arguments of `Engine.run` that are there
 
 # The outputs of an exported graph in the order of EngineOutput; a repaired image is missing where its modality is not used.
 OUTPUTS = ("map", "score", "repaired_rgb", "repaired_depth")
@@ -51,6 +53,27 @@ class EngineOutput:
     score: Floats
     rgb: Floats | None
     depth: Floats | None
+
+
+def given(rgb: NDArray[np.uint8] | None, depth: Floats | None) -> Members:
+    """Those arguments of `Engine.run` that are there."""
+    return {name: array for name, array in (("rgb", rgb), ("depth", depth)) if array is not None}
+
+
+def size_of(members: Members) -> int:
+    """How many parts a batch has."""
+    return len(next(iter(members.values())))
+
+
+def side_by_side(pool: Executor, compute: Callable[[Members], EngineOutput], members: Members) -> EngineOutput:
+    """What `compute` gives for a batch whose parts are computed by the threads of a pool, each part by one thread.
+
+    With a thread for each processor many parts are done sooner than if all processors share each of them, as most layers
+    are too small to be worth sharing (docs/results/speed.md).
+    """
+    alone = [{name: values[i : i + 1] for name, values in members.items()} for i in range(size_of(members))]
+    outputs = zip(*((one.map, one.score, one.rgb, one.depth) for one in pool.map(compute, alone)), strict=True)
+    return EngineOutput(*(None if values[0] is None else np.concatenate(values) for values in outputs))  # type: ignore[arg-type]
 
 
 class Engine(ABC):
@@ -85,14 +108,19 @@ class Engine(ABC):
         return f"{self.name}, {self.precision}, {self.device}"
 
 
-def batch_of(scans: Sequence[PreparedScan], *, rgb: bool, depth: bool) -> dict[str, NDArray[Any]]:
+def batch_of(scans: Sequence[PreparedScan], *, rgb: bool, depth: bool) -> Members:
     """The arguments of `Engine.run` for prepared scans: those members that the networks see."""
-    members: dict[str, NDArray[Any]] = {}
+    members: Members = {}
     if rgb:
         members["rgb"] = np.ascontiguousarray(np.stack([scan.rgb for scan in scans]).transpose(0, 3, 1, 2))
     if depth:
         members["depth"] = np.stack([scan.depth for scan in scans])[:, None]
     return members
+
+
+def named(outputs: Mapping[str, Floats]) -> EngineOutput:
+    """The outputs of an exported graph by their names (`OUTPUTS`)."""
+    return EngineOutput(*(outputs.get(name) for name in OUTPUTS))  # type: ignore[arg-type]
 
 
 class ExportedEngine(Engine):
@@ -122,12 +150,10 @@ class ExportedEngine(Engine):
 
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
-        members = {name: array for name, array in (("rgb", rgb), ("depth", depth)) if array is not None}
-        found = self._compute(members)
-        return EngineOutput(*(found.get(name) for name in OUTPUTS))  # type: ignore[arg-type]
+        return self._compute(given(rgb, depth))
 
     @abstractmethod
-    def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]: ...
+    def _compute(self, members: Members) -> EngineOutput: ...
 
 
 def open_exported(file: Path, device: str = "auto", engine: str = "auto") -> ExportedEngine:
@@ -173,6 +199,11 @@ def installed(package: str) -> bool:
         return find_spec(package) is not None
     except ValueError:  # it is there but for its contents, as in tests that hide it
         return False
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
-from numpy.typing import NDArray
-
-from das3d.engines import OUTPUTS, ExportedEngine, Floats, threads
+from das3d.engines import (
+    OUTPUTS,
+    EngineOutput,
+    ExportedEngine,
+    Members,
+    named,
+    processors,
+    side_by_side,
+    size_of,
+    threads,
+)
 from das3d.errors import ModelError, one_line
 
 # Newer builds report to their maker over the network, from the import on, unless told not to before it.
@@ -17,17 +27,18 @@ import onnxruntime
 
 
 class OnnxRuntimeEngine(ExportedEngine):
-    """A session on the CPU or a CUDA device. Float32 models are computed in float32, without TF32."""
+    """A session on the CPU or a CUDA device. Float32 models are computed in float32, without TF32.
+
+    On a CPU several parts are computed side by side, each by one thread.
+    """
 
     name = "ONNX Runtime"
 
     def __init__(self, file: Path, device: str = "auto") -> None:
         provider = _provider(device)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        options.log_severity_level = 3  # errors; what a user must know is raised
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+            graph = file.read_bytes()
+            self._session = _session(graph, provider, threads())
         except Exception as error:  # its errors have no common base
             raise ModelError(f"{file}: expected a model as ONNX, found: {one_line(error)}") from None
         used = self._session.get_providers()[0]  # the CPU, where a CUDA device cannot be used
@@ -38,10 +49,40 @@ class OnnxRuntimeEngine(ExportedEngine):
         super().__init__(file, self._session.get_modelmeta().custom_metadata_map.get("das3d"), inputs, outputs)
         self.precision = self.exported_precision
         self.device = "CPU" if used == CPU else f"CUDA {provider[1]['device_id']}"
+        lanes = (threads() or processors()) if used == CPU else 1
+        self._lanes = _Lanes(graph, lanes) if lanes > 1 else None
 
-    def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]:
+    def _compute(self, members: Members) -> EngineOutput:
+        if self._lanes is None or size_of(members) < 2:
+            return self._by(self._session, members)
+        return side_by_side(self._lanes.pool, partial(self._by, self._lanes.session), members)
+
+    def _by(self, session: onnxruntime.InferenceSession, members: Members) -> EngineOutput:
         names = [name for name in OUTPUTS if name in self._outputs]
-        return dict(zip(names, self._session.run(names, members), strict=True))
+        return named(dict(zip(names, session.run(names, members), strict=True)))
+
+
+class _Lanes:
+    # The same graph once more, computed by single threads, for batches of several parts; made when the first one comes.
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        self._graph, self._lock = graph, Lock()
+        self._session: onnxruntime.InferenceSession | None = None
+        self.pool = ThreadPoolExecutor(threads, "das3d networks")
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if self._session is None:
+                self._session = _session(self._graph, _provider("cpu"), 1)
+            return self._session
+
+
+def _session(graph: bytes, provider: tuple[str, dict[str, str]], threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0: as many as there are processors
+    options.log_severity_level = 3  # errors; what a user must know is raised
+    return onnxruntime.InferenceSession(graph, options, providers=[provider])
 
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -7,9 +7,8 @@ from threading import Lock
 from typing import Any
 
 import openvino
-from numpy.typing import NDArray
 
-from das3d.engines import ExportedEngine, Floats, threads
+from das3d.engines import EngineOutput, ExportedEngine, Members, named, threads
 from das3d.errors import ModelError, one_line
 
 # The first byte of an ONNX file (the field ir_version) and of an IR (XML).
@@ -55,10 +54,10 @@ class OpenVinoEngine(ExportedEngine):
         self._lock = Lock()  # a compiled model that is called has one request, whoever calls
         self.device = target if target == "CPU" else str(core.get_property(target, "FULL_DEVICE_NAME"))
 
-    def _compute(self, members: dict[str, NDArray[Any]]) -> dict[str, Floats]:
+    def _compute(self, members: Members) -> EngineOutput:
         with self._lock:
             found = self._compiled(members)
-        return {name: found[name] for name in self._outputs}
+        return named({name: found[name] for name in self._outputs})
 
 
 def _about_in(model: Any) -> str | None:

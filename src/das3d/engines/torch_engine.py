@@ -6,10 +6,12 @@ import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from das3d._bundle import Bundle
 from das3d._replay import Replayed
-from das3d.engines import BATCH, Engine, EngineOutput, Floats
+from das3d.engines import BATCH, Engine, EngineOutput, Floats, Members, given, side_by_side, size_of
 from das3d.errors import ModelError
 from das3d.network import CoarseLevel, DAS3DNet
 from das3d.settings import ScoreSettings, Settings
@@ -116,7 +118,7 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Members(Bundle):
+class Batch(Bundle):
     """What the networks see of a batch: RGB (B, 3, S, S) uint8, depth (B, 1, S, S) float32; None: not used."""
 
     rgb: Tensor | None
@@ -127,7 +129,7 @@ class TorchEngine(Engine):
     """A network in evaluation mode on its device.
 
     On a GPU one part and `BATCH` of them are CUDA graphs, because launching takes longer than computing. Numbers in between
-    are filled up to `BATCH`, larger ones are split.
+    are filled up to `BATCH`, larger ones are split. On a CPU several parts are computed side by side, each by one thread.
 
     Attributes:
         network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`. The
@@ -173,7 +175,13 @@ class TorchEngine(Engine):
 
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
-        members = Members(*(None if array is None else torch.from_numpy(array) for array in (rgb, depth)))
+        members, threads = given(rgb, depth), torch.get_num_threads()
+        if self.torch_device.type == "cpu" and threads > 1 and size_of(members) > 1:
+            return side_by_side(_pool(threads), self._compute, members)
+        return self._compute(members)
+
+    def _compute(self, arrays: Members) -> EngineOutput:
+        members = Batch(*(torch.from_numpy(arrays[name]) if name in arrays else None for name in ("rgb", "depth")))
         if not self._graphs or not len(members):
             return _on_host(self._found(members.to(self.torch_device)))
         whole: list[Tensor | None] = []
@@ -191,9 +199,26 @@ class TorchEngine(Engine):
         return _on_host(whole)
 
     @torch.inference_mode()
-    def _found(self, members: Members) -> Sequence[Tensor | None]:
+    def _found(self, members: Batch) -> Sequence[Tensor | None]:
         found: Sequence[Tensor | None] = self.scorer(members.rgb, members.depth)
         return found
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # As many threads, of which each computes alone. PyTorch keeps the number for each thread, and for those to come: what
+    # the last one that set it said. So all of these set it first, then this one does, for whoever comes later.
+    def alone() -> None:
+        torch.get_num_threads()  # or what is set would be replaced by the number for new threads at the first computation
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(threads, "das3d networks", initializer=alone)
+    begun = Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(begun.wait)
+    begun.wait()
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _on_host(found: Sequence[Tensor | None]) -> EngineOutput:
