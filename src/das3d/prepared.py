@@ -146,7 +146,7 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     """
     files = [file for part in parts for file in part.files(rgb=settings.uses_rgb)]
     formats = [_format_of(part) for part in parts]
-    key = cache.key_of(files, "statistics", formats, settings.uses_rgb, settings.preparation.model_dump())
+    key = cache.key_of(files, settings.preparation, "statistics", formats, settings.uses_rgb)
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
     unreadable: list[DataError] = []
@@ -180,8 +180,7 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
         DataError: a file of the part is not there or cannot be read, or the scan cannot be prepared (`prepare`).
     """
     members = {"rgb": statistics.has_rgb, "depth": statistics.has_depth}
-    what = part.id, _format_of(part), statistics.to_dict(), settings.model_dump()
-    key = cache.key_of(part.files(**members), *what)
+    key = cache.key_of(part.files(**members), settings, part.id, _format_of(part), statistics.to_dict())
     scan = cache.load_scan(key)
     if scan is None:
         scan = prepare(part.read(**members), statistics, settings)
