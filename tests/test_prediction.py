@@ -33,10 +33,10 @@ from das3d.engines import BATCH, EngineOutput
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import format_around
-from das3d.parts import Part
+from das3d.parts import UNKNOWN, Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.preparation import PreparedScan
-from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map
+from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map, read_to_show
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -127,6 +127,17 @@ def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_
         assert result.stderr == f"error: {given_file}: expected {lacks}, as the training scans have it, found none\n"
         (row,) = scores_of(tmp_path / lacks)
         assert result.stderr == f"error: {row['error']}\n" and row["score"] == row["verdict"] == ""
+
+
+def test_a_model_of_rgb_alone_misses_rgb_and_reads_no_depth_beside_it(detector: Detector, dent: tuple[Path, Path]) -> None:
+    rgb, depth = dent
+    flat = replace(detector, statistics=replace(detector.statistics, has_depth=False))
+    for given_rgb, given_depth in ((rgb, depth), (rgb, Path("none.tiff"))):
+        scan = read_to_show(Part("both", "test", UNKNOWN, given_rgb, given_depth), flat.statistics)
+        assert scan.rgb is not None and scan.depth is None
+    alone = read_to_show(Part("alone", "test", UNKNOWN, None, depth), flat.statistics)
+    with pytest.raises(DataError, match=f"{depth}: expected RGB, as the training scans have it, found none"):
+        next(flat.predict_scans([alone]))
 
 
 def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(

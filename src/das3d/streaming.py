@@ -345,12 +345,18 @@ def read_to_show(part: Part, statistics: Statistics) -> Scan:
     Raises:
         DataError: a member that the model needs cannot be read, or none is left.
     """
+    shown = part if statistics.has_depth else rgb_alone(part)
     try:
-        return part.read(depth=statistics.has_depth)
+        return shown.read()
     except DataError:
-        if statistics.has_rgb or part.rgb is None or part.depth is None:
+        if statistics.has_rgb or shown.rgb is None or shown.depth is None:
             raise
-        return part.read(rgb=False, depth=statistics.has_depth)
+        return shown.read(rgb=False)
+
+
+def rgb_alone(part: Part) -> Part:
+    """The part without a depth file that nobody looks at; without RGB it stays as it is, so that RGB is found missing."""
+    return part if part.rgb is None else replace(part, depth=None)
 
 
 def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> Iterator[Read]:
