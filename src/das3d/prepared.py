@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,6 +135,20 @@ def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
         found = f"{len(train)}, and {len(held_out)} to hold out" if held_out else len(train)
         raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {found}")
     return train, held_out
+
+
+def facts_of_data(dataset: Dataset) -> dict[str, Any]:
+    """Of the data to train on, for people and for those who read its parts again; fields as of `Detector.training`."""
+    train, held_out = train_and_held_out(dataset)
+    return {
+        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "light": dataset.light,
+        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
+        "parts": len(train),
+        "held_out": len(held_out),
+    }
 
 
 def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
