@@ -4,10 +4,10 @@
     python benchmarks/gpu.py run gland.npz --out results --minutes 10             # where the GPU is
 
 The second needs the packed files, the project, its extra `train` and scikit-learn, but no scans. For each file, modality
-and seed it trains, takes the threshold from the held-out parts, scores the test parts at the scans' own resolution and the
-laboratory's synthetic defects (`lab.py`), and writes a line of `results/figures.csv`; `results/speed.md` gets the rows of
-the speed table that a GPU fills. Small networks leave most of a GPU idle: `--together 6` trains six at a time, which gains
-where NVIDIA's multi-process service runs.
+and seed it trains, calibrates by the held-out parts as `das3d train` does, scores the test parts at the scans' own
+resolution and the laboratory's synthetic defects (`lab.py`), and writes a line of `results/figures.csv`;
+`results/speed.md` gets the rows of the speed table that a GPU fills. Small networks leave most of a GPU idle:
+`--together 6` trains six at a time, which gains where NVIDIA's multi-process service runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from das3d.fingerprints import fingerprint_in
 from das3d.measurement import Statistics
+from das3d.parts import Part
 from das3d.preparation import PreparedScan
 from das3d.settings import make_settings, settings_from_dict
 from das3d.window import Window
@@ -43,20 +45,23 @@ COLUMNS = (
 def pack(data: Path, category: str | None, preset: str, changes: list[str], to: Path) -> None:
     """Prepare a data set and write it into one file, with the settings and statistics that it was prepared by."""
     from das3d.evaluation import LazyMasks
-    from das3d.prepared import find_training_data, prepare_dataset, prepare_part
+    from das3d.prepared import facts_of_data, find_training_data, prepare_dataset, prepare_part, train_and_held_out
 
     settings = make_settings(preset, changes=changes)  # type: ignore[arg-type]
     dataset = find_training_data(data, category, settings)
     good = prepare_dataset(dataset, settings)
     test = [prepare_part(part, good.statistics, settings.preparation) for part in dataset.test]
     splits = {"train": good.train, "held_out": good.held_out, "test": test}
+    train, held_out = train_and_held_out(dataset)
+    parts = {"train": train, "held_out": held_out, "test": dataset.test}
     about = {
         "settings": settings.model_dump(mode="json"),
         "statistics": good.statistics.to_dict(),
-        "category": dataset.category,
-        "names": {split: [scan.name for scan in scans] for split, scans in splits.items()}
-        | {"test": [part.id for part in dataset.test]},
+        "training": facts_of_data(dataset),
+        "names": {split: [part.id for part in ones] for split, ones in parts.items()},
+        "marks": {split: [marks_of(part, good.statistics) for part in parts[split]] for split in ("train", "held_out")},
         "windows": {split: [asdict(scan.window) for scan in scans] for split, scans in splits.items()},
+        "doubts": {split: [scan.doubt for scan in scans] for split, scans in splits.items()},
         "defective": [part.defective for part in dataset.test],
         "defects": [part.defect for part in dataset.test],
     }
@@ -71,16 +76,28 @@ def pack(data: Path, category: str | None, preset: str, changes: list[str], to: 
     print(f"{len(good.train)} training, {len(good.held_out)} held-out and {len(test)} test parts in {to}")
 
 
+def marks_of(part: Part, statistics: Statistics) -> dict[str, str]:
+    """What a model will know a part by, as `Detector.fingerprint_of`: one that sees RGB, and one that does not."""
+    scan = replace(part, masks=()).read(rgb=statistics.has_rgb, depth=statistics.has_depth)
+    marks = {"rgb": fingerprint_in(scan)}
+    if scan.depth is not None:
+        marks["no rgb"] = fingerprint_in(scan.without(rgb=True))
+    return marks
+
+
 def unpack(file: Path) -> tuple[dict[str, Any], dict[str, list[PreparedScan]], list[Any]]:
     """What is in a packed file: facts, scans by their split, and the test parts' masks at the scans' resolution."""
     with np.load(file, allow_pickle=False) as held:
         about = json.loads(str(held["about"]))
+        if "marks" not in about:
+            sys.exit(f"{file}: expected marks of the parts, found a file of an earlier version; pack it again")
         scans = {}
         for split, called in about["names"].items():
-            rows = zip(called, about["windows"][split], *(held[f"{split}_{member}"] for member in MEMBERS), strict=True)
+            known = called, about["windows"][split], about["doubts"][split]
+            rows = zip(*known, *(held[f"{split}_{member}"] for member in MEMBERS), strict=True)
             scans[split] = [
-                PreparedScan(name, *images, None, Window(**{**window, "frame": tuple(window["frame"])}))
-                for name, window, *images in rows
+                PreparedScan(name, *images, None, Window(**{**window, "frame": tuple(window["frame"])}), doubt=doubt)
+                for name, window, doubt, *images in rows
             ]
         masks = []
         for number, scan in enumerate(scans["test"]):
@@ -95,11 +112,11 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     from lightning.fabric import Fabric
 
     from das3d.batches import GoodParts
+    from das3d.calibration import HeldOut, calibrated
     from das3d.detector import Detector
     from das3d.engines.torch_engine import TorchEngine, choose_device
     from das3d.metrics import evaluate_maps
-    from das3d.run import keep_freed_memory, machine, precision_for
-    from das3d.threshold import threshold_from
+    from das3d.run import facts_of_training, keep_freed_memory, precision_for
     from das3d.training import describe, fit
 
     about, scans, masks = unpack(file)
@@ -119,9 +136,13 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     print(describe(state))
     statistics = replace(Statistics.from_dict(about["statistics"]), has_rgb=settings.uses_rgb)
     detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
-    held_out = [found.score for found in detector.predict_prepared(scans["held_out"], regions=False)]
-    detector.threshold = threshold_from(held_out, settings.score.max_false_alarm)
-    detector.training = {"category": about["category"], "iterations": state.iteration, "machine": machine(chosen)}
+    seen = "rgb" if settings.uses_rgb else "no rgb"
+    marks = {split: [part[seen] for part in parts] for split, parts in about["marks"].items()}
+    detector.fingerprints = {"train": marks["train"]}
+    detector.training = about["training"] | facts_of_training(state, settings, chosen, precision)
+    known = zip(about["names"]["held_out"], marks["held_out"], scans["held_out"], strict=True)
+    held_out = [HeldOut(name, mark, lambda scan=scan: scan) for name, mark, scan in known]
+    detector = calibrated(detector, held_out, settings.score.max_false_alarm, about["training"]["data"])
     detector.save(out / "model.safetensors")
 
     found = detector.predict_prepared(scans["test"], regions=False)
@@ -132,15 +153,16 @@ def train_one(file: Path, out: Path, minutes: float | None, device: str, changes
     )
     told = list(zip(names, defective, [bool(one.defective) for one in found], strict=True))
     figures |= synthetic_figures(detector, scans["held_out"]) | {
-        "file": file.stem, "category": about["category"], "preset": settings.preset, "modality": settings.modality,
+        "file": file.stem, "category": about["training"]["category"], "preset": settings.preset,
+        "modality": settings.modality,
         "settings": " ".join(changes), "seed": settings.seed, "iterations": state.iteration, "minutes": state.seconds / 60,
         "samples_a_second": state.iteration * settings.training.batch / state.seconds,
         "found": sum(said for _, bad, said in told if bad) / sum(defective),
         "false_alarms": sum(said for _, bad, said in told if not bad), "threshold": detector.threshold.value,
         "missed": " ".join(name for name, bad, said in told if bad and not said),
         "alarms": " ".join(name for name, bad, said in told if said and not bad),
-        "machine": machine(chosen), "precision": precision,
-        "scores": dict(zip(names, scores, strict=True)), "held_out": held_out,
+        "machine": detector.training["machine"], "precision": precision,
+        "scores": dict(zip(names, scores, strict=True)), "held_out": detector.threshold.good_scores,
     }  # fmt: skip
     (out / "figures.json").write_text(json.dumps(figures, indent=2))
 

@@ -79,23 +79,37 @@ def test_a_key_changes_with_the_files_and_with_all_else_that_is_named(tmp_path: 
     for file in (first, second):
         file.write_bytes(b"12345678")
         os.utime(file, ns=(10**18, 10**18))
-    key = key_of([first], {"size": 64}, 0.1)
-    assert key == key_of([first], {"size": 64}, 0.1)
-    assert key == key_of([tmp_path / ".." / tmp_path.name / "a.npy"], {"size": 64}, 0.1), "another spelling"
+    small, large = PreparationSettings(size=64), PreparationSettings(size=96)
+    key = key_of([first], small, 0.1)
+    assert key == key_of([first], PreparationSettings(size=64), 0.1)
+    assert key == key_of([tmp_path / ".." / tmp_path.name / "a.npy"], small, 0.1), "another spelling"
     assert len(key) == 32
     others = [
-        key_of([second], {"size": 64}, 0.1),
-        key_of([first, second], {"size": 64}, 0.1),
-        key_of([first], {"size": 65}, 0.1),
-        key_of([first], {"size": 64}, np.nextafter(0.1, 1)),
-        key_of([first], {"size": 64}),
+        key_of([second], small, 0.1),
+        key_of([first, second], small, 0.1),
+        key_of([first], large, 0.1),
+        key_of([first], small, np.nextafter(0.1, 1)),
+        key_of([first], small),
     ]
     os.utime(first, ns=(10**18, 10**18 + 1))
-    others.append(key_of([first], {"size": 64}, 0.1))
+    others.append(key_of([first], small, 0.1))
     first.write_bytes(b"123456789")
     os.utime(first, ns=(10**18, 10**18))
-    others.append(key_of([first], {"size": 64}, 0.1))
+    others.append(key_of([first], small, 0.1))
     assert len({key, *others}) == len(others) + 1
+
+
+def test_keys_change_with_what_settings_make_of_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.npy"
+    file.write_bytes(b"1")
+    before = key_of([file], PreparationSettings())
+    monkeypatch.setattr(PreparationSettings, "distance_is_set", property(lambda settings: True))
+    assert key_of([file], PreparationSettings()) != before
+    monkeypatch.undo()
+    assert key_of([file], PreparationSettings()) == before
+    # What a method tells would be in no key.
+    own = {name: member for name, member in vars(PreparationSettings).items() if name[0] != "_" and name != "model_config"}
+    assert own and all(isinstance(member, property) for member in own.values()), own
 
 
 def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +120,7 @@ def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monke
         for name in re.findall(r"^\s*from das3d\.(\w+) import", (package / file).read_text(encoding="utf-8"), re.MULTILINE)
     }
     known = {file.removesuffix(".py") for file in cache.CODE}
-    # Neither messages nor how a file is written change a scan; settings and versions are part of the key by their values.
+    # Neither messages nor how a file is written change a scan; settings and versions are part of the key by what they tell.
     assert used - known == {"atomic", "errors", "settings", "versions"}
     imported = {
         name
@@ -115,11 +129,11 @@ def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monke
             r"^\s*(?:from (?=\S+ import)|import )(\w+)", (package / file).read_text(encoding="utf-8"), re.MULTILINE
         )
     }
-    assert imported - sys.stdlib_module_names - {"das3d"} <= set(cache.READERS)
+    assert imported - sys.stdlib_module_names - {"das3d"} == set(cache.READERS)
 
     file = tmp_path / "a.npy"
     file.write_bytes(b"1")
-    before = key_of([file])
+    before = key_of([file], PreparationSettings())
     copy = tmp_path / "das3d"
     copy.mkdir()
     for name in cache.CODE:
@@ -129,8 +143,8 @@ def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monke
         if name:
             (copy / name).write_bytes((copy / name).read_bytes() + b"\n")
         cache._code.cache_clear()
-        assert (key_of([file]) == before) == (name is None), name
-        before = key_of([file])
+        assert (key_of([file], PreparationSettings()) == before) == (name is None), name
+        before = key_of([file], PreparationSettings())
     monkeypatch.undo()
     cache._code.cache_clear()
 

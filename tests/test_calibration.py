@@ -18,8 +18,9 @@ import tifffile
 from builders import declare, own_kind, write_member
 from PIL import Image
 from safetensors import safe_open
-from tiny import SIZE, copy_category, das3d
+from tiny import CHANGES, SIZE, copy_category, das3d
 
+from das3d import fingerprints, train
 from das3d.arguments import parse_share
 from das3d.calibration import KEPT, SMALLEST, calibrate, calibrated, harmed, keep_before
 from das3d.datasets import find_dataset, find_folder
@@ -27,10 +28,12 @@ from das3d.demo import CATEGORY, KINDS, make_demo
 from das3d.detector import Detector, load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.files import DepthFormat
-from das3d.fingerprints import fingerprint_of
+from das3d.fingerprints import fingerprint_in, fingerprint_of
 from das3d.prepared import prepare_part
+from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
 from das3d.service.marked import marked_good
+from das3d.settings import make_settings
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -423,6 +426,24 @@ def test_a_threshold_rests_on_parts_that_would_be_judged(
     assert found.threshold is not None and found.threshold.parts == len(parts) - 1
     assert len(found.fingerprints["held_out"]) == len(parts) - 1
     assert "warning: 001: left out of the threshold: " in capsys.readouterr().err
+
+
+def test_each_part_is_read_once_for_its_mark(
+    detector: Detector, new_parts: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked: list[str] = []
+
+    def counting(scan: Scan) -> str:
+        marked.append(scan.name)
+        return fingerprint_in(scan)
+
+    monkeypatch.setattr(fingerprints, "fingerprint_in", counting)
+    found = calibrate(detector, new_parts)
+    assert len(marked) == len(set(marked)) == len(found.fingerprints["held_out"]) == len(find_folder(new_parts))
+    marked.clear()
+    settings = make_settings("demo", changes=[*CHANGES, "training.iterations=2"])
+    marks = train(tiny_data, tmp_path / "run", settings=settings, device="cpu").fingerprints
+    assert len(marked) == len(set(marked)) == len(marks["train"]) + len(marks["held_out"]) == 6
 
 
 def test_the_rate_is_no_setting_to_change(detector: Detector, new_parts: Path) -> None:

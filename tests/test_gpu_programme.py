@@ -27,10 +27,21 @@ def test_packed_parts_give_the_figures_that_files_give(
     folder = tmp_path / "runs" / f"cover-{modality}-0"
     found = json.loads((folder / "figures.json").read_text())
     detector = load(folder, "cpu")
-    # Trained from the files it is the same model.
-    expected = load(tiny_run(modality), "cpu").network.state_dict()
+    # Trained from the files it is the same model, and tells the same of itself.
+    expected = load(tiny_run(modality), "cpu")
     for name, weights in detector.network.state_dict().items():
-        np.testing.assert_allclose(weights.float(), expected[name].float(), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(weights.float(), expected.network.state_dict()[name].float(), rtol=0, atol=1e-6)
+    assert detector.fingerprints == expected.fingerprints
+    timed = ("minutes", "content")
+    assert {name: told for name, told in detector.training.items() if name not in timed} == {
+        name: told for name, told in expected.training.items() if name not in timed
+    }
+    assert detector.threshold is not None and expected.threshold is not None
+    assert detector.threshold.good_parts == expected.threshold.good_parts
+    assert detector.threshold.value == pytest.approx(expected.threshold.value, abs=1e-4)
+    assert detector.norms is not None and expected.norms is not None
+    assert detector.norms.good_pixel_level == pytest.approx(expected.norms.good_pixel_level, abs=1e-3)
+    assert detector.norms.heights_mm == pytest.approx(expected.norms.heights_mm, rel=1e-3)
     figures = evaluate(detector, tiny_data, tmp_path / "evaluation")
     for name in ("i_auroc", "p_auroc", "aupro_30", "aupro_01"):
         assert found[name] == pytest.approx(figures[name], abs=1e-3), name

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
-from das3d import prediction
+from das3d import prediction, streaming
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, Prediction, load
@@ -33,10 +33,10 @@ from das3d.engines import BATCH, EngineOutput
 from das3d.errors import DataError
 from das3d.files import DepthFormat
 from das3d.layouts import format_around
-from das3d.parts import Part
+from das3d.parts import UNKNOWN, Part
 from das3d.prediction import predict_folder, predict_part
 from das3d.preparation import PreparedScan
-from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map
+from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map, read_to_show
 from das3d.threshold import threshold_from
 
 Runs = Callable[..., Path]
@@ -129,6 +129,17 @@ def test_a_missing_member_is_named(tiny_run: Runs, dent: tuple[Path, Path], tmp_
         assert result.stderr == f"error: {row['error']}\n" and row["score"] == row["verdict"] == ""
 
 
+def test_a_model_of_rgb_alone_misses_rgb_and_reads_no_depth_beside_it(detector: Detector, dent: tuple[Path, Path]) -> None:
+    rgb, depth = dent
+    flat = replace(detector, statistics=replace(detector.statistics, has_depth=False))
+    for given_rgb, given_depth in ((rgb, depth), (rgb, Path("none.tiff"))):
+        scan = read_to_show(Part("both", "test", UNKNOWN, given_rgb, given_depth), flat.statistics)
+        assert scan.rgb is not None and scan.depth is None
+    alone = read_to_show(Part("alone", "test", UNKNOWN, None, depth), flat.statistics)
+    with pytest.raises(DataError, match=f"{depth}: expected RGB, as the training scans have it, found none"):
+        next(flat.predict_scans([alone]))
+
+
 def test_no_verdict_on_a_part_before_stays_beside_one_that_cannot_be_judged(
     detector: Detector, dent: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -208,6 +219,26 @@ def test_folder_of_many_parts_in_any_layout(detector: Detector, tiny_run: Runs, 
         assert read_map(tmp_path / f"{row['id'].replace('/', '_')}.tiff") == pytest.approx(expected.map, abs=1e-5)
     defective = sum(row["verdict"] == "defective" for row in rows)
     assert f"\n{defective} of {len(rows)} defective; threshold" in result.stdout
+
+
+@pytest.mark.parametrize(("held", "most"), [(0, 1), (3, 3), (1000, AHEAD)])
+def test_large_scans_are_read_ahead_by_their_bytes(
+    held: int, most: int, detector: Detector, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = find_dataset(tiny_data, CATEGORY).validation[0]
+    scan = part.read()
+    assert scan.rgb is not None and scan.depth is not None and scan.valid is not None and scan.mask is not None
+    size = sum(member.nbytes for member in (scan.rgb, scan.depth, scan.valid, scan.mask))
+    monkeypatch.setattr(streaming, "HELD", held * size)
+    drawn: list[Part] = []
+
+    def parts() -> Iterator[Part]:
+        for _ in range(2 * AHEAD):
+            drawn.append(part)
+            yield part
+
+    ahead = [len(drawn) - number for number, _ in enumerate(streaming._read_ahead(detector, parts(), False), start=1)]
+    assert max(ahead[1:]) == most and len(ahead) == 2 * AHEAD
 
 
 def test_more_parts_than_are_read_ahead_come_in_order(detector: Detector, tiny_data: Path, tmp_path: Path) -> None:

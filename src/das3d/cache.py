@@ -22,6 +22,7 @@ import numpy as np
 from das3d.atomic import write_atomically
 from das3d.errors import DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan
+from das3d.settings import PreparationSettings
 from das3d.versions import version_of
 from das3d.window import Window
 
@@ -30,7 +31,7 @@ CODE = (
     "_arrays.py", "_clouds.py", "background.py", "cache.py", "files.py", "foreground.py", "masks.py", "measurement.py",
     "parts.py", "preparation.py", "scan.py", "sparse.py", "window.py",
 )  # fmt: skip
-READERS = ("numpy", "scipy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
+READERS = ("numpy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes
@@ -44,8 +45,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "das3d"
 
 
-def key_of(files: list[Path], *what: Any) -> str:
-    """Name of what depends on these files and on `what` (plain values).
+def key_of(files: list[Path], settings: PreparationSettings, *what: Any) -> str:
+    """Name of what depends on these files, on all that the settings tell and on `what` (plain values).
 
     Raises:
         DataError: a file is not there, or cannot be looked at.
@@ -58,8 +59,14 @@ def key_of(files: list[Path], *what: Any) -> str:
             reason = error.strerror or str(error)
             raise DataError(f"{file}: expected a file of a part, found {reason}") from None
         stats.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
-    text = json.dumps([_code(), stats, what], sort_keys=True, default=str)
+    text = json.dumps([_code(), stats, _told_by(settings), what], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _told_by(settings: PreparationSettings) -> dict[str, Any]:
+    # With what its properties make of its values: their code is not in `CODE`, as other settings share the file.
+    made = [name for name, member in vars(type(settings)).items() if isinstance(member, property)]
+    return settings.model_dump() | {name: getattr(settings, name) for name in made}
 
 
 @cache

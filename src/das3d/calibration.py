@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,31 @@ SPREAD = 0.01  # of scores; a smaller one is none, however alike the parts are
 ODD = 0.02  # good parts that would score as high; below it a warning. One sound set in twenty has such a part
 KEPT = 5  # copies of the model of before, besides the first
 SEED = 20_000_003  # of synthetic defects; the same parts are harmed in the same way every time
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A good part that training has not seen, as calibration takes it.
+
+    Attributes:
+        id: what the threshold calls it.
+        mark: what the model will know it by (`Detector.fingerprint_of`).
+        prepare: gives the part as the networks see it, as often as it is asked for.
+    """
+
+    id: str
+    mark: str
+    prepare: Callable[[], PreparedScan]
+
+    @classmethod
+    def of(cls, detector: Detector, part: Part, mark: str | None = None) -> HeldOut:
+        """That of a part on disk, which is read for its mark where nobody tells it.
+
+        Raises:
+            DataError: the part cannot be read.
+        """
+        prepare = partial(prepare_part, part, detector.statistics, detector.settings.preparation)
+        return cls(part.id, detector.fingerprint_of(part) if mark is None else mark, prepare)
 
 
 def calibrate(
@@ -139,27 +165,31 @@ def _calibrated_anew(
 
 
 def calibrated(
-    detector: Detector, parts: Sequence[Part], max_false_alarm: float, data: Path | str | None = None
+    detector: Detector, parts: Sequence[Part | HeldOut], max_false_alarm: float, data: Path | str | None = None
 ) -> Detector:
     """The detector with a threshold and norms from these good parts of `data`, which training must not have seen.
 
     Those that no verdict would be given on are left out, or one of them could set the threshold. One that scores far above
     the others is told in a warning.
+
+    Raises:
+        DataError: a part cannot be read or prepared.
     """
-    after = _measured(detector, parts, max_false_alarm)
+    held_out = [HeldOut.of(detector, part) if isinstance(part, Part) else part for part in parts]
+    after = _measured(detector, held_out, max_false_alarm)
     _warn_of_odd(after.threshold)
     return _recorded(after, data)
 
 
-def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float) -> Detector:
+def _measured(detector: Detector, parts: Sequence[HeldOut], max_false_alarm: float) -> Detector:
     good: list[float] = []
-    judged: list[Part] = []
+    judged: list[HeldOut] = []
     norms = RegionNorms((0,) * BINS)
     synthetic: dict[str, list[float]] = {}
     settings = detector.settings
     with progress("calibrating", 2 * len(parts)) as step:
         for part in parts:
-            scan = prepare_part(part, detector.statistics, settings.preparation)
+            scan = part.prepare()
             if scan.doubt:
                 warn(f"{part.id}: left out of the threshold: {scan.doubt}")
             else:
@@ -170,7 +200,7 @@ def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float)
             step()
         for index, part in enumerate(judged):
             if index % max(len(judged) // SYNTHETIC, 1) == 0:
-                scan = prepare_part(part, detector.statistics, settings.preparation)
+                scan = part.prepare()
                 copies = min(max(math.ceil(SYNTHETIC / len(judged)), 1), MOST_COPIES)
                 for kind, defects in harmed(scan, settings, index, copies).items():
                     synthetic.setdefault(kind, []).extend(_scores(detector, defects))
@@ -178,7 +208,7 @@ def _measured(detector: Detector, parts: Sequence[Part], max_false_alarm: float)
                     colour, shape = (_one_modality(detector, scan, index, only, norms) for only in ("colour", "shape"))
                     norms = replace(norms, colour=norms.colour + colour, shape=norms.shape + shape)
             step()
-    fingerprints = {**detector.fingerprints, "held_out": [detector.fingerprint_of(part) for part in judged]}
+    fingerprints = {**detector.fingerprints, "held_out": [part.mark for part in judged]}
     if not judged:
         return replace(detector, threshold=None, fingerprints=fingerprints, norms=None)
     threshold = threshold_from(good, max_false_alarm, synthetic, [part.id for part in judged])
@@ -311,7 +341,7 @@ def _rate_of(detector: Detector) -> float:
     return detector.settings.score.max_false_alarm if detector.threshold is None else detector.threshold.requested
 
 
-def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: Reading) -> list[Part]:
+def _good_parts(detector: Detector, data: Path, category: str | None, merge: bool, reading: Reading) -> list[HeldOut]:
     # Good parts that the model has not seen; says which ones are left out.
     if category is not None and category not in (there := find_categories(data)):
         raise DataError(f"{data}: expected a category {category!r}, found {', '.join(there) or 'none'}")
@@ -328,7 +358,9 @@ def _good_parts(detector: Detector, data: Path, category: str | None, merge: boo
     return _unseen(detector, folder, found, labelled, merge)
 
 
-def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: Sequence[Part], merge: bool) -> list[Part]:
+def _unseen(
+    detector: Detector, folder: Path, found: Sequence[Part], labelled: Sequence[Part], merge: bool
+) -> list[HeldOut]:
     # Of good parts in a folder those that count, by what a data set says of them; says which ones are left out.
     trained_on, held_out = (set(detector.fingerprints.get(seen, ())) for seen in ("train", "held_out"))
 
@@ -337,22 +369,24 @@ def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: S
             return "of the test: a threshold from test parts would spoil the test"
         if label.defective:
             return "labelled defective"
-        mark = detector.fingerprint_of(part)
-        if mark in trained_on:
+        one = HeldOut.of(detector, part)
+        if one.mark in trained_on:
             return "of the training: the networks know them"
         # A detector that no run has trained does not tell, and the data set's own word must do.
         if not trained_on and part.split == "train":
             return "that the data set has for training: the model does not say which parts it was trained on"
-        if merge and mark in held_out:
+        if merge and one.mark in held_out:
             return "held out before: the model keeps their scores"
-        if mark in seen:
+        if one.mark in seen:
             return "twice here: a copy says nothing new"
-        seen.add(mark)
-        if prepare_part(part, detector.statistics, detector.settings.preparation).doubt:
+        seen.add(one.mark)
+        if one.prepare().doubt:
             return "that no verdict would be given on"
+        kept.append(one)
         return ""
 
     seen: set[str] = set()
+    kept: list[HeldOut] = []
     reasons: list[str] = []
     problems: list[str] = []
     for part, label in zip(found, labelled, strict=True):
@@ -364,7 +398,6 @@ def _unseen(detector: Detector, folder: Path, found: Sequence[Part], labelled: S
         raise DataError(problems)
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
-    kept = [part for part, reason in zip(found, reasons, strict=True) if not reason]
     if not kept:
         raise DataError(f"{folder}: expected good parts that the model has not seen, found none among {len(found)} parts")
     return kept

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +137,20 @@ def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
     return train, held_out
 
 
+def facts_of_data(dataset: Dataset) -> dict[str, Any]:
+    """Of the data to train on, for people and for those who read its parts again; fields as of `Detector.training`."""
+    train, held_out = train_and_held_out(dataset)
+    return {
+        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
+        "layout": dataset.layout,
+        "category": dataset.category,
+        "light": dataset.light,
+        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
+        "parts": len(train),
+        "held_out": len(held_out),
+    }
+
+
 def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     """Statistics of the training parts, from the cache where nothing has changed.
 
@@ -146,7 +162,7 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     """
     files = [file for part in parts for file in part.files(rgb=settings.uses_rgb)]
     formats = [_format_of(part) for part in parts]
-    key = cache.key_of(files, "statistics", formats, settings.uses_rgb, settings.preparation.model_dump())
+    key = cache.key_of(files, settings.preparation, "statistics", formats, settings.uses_rgb)
     if (known := cache.load_json(key)) is not None:
         return Statistics.from_dict(known)
     unreadable: list[DataError] = []
@@ -180,8 +196,7 @@ def prepare_part(part: Part, statistics: Statistics, settings: PreparationSettin
         DataError: a file of the part is not there or cannot be read, or the scan cannot be prepared (`prepare`).
     """
     members = {"rgb": statistics.has_rgb, "depth": statistics.has_depth}
-    what = part.id, _format_of(part), statistics.to_dict(), settings.model_dump()
-    key = cache.key_of(part.files(**members), *what)
+    key = cache.key_of(part.files(**members), settings, part.id, _format_of(part), statistics.to_dict())
     scan = cache.load_scan(key)
     if scan is None:
         scan = prepare(part.read(**members), statistics, settings)

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from das3d import training
 from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
 from das3d.cache import cache_folder
-from das3d.calibration import calibrated
+from das3d.calibration import HeldOut, calibrated
 from das3d.console import is_worker, say
 from das3d.datasets import Dataset, expect_outside
 from das3d.detector import MODEL_FILE, Detector, load
@@ -34,7 +33,7 @@ from das3d.files import DepthFormat
 from das3d.fingerprints import fingerprint_of
 from das3d.locks import HeldError, locked
 from das3d.measurement import Statistics
-from das3d.prepared import PreparedData, find_training_data, prepare_dataset, train_and_held_out
+from das3d.prepared import PreparedData, facts_of_data, find_training_data, prepare_dataset, train_and_held_out
 from das3d.settings import Settings, flatten, make_settings, missing_settings, read_toml, settings_to_toml
 from das3d.textures import expect_textures
 from das3d.tracking import Tracking, check_trackers, open_tracking, record, trackers_of
@@ -95,13 +94,14 @@ def train(
     if not holds_run(out):
         expect_outside(out, dataset.root)
         expect_textures(settings.synthesis)
-    facts = _facts_about(dataset)
+    facts = facts_of_data(dataset)
     _check_same_data(out, facts, resume)
     if resume and (out / MODEL_FILE).is_file():  # which may have been calibrated since
         say(f"{out}: finished already")
         return load(out, device)
     prepared = prepare_dataset(dataset, settings)
     trained_on: list[str] = []
+    held_out: list[str] = []
     if not is_worker():
         # Before training, which must not be for nothing where the files are away at its end.
         trained_on, held_out = _fingerprints(dataset, prepared.statistics)
@@ -132,30 +132,23 @@ def train(
             state = training.fit(parts, settings, out, fabric=fabric, budget=budget, resume=resume, tracking=tracking)
         detector = Detector(settings, statistics, TorchEngine(state.average, settings.score))
         detector.fingerprints = {"train": trained_on}
-        detector.training = facts | {
-            "iterations": state.iteration,
-            "batch": settings.training.batch,
-            "minutes": round(state.seconds / 60, 2),
-            "precision": precision,
-            "device": f"{target.type} x {fabric.world_size}",
-            "machine": machine(target),
-            "torch": torch.__version__,
-            "das3d": das3d.__version__,
-        }
-        return _finished(detector, dataset, out, state) if fabric.is_global_zero else detector
+        detector.training = facts | facts_of_training(state, settings, target, precision, fabric.world_size)
+        return _finished(detector, dataset, held_out, out, state) if fabric.is_global_zero else detector
 
 
-def _facts_about(dataset: Dataset) -> dict[str, Any]:
-    # Of the data, for people and for those who read its parts again.
-    train, held_out = train_and_held_out(dataset)
+def facts_of_training(
+    state: training.State, settings: Settings, device: torch.device, precision: str, processes: int = 1
+) -> dict[str, Any]:
+    """Of the training itself, for people; fields as of `Detector.training`."""
     return {
-        "data": os.path.abspath(dataset.root),  # whoever looks for it later may stand elsewhere
-        "layout": dataset.layout,
-        "category": dataset.category,
-        "light": dataset.light,
-        "depth_format": None if dataset.depth_format is None else asdict(dataset.depth_format),
-        "parts": len(train),
-        "held_out": len(held_out),
+        "iterations": state.iteration,
+        "batch": settings.training.batch,
+        "minutes": round(state.seconds / 60, 2),
+        "precision": precision,
+        "device": f"{device.type} x {processes}",
+        "machine": machine(device),
+        "torch": torch.__version__,
+        "das3d": das3d.__version__,
     }
 
 
@@ -173,9 +166,10 @@ def _digest(*marks: list[str]) -> str:
     return hashlib.sha256(json.dumps([sorted(group) for group in marks]).encode()).hexdigest()[:16]
 
 
-def _finished(detector: Detector, dataset: Dataset, out: Path, state: training.State) -> Detector:
-    # The trained detector with its threshold, saved and told.
-    _, held_out = train_and_held_out(dataset)
+def _finished(detector: Detector, dataset: Dataset, marks: Sequence[str], out: Path, state: training.State) -> Detector:
+    # The trained detector with its threshold, saved and told. The held-out parts were read for their marks already.
+    _, parts = train_and_held_out(dataset)
+    held_out = [HeldOut.of(detector, part, mark) for part, mark in zip(parts, marks, strict=True)]
     detector = calibrated(detector, held_out, detector.settings.score.max_false_alarm, dataset.root)
     detector.save(out / MODEL_FILE)
     _write_facts(out, detector.training)
@@ -338,7 +332,7 @@ def _settings_for(out: Path, settings: Settings | None, resume: bool) -> Setting
 
 def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
     # The folder may have moved; what is in it must not have changed.
-    before = _facts_of(out) if resume else {}
+    before = _facts_of_training(out) if resume else {}
     now = {name: value for name, value in facts.items() if name != "data"}
     if before and (found := differences({name: before[name] for name in now if name in before}, now)):
         raise ModelError(f"{out / FACTS_FILE}: expected the data that the run began with, found {found}; use a new folder")
@@ -346,7 +340,7 @@ def _check_same_data(out: Path, facts: dict[str, Any], resume: bool) -> None:
 
 def _check_same_content(out: Path, content: str, resume: bool) -> None:
     # Scans may have been replaced by as many others. Runs that were begun before this was kept cannot tell.
-    before = _facts_of(out).get("content", content) if resume else content
+    before = _facts_of_training(out).get("content", content) if resume else content
     if before != content:
         raise ModelError(
             f"{out / FACTS_FILE}: expected the scans that the run began with, found others, with content {content!r} "
@@ -368,7 +362,7 @@ def _write_facts(out: Path, facts: dict[str, Any]) -> None:
     write_atomically(out / FACTS_FILE, json.dumps(facts, indent=2).encode())
 
 
-def _facts_of(out: Path) -> dict[str, Any]:
+def _facts_of_training(out: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         return dict(json.loads((out / FACTS_FILE).read_text(encoding="utf-8")))
     return {}
@@ -377,7 +371,7 @@ def _facts_of(out: Path) -> dict[str, Any]:
 def _precision_of(out: Path, settings: Settings, resume: bool) -> Any:
     # "auto" is measured once: a resumed run, and all processes of a run, go on with what the first one found.
     measured = settings.training.precision == "auto" and (resume or is_worker())
-    return _facts_of(out).get("precision") if measured else None
+    return _facts_of_training(out).get("precision") if measured else None
 
 
 def _summary(dataset: Dataset, prepared: PreparedData, computing: str) -> str:

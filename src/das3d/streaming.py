@@ -1,7 +1,7 @@
 """Scoring many parts from files: read, prepare, predict, write; shared by evaluation and prediction.
 
-Reading and preparing run ahead in threads and writing follows in others, each by a bounded number of parts, so the networks
-do not wait and memory does not grow with the number of parts.
+Reading and preparing run ahead in threads and writing follows in others, each by a bounded number of parts, and of bytes
+where scans are large, so the networks do not wait and memory does not grow with the number of parts.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 AHEAD = 16  # parts read and prepared before they are needed
 BEHIND = 8  # parts whose files are still being written
+HELD = 512 << 20  # bytes of scans that wait in either place; one may always wait
+READERS = 2  # threads that read and prepare
 SCORE_COLUMNS = ("id", "path", "label", "defect", "score", "false_alarm_probability", "verdict", "error")
 LONGEST = 220  # bytes of a name by `output_names`: most file systems hold 255, and suffixes and marks come behind it
 NUMBER = r"\d[\d.,]*(?:e[+-]\d+)?"
@@ -124,8 +126,10 @@ def inspect_parts(
                 step(note=f"{done / max(time.monotonic() - begun, 1e-9):.1f} parts/s")
                 found, doubt = (None, "") if prepared is None else (next(predictions), prepared.doubt)
                 writing.append(pool.submit(write, part, scan, found, error, doubt))
-                while writing and (len(writing) > BEHIND or writing[0].done()):  # who waits for a part gets it at once
+                behind = BEHIND if scan is None else _as_many(BEHIND, scan)
+                while writing and (len(writing) > behind or writing[0].done()):  # who waits for a part gets it at once
                     yield writing.popleft().result()
+            batch.clear()  # or its scans would stay until the next one is full
         while writing:
             yield writing.popleft().result()
 
@@ -345,12 +349,18 @@ def read_to_show(part: Part, statistics: Statistics) -> Scan:
     Raises:
         DataError: a member that the model needs cannot be read, or none is left.
     """
+    shown = part if statistics.has_depth else rgb_alone(part)
     try:
-        return part.read(depth=statistics.has_depth)
+        return shown.read()
     except DataError:
-        if statistics.has_rgb or part.rgb is None or part.depth is None:
+        if statistics.has_rgb or shown.rgb is None or shown.depth is None:
             raise
-        return part.read(rgb=False, depth=statistics.has_depth)
+        return shown.read(rgb=False)
+
+
+def rgb_alone(part: Part) -> Part:
+    """The part without a depth file that nobody looks at; without RGB it stays as it is, so that RGB is found missing."""
+    return part if part.rgb is None else replace(part, depth=None)
 
 
 def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> Iterator[Read]:
@@ -363,10 +373,20 @@ def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> It
             return part, None, None, str(error).replace("\n", "; ")
 
     waiting: deque[Future[Read]] = deque()
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    ahead = READERS  # until the first scan shows how large they are
+    with ThreadPoolExecutor(max_workers=READERS) as pool:
         for part in parts:
             waiting.append(pool.submit(read, part))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
+            while len(waiting) > ahead:
+                found = waiting.popleft().result()
+                if found[1] is not None:
+                    ahead = _as_many(AHEAD, found[1])
+                yield found
         while waiting:
             yield waiting.popleft().result()
+
+
+def _as_many(most: int, scan: Scan) -> int:
+    # So many scans like this one may wait.
+    size = sum(member.nbytes for member in (scan.rgb, scan.depth, scan.valid, scan.mask) if member is not None)
+    return max(min(most, HELD // size), 1)

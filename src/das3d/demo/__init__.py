@@ -194,17 +194,24 @@ def _expect_room(before: list[Path], wanted: list[Path]) -> None:
 
 
 def _files_of(folder: Path, counts: Mapping[str, int]) -> list[Path]:
-    files = []
-    for split, kind, index in _parts(counts):
-        members = {"rgb": "png", "xyz": "tiff"} | ({"gt": "png"} if split == "test" else {})
-        files += [folder / CATEGORY / split / kind / name / f"{index:03d}.{end}" for name, end in members.items()]
-    return files
+    return [
+        file
+        for split, kind, index in _parts(counts)
+        for file in _places(folder / CATEGORY / split / kind, f"{index:03d}", with_truth=split == "test")
+    ]
 
 
 def write_scan(folder: Path, number: str, scan: DemoScan, *, with_truth: bool) -> None:
-    for member in ("rgb", "xyz", "gt") if with_truth else ("rgb", "xyz"):
-        (folder / member).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(scan.rgb).save(folder / "rgb" / f"{number}.png", compress_level=3)
-    tifffile.imwrite(folder / "xyz" / f"{number}.tiff", scan.points, photometric="minisblack", planarconfig="contig")
-    if with_truth:
-        Image.fromarray(scan.mask.astype(np.uint8) * 255).save(folder / "gt" / f"{number}.png")
+    rgb, xyz, *gt = places = _places(folder, number, with_truth=with_truth)
+    for file in places:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scan.rgb).save(rgb, compress_level=3)
+    tifffile.imwrite(xyz, scan.points, photometric="minisblack", planarconfig="contig")
+    for file in gt:
+        Image.fromarray(scan.mask.astype(np.uint8) * 255).save(file)
+
+
+def _places(folder: Path, number: str, *, with_truth: bool) -> list[Path]:
+    # Of RGB, points and, where it is written, the truth.
+    places = [folder / "rgb" / f"{number}.png", folder / "xyz" / f"{number}.tiff", folder / "gt" / f"{number}.png"]
+    return places if with_truth else places[:2]

@@ -7,8 +7,8 @@ judged before anything is decoded.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -30,6 +30,7 @@ from das3d.layouts import part_name
 from das3d.parts import UNKNOWN, Part
 from das3d.prediction import with_focal_length
 from das3d.scan import Scan
+from das3d.streaming import rgb_alone
 
 # Of TIFF: none, LZW, deflate (two numbers), PackBits, LZMA and Zstandard, whose decoders stop at the size that the TIFF
 # header declares. The others hold a whole file with a size of its own, which nobody has judged.
@@ -91,10 +92,10 @@ def read_upload(
         HTTPException: 413 where it has too many pixels.
         DataError: it cannot be read.
     """
-    if not depth and upload.rgb is not None:
-        upload = replace(upload, depth=None)
-    _check_headers(upload, depth_format, most_pixels)
     part = Part(upload.part, "test", UNKNOWN, upload.rgb, upload.depth, (), depth_format)
+    if not depth:
+        part = rgb_alone(part)
+    _check_headers(part, upload.names, most_pixels)
     return with_focal_length([part], focal_length)[0].read()
 
 
@@ -105,25 +106,24 @@ def in_clients_words(message: str, upload: Upload) -> str:
     return message.replace(HOW_TO_DECLARE, "send the form field depth_unit, such as mm or 0.0001").replace("\n", "; ")
 
 
-def _check_headers(upload: Upload, depth_format: DepthFormat | None, most_pixels: int) -> None:
+def _check_headers(part: Part, names: Mapping[str, str], most_pixels: int) -> None:
     size: Size | None = None
-    if upload.rgb is not None:
-        size = rgb_size(upload.rgb)
-        _check_pixels(upload, upload.rgb, size, most_pixels)
-    if upload.depth is not None:
-        found = depth_size(upload.depth, depth_format, size=size)
-        _check_pixels(upload, upload.depth, found, most_pixels)
+    if part.rgb is not None:
+        size = rgb_size(part.rgb)
+        _check_pixels(names[str(part.rgb)], size, most_pixels)
+    if part.depth is not None:
+        found = depth_size(part.depth, part.depth_format, size=size)
+        _check_pixels(names[str(part.depth)], found, most_pixels)
         if size is not None and found != size:
             seen = f"{size[1]} x {size[0]} in RGB and {found[1]} x {found[0]} in depth"
-            raise DataError(f"{upload.part}: expected both members of one size, found {seen}")
-    for path in (upload.rgb, upload.depth):
+            raise DataError(f"{part.id}: expected both members of one size, found {seen}")
+    for path in (part.rgb, part.depth):
         if path is not None and path.suffix in TIFF_SUFFIXES:
             check_codec(path, most_pixels)
 
 
-def _check_pixels(upload: Upload, path: Path, size: Size, most: int) -> None:
+def _check_pixels(name: str, size: Size, most: int) -> None:
     if size[0] * size[1] > most:
-        name = upload.names[str(path)]
         raise HTTPException(413, f"{name}: expected at most {most / 1e6:g} million pixels, found {size[1]} x {size[0]}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from das3d.prediction import with_focal_length
 from das3d.scan import Scan
 from das3d.service.inspections import Inspection, Inspections
 from das3d.service.uploads import check_codec
-from das3d.streaming import read_map
+from das3d.streaming import read_map, rgb_alone
 from das3d.surfaces import background_of, data_uri, surface_of
 from das3d.window import Window
 
@@ -68,8 +67,8 @@ def scan_of(
     if inspection.rgb is None and inspection.depth is None:
         return Scan(inspection.part, rgb=np.zeros((inspection.height, inspection.width, 3), np.uint8))
     part = inspections.part_of(inspection)
-    if not depth and part.rgb is not None:
-        part = replace(part, depth=None)
+    if not depth:
+        part = rgb_alone(part)
     if not all(file.is_file() for file in (part.rgb, part.depth) if file is not None):
         raise _gone(inspection)
     try:
