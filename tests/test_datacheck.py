@@ -17,7 +17,7 @@ from tiny import das3d
 
 from das3d.background import fit_background, plane_depth
 from das3d.datacheck import DataCheck, check_data
-from das3d.datacheck.datasheet import settings_text, write_check
+from das3d.datacheck.datasheet import parts_sheet, rows_of, settings_text, write_check
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError, SettingsError
 from das3d.settings import make_settings
@@ -141,6 +141,38 @@ def test_sets_with_one_member(parts: Parts, member: str) -> None:
     found = check_data(root)
     assert found.settings.modality == word
     assert len(found.good) == TRAIN and len(found.suspects) <= 2
+
+
+def test_depth_that_the_networks_will_not_see_tells_where_the_part_is_and_no_more(parts: Parts, tmp_path: Path) -> None:
+    points = parts.points("003")
+    points[..., 2] += np.random.default_rng(0).normal(0, 0.0005, SIZE).astype(np.float32)
+    parts.write("003", points=points)
+    cut = parts.folder / "xyz" / "004.tiff"
+    cut.write_bytes(cut.read_bytes()[:10_000])
+    root = parts.folder.parent.parent
+    of_depth = {"height of the part", "noise of the surface", "odd shape"}
+    assert of_depth <= set(suspects(check(parts))["003"])
+    found = check_data(root, modality="rgb")
+    assert suspects(found)["004"] == ["unreadable"], "as in training, which asks where the part is"
+    assert not of_depth & set(suspects(found).get("003", []))
+    assert all(one.odd_shape is one.height is one.surface_noise is one.missing_on_part is None for one in found.good)
+    table = dict(rows_of(found))
+    assert table["members"] == "RGB; depth tells where the part is, and no more"
+    assert {"background plane", "part, mm", "RGB against depth", "background"} <= table.keys()
+    assert not {"missing depth, part", "height of the part", "depth noise, part", "depth range"} & table.keys()
+    write_check(found, tmp_path)
+    assert parts_sheet(found, 50).shape == parts_sheet(check_data(root, modality="depth"), 50).shape, "one view a part"
+
+
+def test_rgb_that_the_networks_will_not_see_is_not_looked_at(parts: Parts) -> None:
+    parts.shift("006", 6)
+    cut = parts.folder / "rgb" / "004.png"
+    cut.write_bytes(cut.read_bytes()[:2_000])
+    found = check_data(parts.folder.parent.parent, modality="depth")
+    assert suspects(found) == {} and not any(one.error for one in found.facts)
+    table = dict(rows_of(found))
+    assert table["members"] == "depth" and not {"brightness of the part", "RGB against depth"} & table.keys()
+    assert {"height of the part", "depth range"} <= table.keys()
 
 
 def test_command_writes_sheets_settings_and_json(parts: Parts, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def _members_of(dataset: Dataset) -> Modality:
 def _look_at_all(parts: Sequence[Part], settings: Settings, *, runs_out: bool = False) -> list[Facts]:
     facts = []
     with progress("looking", len(parts)) as step, ThreadPoolExecutor(READERS) as pool:
-        for one in pool.map(lambda part: facts_of(part, settings.preparation, runs_out=runs_out), parts):
+        for one in pool.map(lambda part: facts_of(part, settings, runs_out=runs_out), parts):
             facts.append(one)
             step()
     return facts
@@ -187,7 +187,10 @@ def _compared(
                 looks.append(look_of(scan))
                 places.append(scan.window)
             step()
-    features: list[tuple[Feature, bool]] = [("colour", statistics.has_rgb), ("shape", statistics.has_depth)]
+    features: list[tuple[Feature, bool]] = [
+        ("colour", statistics.has_rgb),
+        ("shape", statistics.has_depth and settings.uses_depth),
+    ]
     for feature, there in features:
         if there:
             with progress("comparing", len(prepared)) as step:

@@ -42,20 +42,24 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
     sizes = Counter(f"{one.size[1]} x {one.size[0]}" for one in check.facts if one.size)
     rows += [
         ("frame, pixels", ", ".join(sizes) if len(sizes) == 1 else ", ".join(f"{n} of {s}" for s, n in sizes.items())),
-        ("members", check.settings.modality.replace("+", " + ").replace("rgb", "RGB")),
+        ("members", _members(check)),
     ]
     if any(one.distance for one in good):
-        rows += [
+        there = [
             ("depth unit", check.units),
             ("distance of the scene", _spread(good, "distance", length)),
             ("missing depth, frame", _spread(good, "missing", percent)),
-            ("missing depth, part", _spread(good, "missing_on_part", percent)),
             ("background plane", _plane(good)),
             ("part, pixels", f"{_pixels(good, 'length_px')} long, {_pixels(good, 'width_px')} wide"),
             ("part, mm", _millimetres(good)),
-            ("height of the part", _spread(good, "height", length)),
-            ("depth noise, part", _spread(good, "surface_noise", length)),
         ]
+        if check.settings.uses_depth:
+            there[3:3] = [("missing depth, part", _spread(good, "missing_on_part", percent))]
+            there += [
+                ("height of the part", _spread(good, "height", length)),
+                ("depth noise, part", _spread(good, "surface_noise", length)),
+            ]
+        rows += there
     if any(one.brightness for one in good):
         rows.append(("brightness of the part", _spread(good, "brightness", "{:.0f}".format) + " of 255"))
     if seen := [one.alignment for one in good if one.alignment]:
@@ -86,15 +90,21 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
             step += f" along the longer side of the window, {length(across / size * pitch)} along the shorter one"
         low, high = settings.synthesis.spot_low * 2 * across * pitch, settings.synthesis.spot_high * 2 * side * pitch
         rows.append(("one prepared pixel", f"{step}; synthetic spots are {length(low)} to {length(high)} across"))
-    if statistics.has_depth:
+    if statistics.has_depth and settings.uses_depth:
         span = statistics.far - statistics.near
         low, high = settings.synthesis.magnitude_low * span, settings.synthesis.magnitude_high * span
         rows.append(("depth range", f"{length(span)}; synthetic dents and bumps reach {length(low)} to {length(high)}"))
-        if statistics.background == "plane":
-            rows.append(("background", f"what lies within {length(statistics.distance)} of the plane"))
-        if statistics.background == "cleared":
-            rows.append(("background", "cleared away before: what has depth is taken for the part, with what it encloses"))
+    if statistics.background == "plane":
+        rows.append(("background", f"what lies within {length(statistics.distance)} of the plane"))
+    if statistics.background == "cleared":
+        rows.append(("background", "cleared away before: what has depth is taken for the part, with what it encloses"))
     return rows
+
+
+def _members(check: DataCheck) -> str:
+    if not check.settings.uses_depth and check.dataset.parts[0].depth:  # which all parts have, or none
+        return "RGB; depth tells where the part is, and no more"
+    return check.settings.modality.replace("+", " + ").replace("rgb", "RGB")
 
 
 def _kinds(counts: Counter[tuple[str, str]], split: str) -> str:
@@ -284,7 +294,7 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
     except DataError:
         return [_fitted(view, side) for view in _frame(check, part)]
     views = [_fitted(scan.rgb, side)] if check.statistics.has_rgb else []
-    if check.statistics.has_depth:
+    if check.settings.uses_depth:
         views.append(_fitted(shaded_relief(scan.depth, scan.foreground), side))
     window = scan.window
     for right, down in circles:  # edges of pixels
@@ -297,7 +307,7 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
 def _frame(check: DataCheck, part: Part) -> list[Image]:
     grey = np.full((64, 64, 3), 128, np.uint8)
     views = []
-    if "rgb" in check.settings.modality:
+    if check.settings.uses_rgb:
         try:
             rgb = part.read(depth=False).rgb
         except DataError:

@@ -20,7 +20,7 @@ from das3d.errors import DataError
 from das3d.foreground import cleared_part, find_foreground, reaches_end, stands_out
 from das3d.parts import Part
 from das3d.scan import Mask, Scan
-from das3d.settings import PreparationSettings
+from das3d.settings import PreparationSettings, Settings
 from das3d.sparse import dense
 from das3d.window import Floats
 
@@ -29,7 +29,7 @@ THUMBNAIL = 48  # pixels; sides of what near-duplicates are told by
 
 @dataclass(frozen=True)
 class Facts:
-    """What was measured on one scan. None where the scan has no such member, or where it cannot be told.
+    """What was measured on one scan. None where the scan has no such member or none that is used, or where it cannot be told.
 
     Attributes:
         part: which.
@@ -87,12 +87,16 @@ class Facts:
     depth_thumbnail: Floats | None = None
 
 
-def facts_of(part: Part, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
-    """Look at one part, if `runs_out` one of those that run out of the frame; what is wrong with its files is `error`."""
+def facts_of(part: Part, settings: Settings, *, runs_out: bool = False) -> Facts:
+    """Look at one part, if `runs_out` one of those that run out of the frame; what is wrong with its files is `error`.
+
+    RGB that the networks will not see is not read. Depth that they will not see tells where the part is, and no more.
+    """
     try:
-        return measured(part, part.read(), settings, runs_out=runs_out)
+        facts = measured(part, part.read(rgb=settings.uses_rgb), settings.preparation, runs_out=runs_out)
     except DataError as error:
         return Facts(part, error=str(error).replace("\n", "; "), distance=_beyond_reading(part))
+    return facts if settings.uses_depth else replace(facts, missing_on_part=None, surface_noise=None, height=None)
 
 
 def measured(part: Part, scan: Scan, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
