@@ -10,16 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from builders import declare, write_member
+from builders import declare, eyecandies, own_kind, write_member
 from scenes import Box, see
 from spoils import Parts
 from tiny import das3d
 
 from das3d.background import fit_background, plane_depth
-from das3d.datacheck import DataCheck, check_data
+from das3d.datacheck import DataCheck, _units, check_data
 from das3d.datacheck.datasheet import parts_sheet, rows_of, settings_text, write_check
+from das3d.datasets import find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError, SettingsError
+from das3d.files import DepthFormat
 from das3d.settings import make_settings
 
 SIZE = (96, 112)
@@ -141,6 +143,28 @@ def test_sets_with_one_member(parts: Parts, member: str) -> None:
     found = check_data(root)
     assert found.settings.modality == word
     assert len(found.good) == TRAIN and len(found.suspects) <= 2
+
+
+def test_who_says_how_depth_is_read_is_named(parts: Parts, tmp_path: Path) -> None:
+    root = parts.folder.parent.parent
+    tenths = DepthFormat(0.0001)
+
+    def said(data: Path, told: DepthFormat | None = None) -> str:
+        return _units(find_dataset(data, depth_format=told), told)
+
+    assert said(root) == "metres, as the layout mvtec3d has it"
+    assert said(root, tenths) == "0.0001 m a count, as told (--depth-unit)"
+    declare(root, "depth_unit: mm")
+    assert said(root, tenths) == "millimetres, declared in dataset.yaml"
+    declare(root, "")
+    assert said(root) == "metres, as the layout mvtec3d has it"
+    assert said(root, tenths) == "0.0001 m a count, as told (--depth-unit)"
+    mine = declare(tmp_path / "mine", "depth_scale: 0.0001")
+    own_kind(mine / "train" / "good")
+    assert said(mine) == "0.0001 m a count, declared in dataset.yaml"
+    assert said(mine / "train") == f"0.0001 m a count, declared in {mine.resolve() / 'dataset.yaml'}"
+    sweets = eyecandies(declare(tmp_path / "sweets", "depth_unit: mm"))
+    assert said(sweets) == said(sweets, tenths) == "as each part's info_depth.yaml says"
 
 
 def test_depth_that_the_networks_will_not_see_tells_where_the_part_is_and_no_more(parts: Parts, tmp_path: Path) -> None:

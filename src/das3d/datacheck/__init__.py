@@ -29,7 +29,7 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, DepthFormat
 from das3d.foreground import most_run_out
-from das3d.layouts import DECLARATION
+from das3d.layouts import DECLARATION, declaration_for, declares
 from das3d.measurement import Statistics
 from das3d.parts import Part
 from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
@@ -231,17 +231,27 @@ def _units(dataset: Dataset, told: DepthFormat | None) -> str:
     form = dataset.depth_format
     if not any(part.depth for part in dataset.parts):
         return "no depth"
-    if (dataset.root / DECLARATION).is_file():
-        who = f"declared in {DECLARATION}"
-    elif dataset.layout == "eyecandies":
-        return "each part's info_depth.yaml tells metres per count"
+    if dataset.layout == "eyecandies":
+        return "as each part's info_depth.yaml says"
+    if path := _declaration(dataset.root):
+        who = f"declared in {DECLARATION if path.parent == dataset.root else path}"
     elif told is not None:
         who = "as told (--depth-unit)"
     else:
         who = f"as the layout {dataset.layout} has it"
     if form is None:
         return f"differs between parts, {who}"
-    return f"{'metres' if form.scale == 1 else f'{form.scale:g} m a count'}, {who}"
+    return f"{UNIT_NAMES.get(form.scale, f'{form.scale:g} m a count')}, {who}"
+
+
+UNIT_NAMES = {1.0: "metres", 1e-2: "centimetres", 1e-3: "millimetres", 1e-6: "micrometres"}
+
+
+def _declaration(root: Path) -> Path | None:
+    # That which the layouts go by; a file in the folder itself that says nothing keeps them from looking above.
+    if not declares(root) and (root / DECLARATION).is_file():
+        return None
+    return declaration_for(root)
 
 
 # ------------------------------------------------------------------------------------------- advice
