@@ -260,6 +260,17 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
     assert result.exit_code == 0 and re.fullmatch(r"\d+ mm \(.*\) long, \d+ mm \(.*\) wide, as the camera sees it", told)
 
 
+def test_frames_of_many_sizes_are_looked_at(tmp_path: Path) -> None:
+    for seed in range(6):
+        scene = see(size=(120, 150 + 4 * seed), seed=seed)
+        write_member(tmp_path / f"good/{seed}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed}_depth.tiff", scene.depth.astype(np.float32))
+    found = check_data(declare(tmp_path))
+    assert suspects(found) == {} and found.statistics is not None and found.statistics.frame is None
+    expected = "1 of 150 x 120, 1 of 154 x 120, 1 of 158 x 120, and 3 other sizes"
+    assert dict(rows_of(found))["frame, pixels"] == expected
+
+
 def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path) -> None:
     rope = (Box(-0.3, 0.3, -0.02, 0.02, 0.02),)
     for seed in range(12):

@@ -156,3 +156,8 @@ def test_what_needs_no_statistics() -> None:
     found = [[reason.check for reason in those] for those in beyond_doubt(parts)]
     assert found == [[]] * 5 + [["unit"], ["frame size"], ["no part"], ["no plane"], ["unreadable"]]
     assert "millimetres" in beyond_doubt(parts)[5][0].text
+    assert "400 x 300 pixels, others 400 x 400" in beyond_doubt(parts)[6][0].text
+
+
+def test_frames_of_many_sizes_make_none_a_suspect() -> None:
+    assert beyond_doubt([facts(index, size=(400, 300 + 10 * (index // 3))) for index in range(12)]) == [[]] * 12

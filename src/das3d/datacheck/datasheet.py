@@ -28,6 +28,7 @@ from das3d.settings import settings_to_toml
 MOST_PARTS = 300  # on the sheet of all parts; of more, the suspects and an even choice of the others
 MOST_SUSPECTS = 60  # on the sheet of the oddest parts
 NEXT_ODDEST = 6  # parts in colour, and in shape, that are shown beside the suspects; of small sets a tenth
+MOST_SIZES = 3  # of frames that are counted in the table
 UNKNOWN = "not known"
 
 
@@ -39,9 +40,8 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
     good = [one for one in check.good if not one.error]
     counts = Counter((str(one.part.split), one.part.defect) for one in check.facts)
     rows = [(f"parts, {split}", _kinds(counts, split)) for split in ("train", "validation", "test")]
-    sizes = Counter(f"{one.size[1]} x {one.size[0]}" for one in check.facts if one.size)
     rows += [
-        ("frame, pixels", ", ".join(sizes) if len(sizes) == 1 else ", ".join(f"{n} of {s}" for s, n in sizes.items())),
+        ("frame, pixels", _sizes(check.facts)),
         ("members", _members(check)),
     ]
     if any(one.distance for one in good):
@@ -118,6 +118,15 @@ def _spread(facts: Sequence[Facts], name: str, show: Any) -> str:
         return UNKNOWN
     low, middle, high = (show(float(value)) for value in np.quantile(known, (0.05, 0.5, 0.95)))
     return middle if low == middle == high else f"{middle} ({low} to {high})"
+
+
+def _sizes(facts: Sequence[Facts]) -> str:
+    counts = Counter(one.size for one in facts if one.size).most_common()
+    shown = [f"{width} x {height}" for (height, width), _ in counts]
+    if len(counts) == 1:
+        return shown[0]
+    text = ", ".join(f"{count} of {size}" for (_, count), size in zip(counts[:MOST_SIZES], shown, strict=False))
+    return text if len(counts) <= MOST_SIZES else f"{text}, and {len(counts) - MOST_SIZES} other sizes"
 
 
 def _pixels(facts: Sequence[Facts], name: str) -> str:

@@ -99,6 +99,7 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
     """Reasons that need no statistics: unreadable, in another unit, of another size, nothing on the plane."""
     sizes = [one.size for one in facts if one.size]
     usual = max(set(sizes), key=sizes.count) if sizes else None
+    one_size = usual is not None and sizes.count(usual) >= MOST * len(sizes)  # parts may well be cut out, each as it is
     distances = [one.distance for one in facts if one.distance]
     middle = float(np.median(distances)) if distances else 0.0
     planes = [one for one in facts if one.distance and one.plane_support is not None]
@@ -113,8 +114,11 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
             found.append(Reason("unit", text))
         elif one.error:
             found.append(Reason("unreadable", one.error))
-        if one.size and one.size != usual and usual:
-            text = f"{one.size[1]} x {one.size[0]} pixels, others {usual[1]} x {usual[0]}: training wants one size"
+        if one_size and one.size and usual and one.size != usual:
+            text = (
+                f"{one.size[1]} x {one.size[0]} pixels, others {usual[1]} x {usual[0]}: scaled, cut out, or from another "
+                "camera? A model that learns from it takes scans of any size"
+            )
             found.append(Reason("frame size", text))
         if with_plane and not one.error and one.distance and not found:
             if one.area == 0:
