@@ -17,7 +17,7 @@ from tiny import das3d
 
 from das3d.background import fit_background, plane_depth
 from das3d.datacheck import DataCheck, _units, check_data
-from das3d.datacheck.datasheet import parts_sheet, rows_of, settings_text, write_check
+from das3d.datacheck.datasheet import _views, parts_sheet, rows_of, settings_text, write_check
 from das3d.datasets import find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError, SettingsError
@@ -332,6 +332,28 @@ def test_spoiled_real_parts_are_pointed_at_and_hardly_any_other(glands: Parts) -
     assert named.keys() >= {"020", "031", "003", "010", "025"} and len(named) <= 7, named
     assert "odd colour" in named["020"] and "shift of RGB against depth" in named["031"] and named["025"] == ["unit"]
     assert "fit of RGB to depth" in named["003"] and "fit of RGB to depth" in named["010"]
+
+
+def test_sheets_show_long_parts_in_their_proportions(tmp_path: Path) -> None:
+    size = (300, 360)
+    bar = (Box(-0.06, 0.06, -0.015, 0.015, 0.02),)
+    for seed in range(4):
+        scene = see(solids=bar, size=size, focal=1000.0, seed=seed)
+        write_member(tmp_path / f"good/{seed}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed}_depth.tiff", scene.depth.astype(np.float32))
+    found = check_data(declare(tmp_path))
+    assert found.statistics is not None and found.statistics.breadth
+    first = found.good[0]
+    rows, columns = np.nonzero(see(solids=bar, size=size, focal=1000.0).part)
+    middle = round(columns.mean()), round(rows.mean())
+    plain, circled = (_views(found, first.part, 200, circles) for circles in ([], [middle]))
+    assert [view.shape for view in plain] == [(200, 200, 3)] * 2
+    for view, marked in zip(plain, circled, strict=True):
+        v, u = np.nonzero(view.max(axis=2) > 25)
+        assert np.ptp(u) / np.ptp(v) == pytest.approx(first.length_px / first.width_px, rel=0.1)  # type: ignore[operator]
+        ring_v, ring_u = np.nonzero((view != marked).any(axis=2))
+        assert np.ptp(ring_u) == np.ptp(ring_v)
+        assert [ring_u.mean(), ring_v.mean()] == pytest.approx([u.mean(), v.mean()], abs=2)
 
 
 def test_wires_are_looked_at(tmp_path: Path) -> None:

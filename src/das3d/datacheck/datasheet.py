@@ -302,14 +302,18 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
         scan = prepare_part(part, check.statistics, check.settings.preparation)
     except DataError:
         return [_fitted(view, side) for view in _frame(check, part)]
-    views = [_fitted(scan.rgb, side)] if check.statistics.has_rgb else []
+    pictures = [scan.rgb] if check.statistics.has_rgb else []
     if check.settings.uses_depth:
-        views.append(_fitted(shaded_relief(scan.depth, scan.foreground), side))
+        pictures.append(shaded_relief(scan.depth, scan.foreground))
+    # Prepared images are square, whatever the window is.
     window = scan.window
+    height, width = (max(round(side * length / window.side), 1) for length in (window.height, window.width))
+    views = [_fitted(_resized(picture, (height, width)), side) for picture in pictures]
     for right, down in circles:  # edges of pixels
+        row, column = window.image_place(down - 0.5, right - 0.5, 1)
+        at = (side - width) // 2 + round((column + 0.5) * width), (side - height) // 2 + round((row + 0.5) * height)
         for view in views:
-            row, column = window.image_place(down - 0.5, right - 0.5, side)
-            cv2.circle(view, (round(column), round(row)), round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
+            cv2.circle(view, at, round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
     return views
 
 
@@ -333,9 +337,16 @@ def _frame(check: DataCheck, part: Part) -> list[Image]:
 def _fitted(picture: Image, side: int) -> Image:
     # Inside a square, ratio of sides kept.
     scale = side / max(picture.shape[:2])
-    size = (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
     out = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - size[1]) // 2, (side - size[0]) // 2
-    out[top : top + size[1], left : left + size[0]] = small
+    top, left = (side - height) // 2, (side - width) // 2
+    out[top : top + height, left : left + width] = _resized(picture, (height, width))
     return out
+
+
+def _resized(picture: Image, size: tuple[int, int]) -> Image:
+    # Height and width of the prepared image shrink or grow each by its own factor.
+    smaller = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    return np.asarray(
+        cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.uint8
+    )
