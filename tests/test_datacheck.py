@@ -10,13 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from builders import declare, eyecandies, own_kind, write_member
 from scenes import Box, see
 from spoils import Parts
 from tiny import das3d
 
 from das3d.background import fit_background, plane_depth
-from das3d.datacheck import DataCheck, _units, check_data
+from das3d.datacheck import DataCheck, _units, check_data, moved
 from das3d.datacheck.datasheet import _views, parts_sheet, rows_of, settings_text, write_check
 from das3d.datasets import find_dataset
 from das3d.demo import CATEGORY, make_demo
@@ -114,7 +115,8 @@ def test_a_shift_of_all_parts_is_advised_on_and_makes_none_a_suspect(parts: Part
     for file in sorted((parts.folder / "rgb").iterdir()):
         parts.shift(file.stem, 5)
     found = check_data(parts.folder.parent.parent)
-    assert any("RGB lies -" in line and "calibrate" in line for line in found.advice), found.advice
+    words = r"RGB is shifted against depth, \d pixels to the left.*: calibrate"
+    assert any(re.search(words, line) for line in found.advice), found.advice
     assert not [name for name in suspects(found) if name.startswith("train")]
 
 
@@ -182,7 +184,7 @@ def test_depth_that_the_networks_will_not_see_tells_where_the_part_is_and_no_mor
     assert all(one.odd_shape is one.height is one.surface_noise is one.missing_on_part is None for one in found.good)
     table = dict(rows_of(found))
     assert table["members"] == "RGB; depth tells where the part is, and no more"
-    assert {"background plane", "part, mm", "RGB against depth", "background"} <= table.keys()
+    assert {"background plane", "size of the part", "RGB against depth", "background"} <= table.keys()
     assert not {"missing depth, part", "height of the part", "depth noise, part", "depth range"} & table.keys()
     write_check(found, tmp_path)
     assert parts_sheet(found, 50).shape == parts_sheet(check_data(root, modality="depth"), 50).shape, "one view a part"
@@ -256,8 +258,10 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
     assert "0.0001 m a count, declared in dataset.yaml" in result.stdout
     (root / "dataset.yaml").write_text("depth_scale: 0.0001\nfocal_length: 90")
     result = das3d("inspect", root, "--out", tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["part, mm"]
-    assert result.exit_code == 0 and re.fullmatch(r"\d+ mm \(.*\) long, \d+ mm \(.*\) wide, as the camera sees it", told)
+    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["size of the part"]
+    assert result.exit_code == 0 and re.fullmatch(
+        r"\d+ mm \(\d+ to \d+ mm\) long, \d+ mm \(.*\) wide, as the camera sees it", told
+    )
 
 
 def test_frames_of_many_sizes_are_looked_at(tmp_path: Path) -> None:
@@ -376,6 +380,29 @@ def test_one_member_is_all_that_is_needed_where_that_is_said(tmp_path: Path) -> 
         check_data(tmp_path)
 
 
+def test_missing_depth_is_advised_on_by_what_else_the_networks_see(parts: Parts) -> None:
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        points = parts.points(file.stem)
+        points[40:60, 50:66] = 0
+        parts.write(file.stem, points=points)
+    both = check(parts)
+    alone = check_data(parts.folder.parent.parent, modality="depth")
+    assert any("of the part has no depth" in line and "show in RGB only" in line for line in both.advice), both.advice
+    assert any("of the part has no depth" in line and "do not show" in line for line in alone.advice), alone.advice
+
+
+def test_parts_that_are_all_trained_on_are_advised_on(parts: Parts, tmp_path: Path) -> None:
+    shutil.rmtree(parts.folder.parent.parent / "validation")
+    (tmp_path / "all.toml").write_text("[training]\nhold_out = 0\n")
+    advice = check_data(parts.folder.parent.parent, file=tmp_path / "all.toml").advice
+    assert "no good part is held out, so the model will have no threshold." in advice
+
+
+def test_shifts_are_said_in_words() -> None:
+    assert moved(-5.0, 0.0) == "5 pixels to the left" and moved(0.0, 0.4) == ""
+    assert moved(8.0, -3.0) == "8 pixels to the right and 3 up" and moved(0.0, 4.0) == "4 pixels down"
+
+
 def test_dark_parts_are_advised_on(parts: Parts) -> None:
     for file in sorted((parts.folder / "rgb").iterdir()):
         parts.write(file.stem, rgb=(parts.rgb(file.stem) // 16).astype(np.uint8))  # 12 bits read as 16
@@ -390,3 +417,10 @@ def test_a_number_for_missing_depth_that_nobody_declared_is_advised_on(parts: Pa
         points[:4, :, 2] = 6.5535
         parts.write(file.stem, points=points)
     assert "exactly 6.5535 m away" in " ".join(check(parts).advice)
+    root = parts.folder.parent.parent
+    for folder in (parts.folder, root / "validation" / "good", root / "test" / "good"):
+        for file in (folder / "xyz").iterdir():
+            tifffile.imwrite(file, tifffile.imread(file) * 1000, photometric="minisblack")
+    declare(root, "depth_unit: mm")
+    advice = " ".join(check(parts).advice)
+    assert "exactly 6.5535 m away" in advice and '"depth_missing: 6553.5" into dataset.yaml' in advice

@@ -16,9 +16,9 @@ import numpy as np
 import das3d
 from das3d.atomic import write_atomically
 from das3d.console import percent
-from das3d.datacheck import DataCheck, median, pixel_pitch, suggested_size
+from das3d.datacheck import DataCheck, median, moved, pixel_pitch, suggested_size
 from das3d.datacheck.facts import Facts
-from das3d.datacheck.suspects import length
+from das3d.datacheck.suspects import between, length
 from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.pictures import Image, Tile, contact_sheet, depth_picture, save_picture, shaded_relief
@@ -51,7 +51,7 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
             ("missing depth, frame", _spread(good, "missing", percent)),
             ("background plane", _plane(good)),
             ("part, pixels", f"{_pixels(good, 'length_px')} long, {_pixels(good, 'width_px')} wide"),
-            ("part, mm", _millimetres(good)),
+            ("size of the part", _lengths(good)),
         ]
         if check.settings.uses_depth:
             there[3:3] = [("missing depth, part", _spread(good, "missing_on_part", percent))]
@@ -67,7 +67,7 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
         rows.append(
             (
                 "RGB against depth",
-                f"{right:+.0f} pixels right, {down:+.0f} down; fit {np.median([a.fit for a in seen]):.2f}",
+                f"{moved(right, down) or 'in place'}; fit {np.median([a.fit for a in seen]):.2f} of 1",
             )
         )
     return rows + _prepared_rows(check)
@@ -79,9 +79,9 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
         return [("training", "not possible, see below")]
     size = suggested_size(check)
     side, across = statistics.window_sides(settings.preparation)
-    what = f"window of {statistics.window} pixels around the part" if statistics.window else "the whole frame"
+    what = f"a window of {statistics.window} pixels around the part" if statistics.window else "the whole frame"
     if statistics.breadth:
-        what = f"window of {side} x {across} pixels that lies along the part"
+        what = f"a window of {side} x {across} pixels along the part"
     rows = [("training sees", f"{what}, as {size} x {size}")]
     pitch = pixel_pitch(check)
     if side and pitch is not None:
@@ -117,7 +117,7 @@ def _spread(facts: Sequence[Facts], name: str, show: Any) -> str:
     if not known:
         return UNKNOWN
     low, middle, high = (show(float(value)) for value in np.quantile(known, (0.05, 0.5, 0.95)))
-    return middle if low == middle == high else f"{middle} ({low} to {high})"
+    return middle if low == middle == high else f"{middle} ({between(low, high)})"
 
 
 def _sizes(facts: Sequence[Facts]) -> str:
@@ -140,7 +140,7 @@ def _plane(facts: Sequence[Facts]) -> str:
     return f"in {len(found)} of {len(facts)} scans, noise {_spread(found, 'plane_noise', length)}"
 
 
-def _millimetres(facts: Sequence[Facts]) -> str:
+def _lengths(facts: Sequence[Facts]) -> str:
     if median(facts, "length") is None:
         return "needs XYZ, or focal_length in dataset.yaml"
     return f"{_spread(facts, 'length', length)} long, {_spread(facts, 'width', length)} wide, as the camera sees it"
@@ -154,12 +154,13 @@ def print_check(check: DataCheck) -> None:
 
     console = Console(highlight=False, soft_wrap=False, markup=False)  # kinds may be called anything
     table = Table(box=box.SIMPLE_HEAD, show_header=False, title=f"{check.dataset.category}  ({check.dataset.layout})",
-                  title_justify="left", padding=(0, 1))  # fmt: skip
+                  title_justify="left", padding=(0, 1), caption_justify="left",
+                  caption="figures: the median of the good parts (and what 90% of them lie between)")  # fmt: skip
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in rows_of(check):
         table.add_row(name, value)
-    console.print(table)
+    console.print(table, "")
     print(f"suspects among {len(check.good)} good parts: {len(check.suspects) or 'none'}")
     for suspect in check.suspects[:20]:
         print(f"  {suspect.part.id}")
@@ -275,7 +276,7 @@ def oddest_sheet(check: DataCheck, side: int = 240) -> Image:
         tiles.append(Tile(np.hstack(_views(check, suspect.part, side, circles)), reasons, True))
     for one, what, place in oddest(check):
         views = _views(check, one.part, side, [] if place is None else [place])
-        tiles.append(Tile(np.hstack(views), (one.part.id, f"no suspect; among the oddest in {what}")))
+        tiles.append(Tile(np.hstack(views), (one.part.id, f"not suspect, but among the oddest in {what}")))
     return contact_sheet(tiles, columns=3, gap=10)
 
 

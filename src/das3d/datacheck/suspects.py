@@ -89,7 +89,7 @@ def unlike_the_others(facts: Sequence[Facts]) -> list[list[Reason]]:
         expected = expected_beyond(side * values, check.least)
         for index in np.flatnonzero(expected < limit):
             low, high = np.nanquantile(np.delete(values, index), (0.05, 0.95))
-            found, others = check.show(float(values[index])), f"{check.show(low)} to {check.show(high)}"
+            found, others = check.show(float(values[index])), between(check.show(float(low)), check.show(float(high)))
             text = f"{check.name} {found}, others {others}: {check.means}"
             reasons[index].append(Reason(check.name, text, float(expected[index])))
     return [sorted(those, key=lambda reason: reason.expected) for those in reasons]
@@ -139,6 +139,14 @@ def length(metres: float) -> str:
     if abs(metres) >= 1:
         return f"{metres:.4g} m"
     return f"{metres * 1000:.3g} mm"
+
+
+def between(low: str, high: str) -> str:
+    """Two values for people, with their unit once: 39.1 to 42.1 mm, 0 to 2 pixels; one where both are the same."""
+    number, _, unit = low.partition(" ")
+    if low == high:
+        return low
+    return f"{number} to {high}" if high.partition(" ")[2] == unit else f"{low} to {high}"
 
 
 def _of(name: str, *, log: bool = False) -> Callable[[Sequence[Facts]], NDArray[np.float64]]:
