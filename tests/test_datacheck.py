@@ -10,16 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from builders import declare, write_member
+import tifffile
+from builders import declare, eyecandies, own_kind, write_member
 from scenes import Box, see
 from spoils import Parts
 from tiny import das3d
 
 from das3d.background import fit_background, plane_depth
-from das3d.datacheck import DataCheck, check_data
-from das3d.datacheck.datasheet import settings_text, write_check
+from das3d.datacheck import DataCheck, _units, check_data, moved
+from das3d.datacheck.datasheet import _views, parts_sheet, rows_of, settings_text, write_check
+from das3d.datasets import find_dataset
 from das3d.demo import CATEGORY, make_demo
 from das3d.errors import DataError, SettingsError
+from das3d.files import DepthFormat
 from das3d.settings import make_settings
 
 SIZE = (96, 112)
@@ -112,7 +115,8 @@ def test_a_shift_of_all_parts_is_advised_on_and_makes_none_a_suspect(parts: Part
     for file in sorted((parts.folder / "rgb").iterdir()):
         parts.shift(file.stem, 5)
     found = check_data(parts.folder.parent.parent)
-    assert any("RGB lies -" in line and "calibrate" in line for line in found.advice), found.advice
+    words = r"RGB is shifted against depth, \d pixels to the left.*: calibrate"
+    assert any(re.search(words, line) for line in found.advice), found.advice
     assert not [name for name in suspects(found) if name.startswith("train")]
 
 
@@ -141,6 +145,60 @@ def test_sets_with_one_member(parts: Parts, member: str) -> None:
     found = check_data(root)
     assert found.settings.modality == word
     assert len(found.good) == TRAIN and len(found.suspects) <= 2
+
+
+def test_who_says_how_depth_is_read_is_named(parts: Parts, tmp_path: Path) -> None:
+    root = parts.folder.parent.parent
+    tenths = DepthFormat(0.0001)
+
+    def said(data: Path, told: DepthFormat | None = None) -> str:
+        return _units(find_dataset(data, depth_format=told), told)
+
+    assert said(root) == "metres, as the layout mvtec3d has it"
+    assert said(root, tenths) == "0.0001 m a count, as told (--depth-unit)"
+    declare(root, "depth_unit: mm")
+    assert said(root, tenths) == "millimetres, declared in dataset.yaml"
+    declare(root, "")
+    assert said(root) == "metres, as the layout mvtec3d has it"
+    assert said(root, tenths) == "0.0001 m a count, as told (--depth-unit)"
+    mine = declare(tmp_path / "mine", "depth_scale: 0.0001")
+    own_kind(mine / "train" / "good")
+    assert said(mine) == "0.0001 m a count, declared in dataset.yaml"
+    assert said(mine / "train") == f"0.0001 m a count, declared in {mine.resolve() / 'dataset.yaml'}"
+    sweets = eyecandies(declare(tmp_path / "sweets", "depth_unit: mm"))
+    assert said(sweets) == said(sweets, tenths) == "as each part's info_depth.yaml says"
+
+
+def test_depth_that_the_networks_will_not_see_tells_where_the_part_is_and_no_more(parts: Parts, tmp_path: Path) -> None:
+    points = parts.points("003")
+    points[..., 2] += np.random.default_rng(0).normal(0, 0.0005, SIZE).astype(np.float32)
+    parts.write("003", points=points)
+    cut = parts.folder / "xyz" / "004.tiff"
+    cut.write_bytes(cut.read_bytes()[:10_000])
+    root = parts.folder.parent.parent
+    of_depth = {"height of the part", "noise of the surface", "odd shape"}
+    assert of_depth <= set(suspects(check(parts))["003"])
+    found = check_data(root, modality="rgb")
+    assert suspects(found)["004"] == ["unreadable"], "as in training, which asks where the part is"
+    assert not of_depth & set(suspects(found).get("003", []))
+    assert all(one.odd_shape is one.height is one.surface_noise is one.missing_on_part is None for one in found.good)
+    table = dict(rows_of(found))
+    assert table["members"] == "RGB; depth tells where the part is, and no more"
+    assert {"background plane", "size of the part", "RGB against depth", "background"} <= table.keys()
+    assert not {"missing depth, part", "height of the part", "depth noise, part", "depth range"} & table.keys()
+    write_check(found, tmp_path)
+    assert parts_sheet(found, 50).shape == parts_sheet(check_data(root, modality="depth"), 50).shape, "one view a part"
+
+
+def test_rgb_that_the_networks_will_not_see_is_not_looked_at(parts: Parts) -> None:
+    parts.shift("006", 6)
+    cut = parts.folder / "rgb" / "004.png"
+    cut.write_bytes(cut.read_bytes()[:2_000])
+    found = check_data(parts.folder.parent.parent, modality="depth")
+    assert suspects(found) == {} and not any(one.error for one in found.facts)
+    table = dict(rows_of(found))
+    assert table["members"] == "depth" and not {"brightness of the part", "RGB against depth"} & table.keys()
+    assert {"height of the part", "depth range"} <= table.keys()
 
 
 def test_command_writes_sheets_settings_and_json(parts: Parts, tmp_path: Path) -> None:
@@ -200,8 +258,21 @@ def test_depth_images_tell_no_millimetres(tmp_path: Path) -> None:
     assert "0.0001 m a count, declared in dataset.yaml" in result.stdout
     (root / "dataset.yaml").write_text("depth_scale: 0.0001\nfocal_length: 90")
     result = das3d("inspect", root, "--out", tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["part, mm"]
-    assert result.exit_code == 0 and re.fullmatch(r"\d+ mm \(.*\) long, \d+ mm \(.*\) wide, as the camera sees it", told)
+    told = json.loads((tmp_path / "out" / "check.json").read_text())["table"]["size of the part"]
+    assert result.exit_code == 0 and re.fullmatch(
+        r"\d+ mm \(\d+ to \d+ mm\) long, \d+ mm \(.*\) wide, as the camera sees it", told
+    )
+
+
+def test_frames_of_many_sizes_are_looked_at(tmp_path: Path) -> None:
+    for seed in range(6):
+        scene = see(size=(120, 150 + 4 * seed), seed=seed)
+        write_member(tmp_path / f"good/{seed}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed}_depth.tiff", scene.depth.astype(np.float32))
+    found = check_data(declare(tmp_path))
+    assert suspects(found) == {} and found.statistics is not None and found.statistics.frame is None
+    expected = "1 of 150 x 120, 1 of 154 x 120, 1 of 158 x 120, and 3 other sizes"
+    assert dict(rows_of(found))["frame, pixels"] == expected
 
 
 def test_the_pieces_of_a_rope_between_missing_points_are_one_part(tmp_path: Path) -> None:
@@ -267,6 +338,28 @@ def test_spoiled_real_parts_are_pointed_at_and_hardly_any_other(glands: Parts) -
     assert "fit of RGB to depth" in named["003"] and "fit of RGB to depth" in named["010"]
 
 
+def test_sheets_show_long_parts_in_their_proportions(tmp_path: Path) -> None:
+    size = (300, 360)
+    bar = (Box(-0.06, 0.06, -0.015, 0.015, 0.02),)
+    for seed in range(4):
+        scene = see(solids=bar, size=size, focal=1000.0, seed=seed)
+        write_member(tmp_path / f"good/{seed}_rgb.png", scene.rgb)
+        write_member(tmp_path / f"good/{seed}_depth.tiff", scene.depth.astype(np.float32))
+    found = check_data(declare(tmp_path))
+    assert found.statistics is not None and found.statistics.breadth
+    first = found.good[0]
+    rows, columns = np.nonzero(see(solids=bar, size=size, focal=1000.0).part)
+    middle = round(columns.mean()), round(rows.mean())
+    plain, circled = (_views(found, first.part, 200, circles) for circles in ([], [middle]))
+    assert [view.shape for view in plain] == [(200, 200, 3)] * 2
+    for view, marked in zip(plain, circled, strict=True):
+        v, u = np.nonzero(view.max(axis=2) > 25)
+        assert np.ptp(u) / np.ptp(v) == pytest.approx(first.length_px / first.width_px, rel=0.1)  # type: ignore[operator]
+        ring_v, ring_u = np.nonzero((view != marked).any(axis=2))
+        assert np.ptp(ring_u) == np.ptp(ring_v)
+        assert [ring_u.mean(), ring_v.mean()] == pytest.approx([u.mean(), v.mean()], abs=2)
+
+
 def test_wires_are_looked_at(tmp_path: Path) -> None:
     wire = (Box(-0.0012, 0.0012, -0.08, 0.08, 0.02),)
     for seed in range(4):
@@ -287,6 +380,29 @@ def test_one_member_is_all_that_is_needed_where_that_is_said(tmp_path: Path) -> 
         check_data(tmp_path)
 
 
+def test_missing_depth_is_advised_on_by_what_else_the_networks_see(parts: Parts) -> None:
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        points = parts.points(file.stem)
+        points[40:60, 50:66] = 0
+        parts.write(file.stem, points=points)
+    both = check(parts)
+    alone = check_data(parts.folder.parent.parent, modality="depth")
+    assert any("of the part has no depth" in line and "show in RGB only" in line for line in both.advice), both.advice
+    assert any("of the part has no depth" in line and "do not show" in line for line in alone.advice), alone.advice
+
+
+def test_parts_that_are_all_trained_on_are_advised_on(parts: Parts, tmp_path: Path) -> None:
+    shutil.rmtree(parts.folder.parent.parent / "validation")
+    (tmp_path / "all.toml").write_text("[training]\nhold_out = 0\n")
+    advice = check_data(parts.folder.parent.parent, file=tmp_path / "all.toml").advice
+    assert "no good part is held out, so the model will have no threshold." in advice
+
+
+def test_shifts_are_said_in_words() -> None:
+    assert moved(-5.0, 0.0) == "5 pixels to the left" and moved(0.0, 0.4) == ""
+    assert moved(8.0, -3.0) == "8 pixels to the right and 3 up" and moved(0.0, 4.0) == "4 pixels down"
+
+
 def test_dark_parts_are_advised_on(parts: Parts) -> None:
     for file in sorted((parts.folder / "rgb").iterdir()):
         parts.write(file.stem, rgb=(parts.rgb(file.stem) // 16).astype(np.uint8))  # 12 bits read as 16
@@ -301,3 +417,10 @@ def test_a_number_for_missing_depth_that_nobody_declared_is_advised_on(parts: Pa
         points[:4, :, 2] = 6.5535
         parts.write(file.stem, points=points)
     assert "exactly 6.5535 m away" in " ".join(check(parts).advice)
+    root = parts.folder.parent.parent
+    for folder in (parts.folder, root / "validation" / "good", root / "test" / "good"):
+        for file in (folder / "xyz").iterdir():
+            tifffile.imwrite(file, tifffile.imread(file) * 1000, photometric="minisblack")
+    declare(root, "depth_unit: mm")
+    advice = " ".join(check(parts).advice)
+    assert "exactly 6.5535 m away" in advice and '"depth_missing: 6553.5" into dataset.yaml' in advice

@@ -110,9 +110,9 @@ def test_depth_is_positive_and_finite_exactly_where_valid(values: np.ndarray, un
     assert not (scan.valid & ~(np.isfinite(values) & (values > 0))).any()
 
 
-@pytest.mark.parametrize("depth", [np.zeros((2, 3)), np.full((2, 3), np.nan), np.zeros((2, 3, 3))])
+@pytest.mark.parametrize("depth", [np.zeros((2, 4)), np.full((2, 4), np.nan), np.zeros((2, 4, 3))])
 def test_depth_of_which_nothing_was_measured_is_refused(depth: np.ndarray) -> None:
-    with pytest.raises(DataError, match="cap7: expected a measured depth somewhere, found all 6 pixels missing"):
+    with pytest.raises(DataError, match="cap7: expected a measured depth somewhere, found all 8 pixels missing"):
         scan_from_arrays(depth=depth, name="cap7")
 
 
@@ -142,7 +142,7 @@ def test_mask_is_true_wherever_it_is_not_zero() -> None:
 
 
 def test_arrays_of_the_caller_are_not_written_to() -> None:
-    depth = np.array([[np.nan, 0.5, -1.0]], np.float32)
+    depth = np.array([[np.nan, 0.5, -1.0, 0.0]], np.float32)
     before = depth.copy()
     scan = scan_from_arrays(depth=depth)
     assert np.array_equal(depth, before, equal_nan=True)
@@ -153,11 +153,33 @@ def test_arrays_of_the_caller_are_not_written_to() -> None:
     ("arguments", "message"),
     [
         ({}, "expected RGB, depth or both"),
-        ({"depth": np.zeros((4, 6, 1))}, r"expected depth as \(H, W\) or points as \(H, W, 3\), found shape \(4, 6, 1\)"),
-        ({"depth": np.zeros(24)}, r"found shape \(24,\)"),
-        ({"depth": np.zeros((4, 6), complex)}, "expected depth as numbers, found complex128"),
-        ({"depth": VALID}, "expected depth as numbers, found bool"),
-        ({"depth": np.full((4, 6), "far")}, "expected depth as numbers, found <U3"),
+        (
+            {"depth": np.zeros((4, 6, 1))},
+            r"expected depth of shape \(H, W\) or points .* \(H, W, 3\), found shape \(4, 6, 1\)$",
+        ),
+        ({"depth": np.zeros(24)}, r"found shape \(24,\)$"),
+        ({"depth": np.ones((24, 3))}, r"found shape \(24, 3\)$"),  # points without a grid
+        ({"depth": 0.5}, r"found shape \(\)$"),
+        ({"depth": [[0.5, 0.6], [0.7]]}, r"expected depth as an array, found a list that is none \(.*inhomogeneous.*\)$"),
+        ({"rgb": [[1, 2], [3]]}, "expected RGB as an array, found a list that is none"),
+        ({"rgb": RGB.tolist()}, r"expected RGB as .* found \(4, 6, 3\) int64$"),
+        ({"rgb": RGB, "mask": [[1, 2], [3]]}, "expected the mask as an array, found a list that is none"),
+        ({"rgb": RGB, "mask": np.full((4, 6), None)}, "expected the mask as numbers, found object$"),
+        ({"rgb": RGB, "mask": np.full((4, 6), "no")}, "expected the mask as numbers, found <U2$"),
+        (
+            {"depth": np.ma.array(DEPTH, mask=DEPTH > 0)},
+            "as a plain array, found a masked one; write 0 where depth is masked$",
+        ),
+        ({"depth": np.zeros((4, 6), complex)}, "expected depth as integers or floats, found complex128$"),
+        ({"depth": VALID}, "expected depth as integers or floats, found bool$"),
+        ({"depth": np.full((4, 6), "far")}, "expected depth as integers or floats, found <U3$"),
+        ({"depth": DEPTH.astype(object)}, "expected depth as integers or floats, found object$"),
+        ({"depth": np.full((4, 6), 5, "m8[s]")}, r"expected depth as integers or floats, found timedelta64\[s\]$"),
+        (
+            {"depth": np.full((4, 6), 100, np.uint8), "unit": "mm"},
+            "expected depth with 16 or more bits, found 8 bits, which are too coarse to show defects$",
+        ),
+        ({"depth": np.full((4, 6, 3), 100, np.uint16), "unit": "mm"}, r"found a colour picture \(uint16, 3 channels\)$"),
         ({"rgb": RGB, "depth": DEPTH[:, :5]}, "all members must have one size, found RGB 6 x 4, depth 5 x 4"),
         ({"rgb": RGB, "depth": np.ones((3, 6, 3))}, "found RGB 6 x 4, depth 6 x 3"),
         ({"rgb": RGB, "mask": VALID[:2]}, "found RGB 6 x 4, mask 6 x 2"),
@@ -191,6 +213,11 @@ def test_arrays_are_read_as_files_are(tmp_path: Path) -> None:
         scan_from_arrays(depth=DEPTH * 1000, unit=1.0)
 
 
+def test_depth_may_be_a_list() -> None:
+    depth = scan_from_arrays(depth=[[500, 600], [700, 0]], unit="mm").depth
+    assert depth is not None and np.array_equal(depth, np.float32([[0.5, 0.6], [0.7, 0]]))
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
 def test_colours_are_taken_as_files_have_them(tmp_path: Path, kind: Any, channels: int) -> None:
@@ -215,9 +242,21 @@ def test_a_scan_does_not_change_with_the_buffers_of_a_camera() -> None:
     assert (scan.rgb == RGB).all() and (scan.depth == DEPTH).all() and scan.mask.all()
 
 
-def test_unknown_unit_is_refused() -> None:
-    with pytest.raises(DataError, match="depth unit: expected one of m, cm, mm, um, found 'inch'"):
-        scan_from_arrays(depth=DEPTH, unit="inch")
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        ("inch", "depth unit: expected one of m, cm, mm, um, found 'inch'"),
+        (-1, r"depth scale: expected metres per count above 0, found -1\.0"),
+        (0, r"depth scale: expected metres per count above 0, found 0\.0"),
+        (np.nan, "depth scale: expected metres per count above 0, found nan"),
+        (np.inf, "depth scale: expected metres per count above 0, found inf"),
+        ([0.001], r"depth unit: expected one of m, cm, mm, um, metres per count or a DepthFormat, found \[0\.001\]"),
+        (b"mm", "depth unit: expected one of .*, found b'mm'"),
+    ],
+)
+def test_unknown_units_are_refused(unit: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"^{message}$"):
+        scan_from_arrays(depth=DEPTH, unit=unit)
 
 
 # ------------------------------------------------------------------------------------------- intrinsics

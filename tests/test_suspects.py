@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from das3d.datacheck.alignment import Alignment
 from das3d.datacheck.facts import Facts
-from das3d.datacheck.suspects import CHECKS, FALSE_SUSPECTS, FEWEST, beyond_doubt, expected_beyond, unlike_the_others
+from das3d.datacheck.suspects import (
+    CHECKS,
+    FALSE_SUSPECTS,
+    FEWEST,
+    between,
+    beyond_doubt,
+    expected_beyond,
+    unlike_the_others,
+)
 from das3d.parts import Part
 from das3d.scan import another_unit
 
@@ -74,6 +82,17 @@ def test_spoiled_parts_do_not_hide_one_another(spoiled: int) -> None:
 def test_farther_out_is_never_less_suspect(values: list[float]) -> None:
     expected = expected_beyond(np.array(values), 1e-3)
     assert (np.diff(expected[np.argsort(values, kind="stable")]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        ("39.1 mm", "42.1 mm", "39.1 to 42.1 mm"), ("950 mm", "1.2 m", "950 mm to 1.2 m"), ("0 px", "0 px", "0 px"),
+        ("2.7%", "12.6%", "2.7% to 12.6%"), ("14.2% of the frame", "15.9% of the frame", "14.2% to 15.9% of the frame"),
+    ],
+)  # fmt: skip
+def test_the_unit_of_two_values_is_said_once(low: str, high: str, words: str) -> None:
+    assert between(low, high) == words
 
 
 def test_unknown_values_and_small_sets_are_not_judged() -> None:
@@ -156,3 +175,8 @@ def test_what_needs_no_statistics() -> None:
     found = [[reason.check for reason in those] for those in beyond_doubt(parts)]
     assert found == [[]] * 5 + [["unit"], ["frame size"], ["no part"], ["no plane"], ["unreadable"]]
     assert "millimetres" in beyond_doubt(parts)[5][0].text
+    assert "400 x 300 pixels, others 400 x 400" in beyond_doubt(parts)[6][0].text
+
+
+def test_frames_of_many_sizes_make_none_a_suspect() -> None:
+    assert beyond_doubt([facts(index, size=(400, 300 + 10 * (index // 3))) for index in range(12)]) == [[]] * 12

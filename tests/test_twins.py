@@ -83,6 +83,27 @@ def test_depth_alone_will_do() -> None:
     assert (pair.rgb, pair.depth, pair.whole) == ("absent", "same", True)
 
 
+@pytest.mark.parametrize("step", [2, 3, 6])
+def test_a_scan_of_pixels_apart_that_occurs_twice_is_found(step: int) -> None:
+    def scanned(index: int, seed: int, noise: float = 0.0) -> Facts:
+        depth = cv2.resize(relief(seed), (330, 270))
+        depth += np.random.default_rng(index).normal(0, noise, depth.shape).astype(np.float32)
+        v, u = np.indices(depth.shape)
+        return facts(index, cv2.resize(picture(index), (330, 270)), np.where((v % step == 0) & (u % step == 0), depth, 0))
+
+    (pair,) = find_twins([*(scanned(index, index) for index in range(8)), scanned(8, 3, noise=0.0002)])
+    assert (pair.first.part.id, pair.second.part.id) == ("train/good/003", "train/good/008")
+    assert (pair.rgb, pair.depth) == ("different", "nearly the same")
+
+
+def test_depth_too_sparse_to_compare_makes_twins_only_where_it_is_the_same() -> None:
+    v, u = np.indices((90, 110))
+    seeds = [0, 1, 2, 3, 4, 2]
+    parts = [facts(i, picture(i), np.where((v % 30 == 0) & (u % 30 == 0), relief(seed), 0)) for i, seed in enumerate(seeds)]
+    (pair,) = find_twins(parts)
+    assert (pair.first.part.id, pair.second.part.id, pair.depth) == ("train/good/002", "train/good/005", "same")
+
+
 def test_parts_are_compared_in_blocks_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [*others(), facts(8, picture(3), relief(3), "test"), facts(9, picture(5), relief(0))]
     whole = [pair.describe() for pair in find_twins(parts)]

@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
 from das3d.errors import DataError, one_line
-from das3d.scan import RGB, UNITS, Camera, Depth, Mask, camera_from_points, colours_in, metres_per, metric_depth
+from das3d.scan import (
+    RGB,
+    UNITS,
+    Camera,
+    Depth,
+    Mask,
+    camera_from_points,
+    colours_in,
+    expect_depth,
+    metres_per,
+    metric_depth,
+)
 
 Size = tuple[int, int]  # height, width
 
@@ -274,14 +285,7 @@ def _depth_shape(path: Path, depth_format: DepthFormat | None, size: Size | None
         shape, dtype = _FORMATS[path.suffix.lower()][0](path)
     if path.suffix.lower() in CLOUD_SUFFIXES and len(shape) == 2:
         shape = _on_grid(path, shape[0], size)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3) or (len(shape) == 2 and shape[1] == 3):
-        raise DataError(f"{path}: expected depth of shape (H, W) or points of shape (H, W, 3), found shape {shape}")
-    if dtype.kind not in "iuf":
-        raise DataError(f"{path}: expected depth as integers or floats, found {dtype}")
-    if len(shape) == 3 and dtype.kind == "u":
-        raise DataError(f"{path}: expected depth, or points as floats, found a colour picture ({dtype}, 3 channels)")
-    if dtype.kind in "iu" and dtype.itemsize == 1:
-        raise DataError(f"{path}: expected depth with 16 or more bits, found 8 bits, which are too coarse to show defects")
+    expect_depth(str(path), shape, dtype)
     if dtype.kind in "iu" and depth_format is None:
         raise DataError(f"{path}: expected a declared unit for depth in {dtype} counts, found none; {HOW_TO_DECLARE}")
     _sane_size(path, shape)

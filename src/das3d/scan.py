@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from das3d.errors import DataError
+from das3d.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from das3d.files import DepthFormat
@@ -98,11 +98,11 @@ class Scan:
 
 
 def scan_from_arrays(
-    rgb: NDArray[np.generic] | None = None,
-    depth: NDArray[np.generic] | None = None,
+    rgb: ArrayLike | None = None,
+    depth: ArrayLike | None = None,
     *,
     unit: str | float | DepthFormat | None = "m",
-    mask: NDArray[np.generic] | None = None,
+    mask: ArrayLike | None = None,
     camera: Camera | None = None,
     name: str = "scan",
 ) -> Scan:
@@ -110,37 +110,70 @@ def scan_from_arrays(
 
     Args:
         rgb: (H, W, 3) uint8; what `colours_in` takes will do as well.
-        depth: (H, W) depth or (H, W, 3) organised points x, y, z. Zero, negative and non-finite depths are missing.
+        depth: (H, W) depth or (H, W, 3) organised points x, y, z, of 16 bits or more. Zero, negative and non-finite depths
+            are missing.
         unit: of `depth`: ``"m"``, ``"cm"``, ``"mm"`` or ``"um"``; or metres per count; or a `DepthFormat`, as of files,
             with its offset, missing number and focal length. None takes floats as metres and refuses integers.
-        mask: (H, W) ground truth, non-zero on defects.
+        mask: (H, W) ground truth, numbers that are non-zero on defects.
         camera: intrinsics; where this is None, read off the points, or as `unit` declares them for depth alone.
         name: what messages call this scan.
 
     Raises:
-        DataError: a member has the wrong shape, the sizes differ, nothing was measured, or depths are none in this unit.
+        DataError: a member has the wrong shape or type, the sizes differ, nothing was measured, the unit is none, or depths
+            are none in it.
     """
     metres, valid = None, None
     if depth is not None:
-        if depth.ndim not in (2, 3) or (depth.ndim == 3 and depth.shape[2] != 3):
-            raise DataError(f"{name}: expected depth as (H, W) or points as (H, W, 3), found shape {depth.shape}")
-        if not np.issubdtype(depth.dtype, np.number) or np.issubdtype(depth.dtype, np.complexfloating):
-            raise DataError(f"{name}: expected depth as numbers, found {depth.dtype}")
-        form = _format_of(unit, depth, name)
+        numbers = _array(depth, "depth", name)
+        expect_depth(name, numbers.shape, numbers.dtype)
+        form = _format_of(unit, numbers, name)
         hint = f"is it {unit}?" if isinstance(unit, str) else f"is it {form.scale:g} metres per count?"
-        metres, valid = metric_depth(depth, name, form.scale, form.offset, form.missing, hint=hint)
-        if camera is None and depth.ndim == 3:
-            camera = camera_from_points(depth, valid)
+        metres, valid = metric_depth(numbers, name, form.scale, form.offset, form.missing, hint=hint)
+        if camera is None and numbers.ndim == 3:
+            camera = camera_from_points(numbers, valid)
         elif camera is None and form.focal_length is not None:
             camera = Camera.centred(form.focal_length, metres.shape)
     return Scan(
         name=name,
-        rgb=None if rgb is None else colours_in(np.asarray(rgb), name),
+        rgb=None if rgb is None else colours_in(_array(rgb, "RGB", name), name),
         depth=metres,
         valid=valid,
-        mask=None if mask is None else np.asarray(mask) != 0,
+        mask=None if mask is None else _marked(_array(mask, "the mask", name), name),
         camera=camera,
     )
+
+
+def _array(values: ArrayLike, what: str, name: str) -> NDArray[Any]:
+    if np.ma.is_masked(values):
+        found = "a masked one; write 0 where depth is masked"
+        raise DataError(f"{name}: expected {what} as a plain array, found {found}")
+    try:
+        return np.asarray(values)
+    except Exception as error:  # rows that differ in length, or whatever the arrays of other libraries raise
+        found = f"a {type(values).__name__} that is none ({one_line(error)})"
+        raise DataError(f"{name}: expected {what} as an array, found {found}") from error
+
+
+def _marked(mask: NDArray[Any], name: str) -> Mask:
+    if mask.dtype.kind not in "biuf":
+        raise DataError(f"{name}: expected the mask as numbers, found {mask.dtype}")
+    return np.asarray(mask != 0)
+
+
+def expect_depth(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array, or what the header of a file declares, that can be neither depth nor points.
+
+    Raises:
+        DataError: its shape is neither (H, W) nor (H, W, 3), or its numbers are none, a colour picture, or of 8 bits.
+    """
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3) or (len(shape) == 2 and shape[1] == 3):
+        raise DataError(f"{name}: expected depth of shape (H, W) or points of shape (H, W, 3), found shape {shape}")
+    if dtype.kind not in "iuf":
+        raise DataError(f"{name}: expected depth as integers or floats, found {dtype}")
+    if len(shape) == 3 and dtype.kind == "u":
+        raise DataError(f"{name}: expected depth, or points as floats, found a colour picture ({dtype}, 3 channels)")
+    if dtype.kind in "iu" and dtype.itemsize == 1:
+        raise DataError(f"{name}: expected depth with 16 or more bits, found 8 bits, which are too coarse to show defects")
 
 
 def _format_of(unit: str | float | DepthFormat | None, depth: NDArray[np.generic], name: str) -> DepthFormat:
@@ -152,7 +185,13 @@ def _format_of(unit: str | float | DepthFormat | None, depth: NDArray[np.generic
         return METRES
     if isinstance(unit, DepthFormat):
         return unit
-    return DepthFormat.from_unit(unit) if isinstance(unit, str) else DepthFormat(float(unit))
+    if isinstance(unit, str):
+        return DepthFormat.from_unit(unit)
+    try:
+        return DepthFormat(float(unit))
+    except (TypeError, ValueError):
+        expected = f"one of {', '.join(UNITS)}, metres per count or a DepthFormat"
+        raise DataError(f"depth unit: expected {expected}, found {one_line(repr(unit))}") from None
 
 
 def colours_in(pixels: NDArray[np.generic], name: str) -> RGB:

@@ -20,7 +20,7 @@ import numpy as np
 
 from das3d.background import RELATIVE_NOISE
 from das3d.choices import Modality, Preset
-from das3d.console import progress
+from das3d.console import counted, progress
 from das3d.datacheck.facts import Facts, facts_of
 from das3d.datacheck.novelty import GRID, Feature, look_of, oddness
 from das3d.datacheck.suspects import Reason, beyond_doubt, length, unlike_the_others
@@ -29,7 +29,7 @@ from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, DepthFormat
 from das3d.foreground import most_run_out
-from das3d.layouts import DECLARATION
+from das3d.layouts import DECLARATION, declaration_for, declares
 from das3d.measurement import Statistics
 from das3d.parts import Part
 from das3d.prepared import measure_parts, prepare_part, too_dark, train_and_held_out
@@ -158,7 +158,7 @@ def _members_of(dataset: Dataset) -> Modality:
 def _look_at_all(parts: Sequence[Part], settings: Settings, *, runs_out: bool = False) -> list[Facts]:
     facts = []
     with progress("looking", len(parts)) as step, ThreadPoolExecutor(READERS) as pool:
-        for one in pool.map(lambda part: facts_of(part, settings.preparation, runs_out=runs_out), parts):
+        for one in pool.map(lambda part: facts_of(part, settings, runs_out=runs_out), parts):
             facts.append(one)
             step()
     return facts
@@ -187,7 +187,10 @@ def _compared(
                 looks.append(look_of(scan))
                 places.append(scan.window)
             step()
-    features: list[tuple[Feature, bool]] = [("colour", statistics.has_rgb), ("shape", statistics.has_depth)]
+    features: list[tuple[Feature, bool]] = [
+        ("colour", statistics.has_rgb),
+        ("shape", statistics.has_depth and settings.uses_depth),
+    ]
     for feature, there in features:
         if there:
             with progress("comparing", len(prepared)) as step:
@@ -219,7 +222,7 @@ def _copied_members(twins: Sequence[Twins]) -> list[tuple[str, Reason]]:
             continue
         copied, other = ("RGB", "depth") if pair.depth == "different" else ("depth", "RGB")
         likeness = pair.rgb if copied == "RGB" else pair.depth
-        text = f"{likeness} {copied} as {right.part.id}, but other {other}: a file copied or named wrongly"
+        text = f"{likeness} {copied} as {right.part.id}, but different {other}: a file copied or named wrongly"
         found.append((wrong.part.id, Reason("copied member", text)))
     return found
 
@@ -228,17 +231,27 @@ def _units(dataset: Dataset, told: DepthFormat | None) -> str:
     form = dataset.depth_format
     if not any(part.depth for part in dataset.parts):
         return "no depth"
-    if (dataset.root / DECLARATION).is_file():
-        who = f"declared in {DECLARATION}"
-    elif dataset.layout == "eyecandies":
-        return "each part's info_depth.yaml tells metres per count"
+    if dataset.layout == "eyecandies":
+        return "as each part's info_depth.yaml says"
+    if path := _declaration(dataset.root):
+        who = f"declared in {DECLARATION if path.parent == dataset.root else path}"
     elif told is not None:
         who = "as told (--depth-unit)"
     else:
         who = f"as the layout {dataset.layout} has it"
     if form is None:
         return f"differs between parts, {who}"
-    return f"{'metres' if form.scale == 1 else f'{form.scale:g} m a count'}, {who}"
+    return f"{UNIT_NAMES.get(form.scale, f'{form.scale:g} m a count')}, {who}"
+
+
+UNIT_NAMES = {1.0: "metres", 1e-2: "centimetres", 1e-3: "millimetres", 1e-6: "micrometres"}
+
+
+def _declaration(root: Path) -> Path | None:
+    # That which the layouts go by; a file in the folder itself that says nothing keeps them from looking above.
+    if not declares(root) and (root / DECLARATION).is_file():
+        return None
+    return declaration_for(root)
 
 
 # ------------------------------------------------------------------------------------------- advice
@@ -270,8 +283,8 @@ def _on_twins(check: DataCheck) -> list[str]:
         where = ", ".join(f"{count} in {those}" for those, count in splits.items())
         lines.append(f"scans that stand in two splits ({where}): figures on them promise too much; keep each in one split.")
     if within := len(whole) - len(leaks):
-        pairs = "one pair" if within == 1 else f"{within} pairs"
-        lines.append(f"{pairs} of scans within a split, (nearly) the same: such scans count as one part, not as two.")
+        pairs = "one pair of scans within a split is" if within == 1 else f"{within} pairs of scans within a split are"
+        lines.append(f"{pairs} (nearly) the same: each such pair counts as one part, not as two.")
     return lines
 
 
@@ -280,8 +293,8 @@ def _on_units(check: DataCheck) -> list[str]:
     if distance is None or 0.05 <= distance <= 20:
         return []
     return [
-        f"the scene lies {length(distance)} from the camera, where 3D cameras for parts work at 5 cm to 20 m (and "
-        f"{FARTHEST:.0f} m is refused): a wrong unit? To set it, {HOW_TO_DECLARE}."
+        f"the scene lies {length(distance)} from the camera, where 3D cameras for parts work at 5 cm to 20 m "
+        f"(beyond {FARTHEST:.0f} m, scans are refused): a wrong unit? To set it, {HOW_TO_DECLARE}."
     ]
 
 
@@ -294,12 +307,14 @@ def _on_numbers(check: DataCheck) -> list[str]:
         _, held_out = train_and_held_out(check.dataset)
     except DataError as error:
         return [*lines, str(error)]
+    if not held_out:
+        return [*lines, "no good part is held out, so the model will have no threshold."]
     rate = 1 / (len(held_out) + 1)
     if rate > check.settings.score.max_false_alarm:
         lines.append(
-            f"held out for the threshold: {len(held_out)}, which supports a false-alarm rate of {rate:.0%} at best, "
-            f"not score.max_false_alarm = {check.settings.score.max_false_alarm:.0%}; "
-            f"{parts_for(check.settings.score.max_false_alarm)} would."
+            f"{counted(len(held_out), 'good part')} held out for the threshold can promise a false-alarm rate of "
+            f"{rate:.0%} at best, not the {check.settings.score.max_false_alarm:.0%} of score.max_false_alarm, which takes "
+            f"{parts_for(check.settings.score.max_false_alarm)}."
         )
     return lines
 
@@ -318,28 +333,40 @@ def _on_shift(check: DataCheck) -> list[str]:
     if max(abs(right), abs(down)) < 3:
         return []
     return [
-        f"in most parts RGB lies {right:+.0f} pixels right and {down:+.0f} down of depth: calibrate the cameras to each "
-        "other, or shift one; das3d takes both as one pixel grid."
+        f"in most parts RGB is shifted against depth, {moved(right, down)}: calibrate the cameras to each other, or shift "
+        "one; das3d takes both as one pixel grid."
     ]
+
+
+def moved(right: float, down: float) -> str:
+    """A shift for people, in whole pixels: 5 pixels to the left and 1 up; "" where there is none."""
+    ways = ((round(right), "to the right", "to the left"), (round(down), "down", "up"))
+    words = [f"{abs(far)} {ahead if far > 0 else back}" for far, ahead, back in ways if far]
+    return " and ".join(words).replace(" ", " pixels ", 1)
 
 
 def _on_ceiling(check: DataCheck) -> list[str]:
     there = [one.ceiling for one in check.good if one.ceiling is not None]
     if len(there) < max(2, len(check.good) / 4):
         return []
-    return [
-        f"many pixels are exactly {float(np.median(there)):.6g} m away, and none nearly so far: a number for depth that "
-        f"was not measured? Then write it into {DECLARATION}, as depth_missing."
-    ]
+    metres, form = float(np.median(there)), check.dataset.depth_format
+    found = (
+        f"many pixels are exactly {metres:.6g} m away, and none nearly so far: a number for depth that was not measured?"
+    )
+    if form is None:
+        return [found]
+    number = f"{(metres - form.offset) / form.scale:.6g}"  # as the files have it
+    return [f'{found} Then write "depth_missing: {number}" into {DECLARATION}, beside the unit.']
 
 
 def _on_missing(check: DataCheck) -> list[str]:
     missing = median(check.good, "missing_on_part")
     if missing is None or missing < 0.1:
         return []
+    where = "show in RGB only" if check.settings.uses_rgb else "do not show"
     return [
-        f"{missing:.0%} of the part has no depth. It is filled from its surroundings, so defects there show in RGB only; "
-        "another angle, exposure or a matting spray may help."
+        f"{missing:.0%} of the part has no depth. It is filled from its surroundings, so defects there {where}; another "
+        "angle, another exposure or a matting spray may help."
     ]
 
 
@@ -360,14 +387,14 @@ def _on_window(check: DataCheck) -> list[str]:
     if factor > 1.5:
         larger = min(-(-round(factor * settings.size / 1.25) // 32) * 32, 1024)
         lines.append(
-            f"the window of {size} shrinks {factor:.1f} times to {settings.size}, so defects under "
-            f"{2 * factor:.0f} pixels fade{_in_mm(check, 2 * factor)}; preparation.size = {larger} shows more and takes "
-            f"{(larger / settings.size) ** 2:.1f} times as long."
+            f"the window of {size} is shrunk to {settings.size} x {settings.size}, by a factor of {factor:.1f}, so defects "
+            f"under {2 * factor:.0f} pixels{_in_mm(check, 2 * factor)} fade; preparation.size = {larger} shows more and "
+            f"takes {(larger / settings.size) ** 2:.1f} times as long."
         )
     elif suggested_size(check) != settings.size:
         lines.append(
             f"the window of {size} would be magnified to {settings.size}, which costs time and shows nothing more: "
-            f"settings.toml has preparation.size = {suggested_size(check)}."
+            f"the settings suggested have preparation.size = {suggested_size(check)}."
         )
     return lines
 

@@ -16,9 +16,9 @@ import numpy as np
 import das3d
 from das3d.atomic import write_atomically
 from das3d.console import percent
-from das3d.datacheck import DataCheck, median, pixel_pitch, suggested_size
+from das3d.datacheck import DataCheck, median, moved, pixel_pitch, suggested_size
 from das3d.datacheck.facts import Facts
-from das3d.datacheck.suspects import length
+from das3d.datacheck.suspects import between, length
 from das3d.errors import DataError
 from das3d.parts import Part
 from das3d.pictures import Image, Tile, contact_sheet, depth_picture, save_picture, shaded_relief
@@ -28,6 +28,7 @@ from das3d.settings import settings_to_toml
 MOST_PARTS = 300  # on the sheet of all parts; of more, the suspects and an even choice of the others
 MOST_SUSPECTS = 60  # on the sheet of the oddest parts
 NEXT_ODDEST = 6  # parts in colour, and in shape, that are shown beside the suspects; of small sets a tenth
+MOST_SIZES = 3  # of frames that are counted in the table
 UNKNOWN = "not known"
 
 
@@ -39,23 +40,26 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
     good = [one for one in check.good if not one.error]
     counts = Counter((str(one.part.split), one.part.defect) for one in check.facts)
     rows = [(f"parts, {split}", _kinds(counts, split)) for split in ("train", "validation", "test")]
-    sizes = Counter(f"{one.size[1]} x {one.size[0]}" for one in check.facts if one.size)
     rows += [
-        ("frame, pixels", ", ".join(sizes) if len(sizes) == 1 else ", ".join(f"{n} of {s}" for s, n in sizes.items())),
-        ("members", check.settings.modality.replace("+", " + ").replace("rgb", "RGB")),
+        ("frame, pixels", _sizes(check.facts)),
+        ("members", _members(check)),
     ]
     if any(one.distance for one in good):
-        rows += [
+        there = [
             ("depth unit", check.units),
             ("distance of the scene", _spread(good, "distance", length)),
             ("missing depth, frame", _spread(good, "missing", percent)),
-            ("missing depth, part", _spread(good, "missing_on_part", percent)),
             ("background plane", _plane(good)),
             ("part, pixels", f"{_pixels(good, 'length_px')} long, {_pixels(good, 'width_px')} wide"),
-            ("part, mm", _millimetres(good)),
-            ("height of the part", _spread(good, "height", length)),
-            ("depth noise, part", _spread(good, "surface_noise", length)),
+            ("size of the part", _lengths(good)),
         ]
+        if check.settings.uses_depth:
+            there[3:3] = [("missing depth, part", _spread(good, "missing_on_part", percent))]
+            there += [
+                ("height of the part", _spread(good, "height", length)),
+                ("depth noise, part", _spread(good, "surface_noise", length)),
+            ]
+        rows += there
     if any(one.brightness for one in good):
         rows.append(("brightness of the part", _spread(good, "brightness", "{:.0f}".format) + " of 255"))
     if seen := [one.alignment for one in good if one.alignment]:
@@ -63,7 +67,7 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
         rows.append(
             (
                 "RGB against depth",
-                f"{right:+.0f} pixels right, {down:+.0f} down; fit {np.median([a.fit for a in seen]):.2f}",
+                f"{moved(right, down) or 'in place'}; fit {np.median([a.fit for a in seen]):.2f} of 1",
             )
         )
     return rows + _prepared_rows(check)
@@ -75,9 +79,9 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
         return [("training", "not possible, see below")]
     size = suggested_size(check)
     side, across = statistics.window_sides(settings.preparation)
-    what = f"window of {statistics.window} pixels around the part" if statistics.window else "the whole frame"
+    what = f"a window of {statistics.window} pixels around the part" if statistics.window else "the whole frame"
     if statistics.breadth:
-        what = f"window of {side} x {across} pixels that lies along the part"
+        what = f"a window of {side} x {across} pixels along the part"
     rows = [("training sees", f"{what}, as {size} x {size}")]
     pitch = pixel_pitch(check)
     if side and pitch is not None:
@@ -86,15 +90,21 @@ def _prepared_rows(check: DataCheck) -> list[tuple[str, str]]:
             step += f" along the longer side of the window, {length(across / size * pitch)} along the shorter one"
         low, high = settings.synthesis.spot_low * 2 * across * pitch, settings.synthesis.spot_high * 2 * side * pitch
         rows.append(("one prepared pixel", f"{step}; synthetic spots are {length(low)} to {length(high)} across"))
-    if statistics.has_depth:
+    if statistics.has_depth and settings.uses_depth:
         span = statistics.far - statistics.near
         low, high = settings.synthesis.magnitude_low * span, settings.synthesis.magnitude_high * span
         rows.append(("depth range", f"{length(span)}; synthetic dents and bumps reach {length(low)} to {length(high)}"))
-        if statistics.background == "plane":
-            rows.append(("background", f"what lies within {length(statistics.distance)} of the plane"))
-        if statistics.background == "cleared":
-            rows.append(("background", "cleared away before: what has depth is taken for the part, with what it encloses"))
+    if statistics.background == "plane":
+        rows.append(("background", f"what lies within {length(statistics.distance)} of the plane"))
+    if statistics.background == "cleared":
+        rows.append(("background", "cleared away before: what has depth is taken for the part, with what it encloses"))
     return rows
+
+
+def _members(check: DataCheck) -> str:
+    if not check.settings.uses_depth and check.dataset.parts[0].depth:  # which all parts have, or none
+        return "RGB; depth tells where the part is, and no more"
+    return check.settings.modality.replace("+", " + ").replace("rgb", "RGB")
 
 
 def _kinds(counts: Counter[tuple[str, str]], split: str) -> str:
@@ -107,7 +117,16 @@ def _spread(facts: Sequence[Facts], name: str, show: Any) -> str:
     if not known:
         return UNKNOWN
     low, middle, high = (show(float(value)) for value in np.quantile(known, (0.05, 0.5, 0.95)))
-    return middle if low == middle == high else f"{middle} ({low} to {high})"
+    return middle if low == middle == high else f"{middle} ({between(low, high)})"
+
+
+def _sizes(facts: Sequence[Facts]) -> str:
+    counts = Counter(one.size for one in facts if one.size).most_common()
+    shown = [f"{width} x {height}" for (height, width), _ in counts]
+    if len(counts) == 1:
+        return shown[0]
+    text = ", ".join(f"{count} of {size}" for (_, count), size in zip(counts[:MOST_SIZES], shown, strict=False))
+    return text if len(counts) <= MOST_SIZES else f"{text}, and {len(counts) - MOST_SIZES} other sizes"
 
 
 def _pixels(facts: Sequence[Facts], name: str) -> str:
@@ -121,7 +140,7 @@ def _plane(facts: Sequence[Facts]) -> str:
     return f"in {len(found)} of {len(facts)} scans, noise {_spread(found, 'plane_noise', length)}"
 
 
-def _millimetres(facts: Sequence[Facts]) -> str:
+def _lengths(facts: Sequence[Facts]) -> str:
     if median(facts, "length") is None:
         return "needs XYZ, or focal_length in dataset.yaml"
     return f"{_spread(facts, 'length', length)} long, {_spread(facts, 'width', length)} wide, as the camera sees it"
@@ -135,12 +154,13 @@ def print_check(check: DataCheck) -> None:
 
     console = Console(highlight=False, soft_wrap=False, markup=False)  # kinds may be called anything
     table = Table(box=box.SIMPLE_HEAD, show_header=False, title=f"{check.dataset.category}  ({check.dataset.layout})",
-                  title_justify="left", padding=(0, 1))  # fmt: skip
+                  title_justify="left", padding=(0, 1), caption_justify="left",
+                  caption="figures: the median of the good parts (and what 90% of them lie between)")  # fmt: skip
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in rows_of(check):
         table.add_row(name, value)
-    console.print(table)
+    console.print(table, "")
     print(f"suspects among {len(check.good)} good parts: {len(check.suspects) or 'none'}")
     for suspect in check.suspects[:20]:
         print(f"  {suspect.part.id}")
@@ -256,7 +276,7 @@ def oddest_sheet(check: DataCheck, side: int = 240) -> Image:
         tiles.append(Tile(np.hstack(_views(check, suspect.part, side, circles)), reasons, True))
     for one, what, place in oddest(check):
         views = _views(check, one.part, side, [] if place is None else [place])
-        tiles.append(Tile(np.hstack(views), (one.part.id, f"no suspect; among the oddest in {what}")))
+        tiles.append(Tile(np.hstack(views), (one.part.id, f"not suspect, but among the oddest in {what}")))
     return contact_sheet(tiles, columns=3, gap=10)
 
 
@@ -283,21 +303,25 @@ def _views(check: DataCheck, part: Part, side: int, circles: Sequence[tuple[int,
         scan = prepare_part(part, check.statistics, check.settings.preparation)
     except DataError:
         return [_fitted(view, side) for view in _frame(check, part)]
-    views = [_fitted(scan.rgb, side)] if check.statistics.has_rgb else []
-    if check.statistics.has_depth:
-        views.append(_fitted(shaded_relief(scan.depth, scan.foreground), side))
+    pictures = [scan.rgb] if check.statistics.has_rgb else []
+    if check.settings.uses_depth:
+        pictures.append(shaded_relief(scan.depth, scan.foreground))
+    # Prepared images are square, whatever the window is.
     window = scan.window
+    height, width = (max(round(side * length / window.side), 1) for length in (window.height, window.width))
+    views = [_fitted(_resized(picture, (height, width)), side) for picture in pictures]
     for right, down in circles:  # edges of pixels
+        row, column = window.image_place(down - 0.5, right - 0.5, 1)
+        at = (side - width) // 2 + round((column + 0.5) * width), (side - height) // 2 + round((row + 0.5) * height)
         for view in views:
-            row, column = window.image_place(down - 0.5, right - 0.5, side)
-            cv2.circle(view, (round(column), round(row)), round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
+            cv2.circle(view, at, round(side * 0.09), (255, 60, 40), 2, cv2.LINE_AA)
     return views
 
 
 def _frame(check: DataCheck, part: Part) -> list[Image]:
     grey = np.full((64, 64, 3), 128, np.uint8)
     views = []
-    if "rgb" in check.settings.modality:
+    if check.settings.uses_rgb:
         try:
             rgb = part.read(depth=False).rgb
         except DataError:
@@ -314,9 +338,16 @@ def _frame(check: DataCheck, part: Part) -> list[Image]:
 def _fitted(picture: Image, side: int) -> Image:
     # Inside a square, ratio of sides kept.
     scale = side / max(picture.shape[:2])
-    size = (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
     out = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - size[1]) // 2, (side - size[0]) // 2
-    out[top : top + size[1], left : left + size[0]] = small
+    top, left = (side - height) // 2, (side - width) // 2
+    out[top : top + height, left : left + width] = _resized(picture, (height, width))
     return out
+
+
+def _resized(picture: Image, size: tuple[int, int]) -> Image:
+    # Height and width of the prepared image shrink or grow each by its own factor.
+    smaller = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    return np.asarray(
+        cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.uint8
+    )

@@ -20,7 +20,7 @@ from das3d.errors import DataError
 from das3d.foreground import cleared_part, find_foreground, reaches_end, stands_out
 from das3d.parts import Part
 from das3d.scan import Mask, Scan
-from das3d.settings import PreparationSettings
+from das3d.settings import PreparationSettings, Settings
 from das3d.sparse import dense
 from das3d.window import Floats
 
@@ -29,7 +29,8 @@ THUMBNAIL = 48  # pixels; sides of what near-duplicates are told by
 
 @dataclass(frozen=True)
 class Facts:
-    """What was measured on one scan. None where the scan has no such member, or where it cannot be told.
+    """What was measured on one scan. None where the scan has no such member, or the networks will not see it, or where it
+    cannot be told.
 
     Attributes:
         part: which.
@@ -87,12 +88,16 @@ class Facts:
     depth_thumbnail: Floats | None = None
 
 
-def facts_of(part: Part, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
-    """Look at one part, if `runs_out` one of those that run out of the frame; what is wrong with its files is `error`."""
+def facts_of(part: Part, settings: Settings, *, runs_out: bool = False) -> Facts:
+    """Look at one part, if `runs_out` one of those that run out of the frame; what is wrong with its files is `error`.
+
+    RGB that the networks will not see is not read. Depth that they will not see tells where the part is, and no more.
+    """
     try:
-        return measured(part, part.read(), settings, runs_out=runs_out)
+        facts = measured(part, part.read(rgb=settings.uses_rgb), settings.preparation, runs_out=runs_out)
     except DataError as error:
         return Facts(part, error=str(error).replace("\n", "; "), distance=_beyond_reading(part))
+    return facts if settings.uses_depth else replace(facts, missing_on_part=None, surface_noise=None, height=None)
 
 
 def measured(part: Part, scan: Scan, settings: PreparationSettings, *, runs_out: bool = False) -> Facts:
@@ -125,6 +130,7 @@ def _beyond_reading(part: Part) -> float | None:
 
 def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out: bool) -> tuple[Facts, Mask]:
     frame, scan = _of_frame(scan), dense(scan)  # as preparation sees it
+    frame["depth_thumbnail"] = _depth_thumbnail(scan)
     assert scan.depth is not None and scan.valid is not None
     fit = fit_background(scan.depth, scan.valid)
     foreground = np.ones(scan.size, dtype=bool)
@@ -162,15 +168,19 @@ def _of_depth(facts: Facts, scan: Scan, settings: PreparationSettings, runs_out:
 
 def _of_frame(scan: Scan) -> dict[str, Any]:
     assert scan.depth is not None and scan.valid is not None
-    known = cv2.resize(scan.valid.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    depth = cv2.resize(scan.depth, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return {
         "missing": float(1 - scan.valid.mean()),
         "ceiling": _ceiling(scan.depth[scan.valid]),
         "distance": float(np.median(scan.depth[scan.valid])),
         "depth_hash": hashlib.sha256(np.ascontiguousarray(scan.depth).tobytes()).hexdigest(),
-        "depth_thumbnail": np.where(known > 0.5, depth / np.maximum(known, 1e-6), np.nan).astype(np.float32),
     }
+
+
+def _depth_thumbnail(scan: Scan) -> Floats:
+    assert scan.depth is not None and scan.valid is not None
+    known = cv2.resize(scan.valid.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    depth = cv2.resize(scan.depth, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.where(known > 0.5, depth / np.maximum(known, 1e-6), np.nan).astype(np.float32)
 
 
 def _ceiling(depths: Floats) -> float | None:

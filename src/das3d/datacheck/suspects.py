@@ -89,7 +89,7 @@ def unlike_the_others(facts: Sequence[Facts]) -> list[list[Reason]]:
         expected = expected_beyond(side * values, check.least)
         for index in np.flatnonzero(expected < limit):
             low, high = np.nanquantile(np.delete(values, index), (0.05, 0.95))
-            found, others = check.show(float(values[index])), f"{check.show(low)} to {check.show(high)}"
+            found, others = check.show(float(values[index])), between(check.show(float(low)), check.show(float(high)))
             text = f"{check.name} {found}, others {others}: {check.means}"
             reasons[index].append(Reason(check.name, text, float(expected[index])))
     return [sorted(those, key=lambda reason: reason.expected) for those in reasons]
@@ -99,6 +99,7 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
     """Reasons that need no statistics: unreadable, in another unit, of another size, nothing on the plane."""
     sizes = [one.size for one in facts if one.size]
     usual = max(set(sizes), key=sizes.count) if sizes else None
+    one_size = usual is not None and sizes.count(usual) >= MOST * len(sizes)  # parts may well be cut out, each as it is
     distances = [one.distance for one in facts if one.distance]
     middle = float(np.median(distances)) if distances else 0.0
     planes = [one for one in facts if one.distance and one.plane_support is not None]
@@ -113,8 +114,11 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
             found.append(Reason("unit", text))
         elif one.error:
             found.append(Reason("unreadable", one.error))
-        if one.size and one.size != usual and usual:
-            text = f"{one.size[1]} x {one.size[0]} pixels, others {usual[1]} x {usual[0]}: training wants one size"
+        if one_size and one.size and usual and one.size != usual:
+            text = (
+                f"{one.size[1]} x {one.size[0]} pixels, others {usual[1]} x {usual[0]}: scaled, cut out, or from another "
+                "camera? A model that learns from it takes scans of any size"
+            )
             found.append(Reason("frame size", text))
         if with_plane and not one.error and one.distance and not found:
             if one.area == 0:
@@ -135,6 +139,14 @@ def length(metres: float) -> str:
     if abs(metres) >= 1:
         return f"{metres:.4g} m"
     return f"{metres * 1000:.3g} mm"
+
+
+def between(low: str, high: str) -> str:
+    """Two values for people, with their unit once: 39.1 to 42.1 mm, 0 to 2 pixels; one where both are the same."""
+    number, _, unit = low.partition(" ")
+    if low == high:
+        return low
+    return f"{number} to {high}" if high.partition(" ")[2] == unit else f"{low} to {high}"
 
 
 def _of(name: str, *, log: bool = False) -> Callable[[Sequence[Facts]], NDArray[np.float64]]:

@@ -72,19 +72,22 @@ def _alike(
     thumbnails: Sequence[NDArray[np.float32] | None], hashes: Sequence[str | None], near: float, most: float
 ) -> dict[tuple[int, int], Likeness]:
     # Pairs, the first part first, whose pixels are the same or nearly so.
-    there = [index for index, thumbnail in enumerate(thumbnails) if thumbnail is not None]
+    # Depth on pixels too far apart fills no thumbnail.
+    known = {index: one for index, one in enumerate(thumbnails) if one is not None and np.isfinite(one).any()}
     alike: dict[tuple[int, int], Likeness] = {}
-    if len(there) > 3:  # of three or fewer scans nobody knows what is usual
-        rows = np.stack([np.asarray(thumbnails[index], dtype=np.float64).ravel() for index in there])
+    if len(known) > 3:  # of three or fewer scans nobody knows what is usual
+        rows = np.stack([one.astype(np.float64).ravel() for one in known.values()])
         rows = np.nan_to_num(rows - np.nanmedian(rows))  # what is missing counts as usual
         usual = float(np.median(np.concatenate([block.min(axis=1) for _, block in distances(rows)])))
+        places = list(known)
         for first, block in distances(rows):
             for i, j in np.argwhere(block < min(most, near * usual)):
                 if first + i < j:
-                    alike[there[first + i], there[j]] = "nearly the same"
-    by_hash: dict[str | None, list[int]] = {}
-    for index in there:
-        by_hash.setdefault(hashes[index], []).append(index)
+                    alike[places[first + i], places[j]] = "nearly the same"
+    by_hash: dict[str, list[int]] = {}
+    for index, pixels in enumerate(hashes):
+        if pixels is not None:
+            by_hash.setdefault(pixels, []).append(index)
     return alike | {pair: "same" for copies in by_hash.values() for pair in combinations(copies, 2)}
 
 
