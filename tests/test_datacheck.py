@@ -410,6 +410,15 @@ def test_dark_parts_are_advised_on(parts: Parts) -> None:
     assert "of 255 bright" in advice and "multiplied by 16" in advice
 
 
+def test_coarse_steps_of_depth_are_advised_on(parts: Parts, sound_check: DataCheck) -> None:
+    assert "in steps" not in " ".join(sound_check.advice)
+    for file in sorted((parts.folder / "rgb").iterdir()):
+        points = parts.points(file.stem)
+        points[..., 2] = np.round(points[..., 2] / 0.001) * 0.001
+        parts.write(file.stem, points=points)
+    assert re.search(r"depth comes in steps of 1 mm, \d% of its range", " ".join(check(parts).advice))
+
+
 def test_a_number_for_missing_depth_that_nobody_declared_is_advised_on(parts: Parts, sound_check: DataCheck) -> None:
     assert "depth_missing" not in " ".join(sound_check.advice)
     for file in sorted((parts.folder / "rgb").iterdir()):

@@ -489,7 +489,9 @@ def rounded(scan: Scan, step: float) -> Scan:
 
 def test_depth_in_much_coarser_steps_than_in_training_is_in_doubt(statistics: Statistics) -> None:
     scan = see(seed=7).scan()
-    assert statistics.step < 1e-4 and depth_step(rounded(scan, 1e-3)) == pytest.approx(1e-3, rel=1e-3)
+    assert statistics.step < 1e-4 and depth_step(rounded(scan, 1e-3), np.ones(scan.size, bool)) == pytest.approx(
+        1e-3, rel=1e-3
+    )
     assert prepare(scan, statistics, SETTINGS).doubt == prepare(rounded(scan, 1e-4), statistics, SETTINGS).doubt == ""
     with pytest.raises(DataError, match=r"in steps: expected depth in steps of 0\.0\d+ mm .*, found steps of 1 mm"):
         _ = prepare(rounded(scan, 1e-3), statistics, SETTINGS).judgeable

@@ -224,7 +224,7 @@ def measure(
         axis=axis,
         smallest=round(smallest) if window else 0,
         beside=max(beside) / smallest,
-        step=max(one.step for one, _ in sound),
+        step=max(part.step for _, part in sound),
     )
 
 
@@ -332,7 +332,8 @@ class Exposure:
 @dataclass(frozen=True)
 class _Part:
     """Extent of the part in one scan: side of its bounding box in pixels, share of the frame, depth range in metres,
-    exposure, whether it runs out of the frame, how it lies, and the share of the frame that was left out at its end.
+    exposure, whether it runs out of the frame, how it lies, the share of the frame that was left out at its end, and the
+    steps of its depth.
     """
 
     side: int
@@ -343,6 +344,7 @@ class _Part:
     runs_out: bool = False
     pose: Pose | None = None
     beside: float = 0.0
+    step: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,6 @@ class _Look:
     missing: float = 1.0
     scene: float = 0.0
     density: float = 0.0
-    step: float = 0.0
     running_out: _Part | None = None
 
 
@@ -373,7 +374,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
         return _Look(scan.name, scan.size, scan.rgb is not None, False, None, 0.0, {"none": whole})
     if not scan.valid.any():
         raise DataError(f"{scan.name}: expected some measured depth, found none")
-    closely, step = density(scan.valid), depth_step(scan)
+    closely = density(scan.valid)
     scan = dense(scan, closely)
     assert scan.depth is not None and scan.valid is not None
     if measured_outline(scan.valid) is None:
@@ -384,10 +385,17 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
         )
     relative = scan.depth - (plane_depth(fit_surface(scan.depth, scan.valid), scan.size) if settings.level else 0)
     extent = _range_of(relative, scan.valid)
-    parts: dict[Background, _Part] = {"none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything))}
+    parts: dict[Background, _Part] = {
+        "none": _Part(max(height, width), 1.0, *extent, exposure_of(scan, everything), step=depth_step(scan, everything))
+    }
     if (outline := cleared_part(scan.valid)) is not None:
         parts["cleared"] = _Part(
-            longer_side(outline), float(outline.mean()), *extent, exposure_of(scan, outline), pose=pose_of(outline)
+            longer_side(outline),
+            float(outline.mean()),
+            *extent,
+            exposure_of(scan, outline),
+            pose=pose_of(outline),
+            step=depth_step(scan, outline),
         )
     fit = fit_background(scan.depth, scan.valid)
     distance, running_out = 0.0, None
@@ -399,7 +407,7 @@ def _look_at(scan: Scan, settings: PreparationSettings) -> _Look:
                 running_out = _part_above(scan, fit.plane, distance, settings, runs_out=True)
     missing, scene = 1 - float(scan.valid.mean()), float(np.median(scan.depth[scan.valid]))
     has_rgb = scan.rgb is not None
-    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely, step, running_out)
+    return _Look(scan.name, scan.size, has_rgb, True, fit, distance, parts, missing, scene, closely, running_out)
 
 
 def _part_above(
@@ -418,6 +426,7 @@ def _part_above(
         longer_side(foreground), float(foreground.mean()), near, 0.0 if settings.level else far,
         exposure_of(scan, foreground), reaches_end(surface, scan.valid), pose_of(foreground),
         left_out_at_end(scan.depth, scan.valid, plane, distance, foreground) / foreground.size,
+        depth_step(scan, foreground),
     )  # fmt: skip
 
 
@@ -438,14 +447,14 @@ def exposure_of(scan: Scan, where: Mask) -> Exposure | None:
     return Exposure(levels, float(white.mean()))
 
 
-def depth_step(scan: Scan) -> float:
-    """The usual distance between the different depths of a scan, metres; 0 where there are no two.
+def depth_step(scan: Scan, where: Mask) -> float:
+    """The usual distance between the different depths on these pixels (H, W), metres; 0 where there are no two.
 
     Of a sensor or a format that counts in steps it is the step; of finer depth next to nothing.
     """
     if scan.depth is None or scan.valid is None:
         return 0.0
-    depth = scan.depth[scan.valid]
+    depth = scan.depth[where & scan.valid]
     depths = np.unique(depth[:: max(1, depth.size // SOME_DEPTHS)])
     return float(np.median(np.diff(depths))) if depths.size > 1 else 0.0
 

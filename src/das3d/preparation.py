@@ -80,7 +80,7 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
             or far that its unit, or the camera's place, must be another, or shows no measured depth or no part.
     """
     _check_like_training(scan, statistics)
-    closely, step = 0.0 if scan.valid is None else density(scan.valid), depth_step(scan)
+    closely = 0.0 if scan.valid is None else density(scan.valid)
     scan = dense(scan, closely)
     foreground, relative, beside = _foreground_and_depth(scan, statistics, settings)
     window = _window_around(foreground, scan.size, statistics, settings)
@@ -111,7 +111,12 @@ def prepare(scan: Scan, statistics: Statistics, settings: PreparationSettings) -
     mask = None if scan.mask is None else window.shown(window.cut(scan.mask).astype(np.float32), side) > 0.5
     doubt = _doubt(scan, foreground, beside, statistics)
     if statistics.has_depth:
-        doubt = doubt or _too_sparse(closely, statistics) or _too_coarse(step, statistics) or _blind(valid, small)
+        doubt = (
+            doubt
+            or _too_sparse(closely, statistics)
+            or _too_coarse(depth_step(scan, foreground), statistics)
+            or _blind(valid, small)
+        )
     return PreparedScan(scan.name, rgb, depth, valid, small, mask, window, _pixel_area(scan, foreground), doubt)
 
 

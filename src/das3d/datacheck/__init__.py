@@ -38,6 +38,7 @@ from das3d.settings import Settings, make_settings
 from das3d.threshold import parts_for
 from das3d.window import Floats, Window
 
+COARSE_STEPS = 0.02  # of the depth range: coarser steps of depth are told
 READERS = 4  # scans looked at at once; each is in memory meanwhile
 
 
@@ -259,7 +260,7 @@ def _declaration(root: Path) -> Path | None:
 
 def _advice(check: DataCheck) -> list[str]:
     lines: list[str] = []
-    rules = [_on_suspects, _on_twins, _on_units, _on_numbers, _on_brightness, _on_shift, _on_ceiling]
+    rules = [_on_suspects, _on_twins, _on_units, _on_numbers, _on_brightness, _on_shift, _on_ceiling, _on_steps]
     for rule in [*rules, _on_missing, _on_window, _on_noise]:
         lines += rule(check)
     return lines
@@ -357,6 +358,19 @@ def _on_ceiling(check: DataCheck) -> list[str]:
         return [found]
     number = f"{(metres - form.offset) / form.scale:.6g}"  # as the files have it
     return [f'{found} Then write "depth_missing: {number}" into {DECLARATION}, beside the unit.']
+
+
+def _on_steps(check: DataCheck) -> list[str]:
+    statistics = check.statistics
+    if statistics is None or not check.settings.uses_depth:
+        return []
+    share = statistics.step / (statistics.far - statistics.near)
+    if share < COARSE_STEPS:
+        return []
+    return [
+        f"depth comes in steps of {length(statistics.step)}, {share:.0%} of its range, so dents and bumps no deeper than "
+        "that do not show: does the camera, or the format of the files, have finer ones?"
+    ]
 
 
 def _on_missing(check: DataCheck) -> list[str]:
