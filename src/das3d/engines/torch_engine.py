@@ -132,8 +132,8 @@ class TorchEngine(Engine):
     are filled up to `BATCH`, larger ones are split. On a CPU several parts are computed side by side, each by one thread.
 
     Attributes:
-        network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`. The
-            engine computes with a copy that is made at once; later training does not reach it.
+        network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`, from
+            several threads at once. The engine computes with a copy that is made at once; later training does not reach it.
     """
 
     name = "PyTorch"
