@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from das3d.batches import GoodParts
 from das3d.detector import FORMAT, MODEL_FILE, Detector, load
-from das3d.engines import EngineOutput, batch_of
+from das3d.engines import EngineOutput, batch_of, side_by_side
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError
 from das3d.measurement import measure
@@ -469,6 +469,15 @@ def test_parts_of_a_batch_are_computed_side_by_side_and_all_else_keeps_its_threa
     assert threads == [1] * 4
     with ThreadPoolExecutor(max_workers=1) as later:
         assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 2
+
+
+def test_parts_are_computed_all_the_same_once_the_program_has_ended_but_for_one_thread(both: Detector) -> None:
+    scans = [prepare(see(seed=seed).scan(), both.statistics, both.settings.preparation) for seed in range(2)]
+    members, expected = batch_of(scans, rgb=True, depth=True), both.run(scans)
+    pool = ThreadPoolExecutor(max_workers=2)
+    pool.shutdown()
+    found = side_by_side(pool, lambda some: both.engine.run(**some), members)
+    np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
 
 
 def test_scans_are_taken_one_batch_at_a_time(both: Detector) -> None:

@@ -493,12 +493,25 @@ def test_depth_in_much_coarser_steps_than_in_training_is_in_doubt(statistics: St
         1e-3, rel=1e-3
     )
     assert prepare(scan, statistics, SETTINGS).doubt == prepare(rounded(scan, 1e-4), statistics, SETTINGS).doubt == ""
-    with pytest.raises(DataError, match=r"in steps: expected depth in steps of 0\.0\d+ mm .*, found steps of 1 mm"):
+    with pytest.raises(DataError, match=r"in steps: expected depth in steps of 0\.\d+ mm at most .*, found steps of 1 mm"):
         _ = prepare(rounded(scan, 1e-3), statistics, SETTINGS).judgeable
     coarse = measure([rounded(see(seed=seed).scan(), 1e-3) for seed in range(3)], SETTINGS)
     assert coarse.step == pytest.approx(1e-3, rel=1e-3)
     for step in (1e-4, 1e-3):
         assert prepare(rounded(scan, step), coarse, SETTINGS).doubt == ""
+
+
+@pytest.mark.parametrize("step", [0.0, 1e-4, 1e-3], ids=["rendered", "0.1 mm", "1 mm"])
+def test_a_pocket_in_a_flat_part_is_a_defect_and_no_step_of_the_depth(step: float) -> None:
+    def block(pocket: float = 0.0, noise: float = 0.0) -> Scan:
+        depth = np.full((120, 140), 0.5) + np.random.default_rng(0).normal(0, noise, (120, 140))
+        depth[30:90, 40:100] -= 0.02
+        depth[50:60, 60:75] += pocket
+        return scan_from_arrays(np.full((120, 140, 3), 90, np.uint8), np.round(depth / step) * step if step else depth)
+
+    known = measure([block() for _ in range(3)], SETTINGS)
+    for other in (block(), block(0.003), block(0.01), block(noise=0.0003), block(0.003, noise=0.0003)):
+        assert prepare(other, known, SETTINGS).doubt == ""
 
 
 def test_parts_of_which_much_was_not_measured_are_in_doubt_and_broken_ones_are_not(statistics: Statistics) -> None:

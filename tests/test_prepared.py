@@ -236,7 +236,20 @@ def test_rgb_that_is_not_wanted_may_go_and_that_of_a_cloud_without_grid_may_not(
 
 def test_depth_is_kept_for_networks_that_see_rgb_only(data: Dataset) -> None:
     both, rgb = (prepare_dataset(data, with_settings(modality=m)) for m in ("rgb+depth", "rgb"))
-    assert same(both, rgb), "it tells the part from the background"
+    known = replace(both.statistics, density=0.0, step=0.0)
+    assert same(replace(both, statistics=known), rgb), "it tells the part from the background"
+
+
+def test_depth_that_only_shows_where_the_part_is_may_be_coarse(data: Dataset) -> None:
+    coarse = DepthFormat(1e-3)
+    file = data.parts[-1].depth
+    assert file is not None
+    np.save(file, np.round(np.load(file) / 100).astype(np.uint16))  # in millimetres
+    part = replace(data.parts[-1], depth_format=coarse)
+    for modality, doubted in (("rgb", False), ("rgb+depth", True)):
+        settings = with_settings(modality=modality)
+        statistics = prepare_dataset(replace(data, parts=data.parts[:-1]), settings).statistics
+        assert ("steps" in prepare_part(part, statistics, settings.preparation).doubt) == doubted
 
 
 def test_a_part_that_cannot_be_prepared_is_named(data: Dataset) -> None:

@@ -52,6 +52,7 @@ ALIGNED = 1.3  # times as far along their axis as across it the pixels of nearly
 SQUEEZED = 3.0  # times as long as broad windows are at most: the square image of a longer one would show no more
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
 SOME_DEPTHS = 4096  # pixels that tell in which steps depth comes
+MANY_DEPTHS = 16  # different ones: of fewer, the steps cannot be told
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
 
@@ -87,9 +88,9 @@ class Statistics:
         longest, largest, smallest: pixels along the longest part's bounding box, on the largest part and on the smallest,
             in the same scans; 0 where the window is the whole frame.
         density: how closely depth lies in that scan where it lies least so (`sparse.density`), the same ones left out; 0
-            without depth.
+            where there is no depth, or the networks see none.
         step: how finely depth tells heights apart in that scan where it does so least (`depth_step`), the same ones left
-            out, metres; 0 without depth.
+            out, metres; 0 where no scan tells, or the networks see no depth.
     """
 
     has_rgb: bool
@@ -448,15 +449,16 @@ def exposure_of(scan: Scan, where: Mask) -> Exposure | None:
 
 
 def depth_step(scan: Scan, where: Mask) -> float:
-    """The usual distance between the different depths on these pixels (H, W), metres; 0 where there are no two.
+    """How far apart the nearest of the different depths on these pixels (H, W) lie, metres; 0 where it cannot be told.
 
-    Of a sensor or a format that counts in steps it is the step; of finer depth next to nothing.
+    Of a sensor or a format that counts in steps it is the step; of finer depth next to nothing. A few depths tell nothing:
+    those of a flat part and of a pocket in it lie as far apart as the pocket is deep.
     """
     if scan.depth is None or scan.valid is None:
         return 0.0
     depth = scan.depth[where & scan.valid]
-    depths = np.unique(depth[:: max(1, depth.size // SOME_DEPTHS)])
-    return float(np.median(np.diff(depths))) if depths.size > 1 else 0.0
+    depths = np.unique(depth[:: (depth.size // SOME_DEPTHS) | 1])  # an odd stride, or it may stay in one column
+    return float(np.quantile(np.diff(depths), 0.1)) if depths.size >= MANY_DEPTHS else 0.0
 
 
 def _median_plane(planes: list[Plane]) -> Plane:

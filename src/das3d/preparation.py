@@ -268,11 +268,12 @@ def _too_sparse(closely: float, statistics: Statistics) -> str:
 
 def _too_coarse(step: float, statistics: Statistics) -> str:
     # Each step is an edge, as no part in training had it: a good part looks defective all over.
-    if step <= max(2 * statistics.step, COARSE * (statistics.far - statistics.near)):
+    limit = max(2 * statistics.step, COARSE * (statistics.far - statistics.near))
+    if not statistics.step or step <= limit:
         return ""
     return (
-        f"expected depth in steps of {1000 * statistics.step:.2g} mm at most, as in training, found steps of "
-        f"{1000 * step:.2g} mm: another mode of the camera, or a format that rounds?"
+        f"expected depth in steps of {1000 * limit:.2g} mm at most ({1000 * statistics.step:.2g} mm in training), found "
+        f"steps of {1000 * step:.2g} mm: another mode of the camera, a camera farther away, or a format that rounds?"
     )
 
 

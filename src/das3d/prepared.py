@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +155,16 @@ def measure_parts(parts: list[Part], settings: Settings) -> Statistics:
     """Statistics of the training parts, from the cache where nothing has changed.
 
     RGB that the networks do not see is not measured, so that nobody has to give it later. Depth always is where there is
-    some: it tells the part from the background.
+    some: it tells the part from the background, and if that is all it is for, it need not be as close and fine as here.
 
     Raises:
         DataError: some parts cannot be read or measured, which are all named; or as of `measure`.
     """
+    statistics = _measured(parts, settings)
+    return statistics if settings.uses_depth else replace(statistics, density=0.0, step=0.0)
+
+
+def _measured(parts: list[Part], settings: Settings) -> Statistics:
     files = [file for part in parts for file in part.files(rgb=settings.uses_rgb)]
     formats = [_format_of(part) for part in parts]
     key = cache.key_of(files, settings.preparation, "statistics", formats, settings.uses_rgb)

@@ -389,4 +389,4 @@ def _read_ahead(detector: Detector, parts: Iterable[Part], doubtful: bool) -> It
 def _as_many(most: int, scan: Scan) -> int:
     # So many scans like this one may wait.
     size = sum(member.nbytes for member in (scan.rgb, scan.depth, scan.valid, scan.mask) if member is not None)
-    return max(min(most, HELD // size), 1)
+    return max(min(most, HELD // max(size, 1)), 1)

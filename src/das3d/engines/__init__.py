@@ -72,7 +72,11 @@ def side_by_side(pool: Executor, compute: Callable[[Members], EngineOutput], mem
     are too small to be worth sharing (docs/results/speed.md).
     """
     alone = [{name: values[i : i + 1] for name, values in members.items()} for i in range(size_of(members))]
-    outputs = zip(*((one.map, one.score, one.rgb, one.depth) for one in pool.map(compute, alone)), strict=True)
+    try:
+        found = pool.map(compute, alone)
+    except RuntimeError:  # the program has ended but for the thread that calls, and pools take in nothing more
+        return compute(members)
+    outputs = zip(*((one.map, one.score, one.rgb, one.depth) for one in found), strict=True)
     return EngineOutput(*(None if values[0] is None else np.concatenate(values) for values in outputs))  # type: ignore[arg-type]
 
 

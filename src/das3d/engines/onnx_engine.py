@@ -29,7 +29,7 @@ import onnxruntime
 class OnnxRuntimeEngine(ExportedEngine):
     """A session on the CPU or a CUDA device. Float32 models are computed in float32, without TF32.
 
-    On a CPU several parts are computed side by side, each by one thread.
+    On a CPU as many parts as it has threads, or more, are computed side by side, each by one thread.
     """
 
     name = "ONNX Runtime"
@@ -53,7 +53,7 @@ class OnnxRuntimeEngine(ExportedEngine):
         self._lanes = _Lanes(graph, lanes) if lanes > 1 else None
 
     def _compute(self, members: Members) -> EngineOutput:
-        if self._lanes is None or size_of(members) < 2:
+        if self._lanes is None or size_of(members) < self._lanes.threads:
             return self._by(self._session, members)
         return side_by_side(self._lanes.pool, partial(self._by, self._lanes.session), members)
 
@@ -66,7 +66,7 @@ class _Lanes:
     # The same graph once more, computed by single threads, for batches of several parts; made when the first one comes.
 
     def __init__(self, graph: bytes, threads: int) -> None:
-        self._graph, self._lock = graph, Lock()
+        self.threads, self._graph, self._lock = threads, graph, Lock()
         self._session: onnxruntime.InferenceSession | None = None
         self.pool = ThreadPoolExecutor(threads, "das3d networks")
 

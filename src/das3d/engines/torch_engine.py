@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Lock
 
 import numpy as np
 import torch
@@ -129,7 +130,8 @@ class TorchEngine(Engine):
     """A network in evaluation mode on its device.
 
     On a GPU one part and `BATCH` of them are CUDA graphs, because launching takes longer than computing. Numbers in between
-    are filled up to `BATCH`, larger ones are split. On a CPU several parts are computed side by side, each by one thread.
+    are filled up to `BATCH`, larger ones are split. On a CPU as many parts as it has threads, or
+    more, are computed side by side, each by one thread.
 
     Attributes:
         network: what training trains, or any module that takes RGB and depth as `DAS3DNet` does and gives an `Output`, from
@@ -175,9 +177,9 @@ class TorchEngine(Engine):
 
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
-        members, threads = given(rgb, depth), torch.get_num_threads()
-        if self.torch_device.type == "cpu" and threads > 1 and size_of(members) > 1:
-            return side_by_side(_pool(threads), self._compute, members)
+        members = given(rgb, depth)
+        if self.torch_device.type == "cpu" and (pool := _pool_for(size_of(members))) is not None:
+            return side_by_side(pool, self._compute, members)
         return self._compute(members)
 
     def _compute(self, arrays: Members) -> EngineOutput:
@@ -204,20 +206,40 @@ class TorchEngine(Engine):
         return found
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    # As many threads, of which each computes alone. PyTorch keeps the number for each thread, and for those to come: what
-    # the last one that set it said. So all of these set it first, then this one does, for whoever comes later.
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_making = Lock()
+
+
+def _pool_for(parts: int) -> ThreadPoolExecutor | None:
+    # As many threads as PyTorch uses here, of which each computes alone; None where there is a single one, or some would
+    # have no part. They are made once, anew in a process that was forked, which has no threads of its parent.
+    with _making:
+        threads = torch.get_num_threads()
+        if not 1 < threads <= parts:
+            return None
+        process = os.getpid(), threads
+        if process not in _pools:
+            _pools[process] = _pool_of(threads)
+        return _pools[process]
+
+
+def _pool_of(threads: int) -> ThreadPoolExecutor:
+    # PyTorch keeps the number of threads for each thread, and for those to come: what the last one that set it said. So all
+    # of these set it first, and then this one does, for whoever comes later.
     def alone() -> None:
         torch.get_num_threads()  # or what is set would be replaced by the number for new threads at the first computation
         torch.set_num_threads(1)
 
-    pool = ThreadPoolExecutor(threads, "das3d networks", initializer=alone)
-    begun = Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(begun.wait)
-    begun.wait()
-    torch.set_num_threads(threads)
+    pool, begun = ThreadPoolExecutor(threads, "das3d networks", initializer=alone), Barrier(threads + 1)
+    try:
+        for _ in range(threads):
+            pool.submit(begun.wait)
+        begun.wait()
+    except BaseException:
+        begun.abort()  # or those that wait there would keep the program from ending
+        raise
+    finally:
+        torch.set_num_threads(threads)
     return pool
 
 
