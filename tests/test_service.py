@@ -927,9 +927,9 @@ def shared(model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def formats(part: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The part in every format, depth in millimetres."""
+    """The part in every format, depth in tenths of a millimetre."""
     folder = tmp_path_factory.mktemp("formats")
-    rgb, points = read_rgb(part[0]), tifffile.imread(part[1]) * 1000
+    rgb, points = read_rgb(part[0]), tifffile.imread(part[1]) * 10_000
     for suffix in ("png", "jpg", "tiff", "bmp"):
         write_member(folder / f"rgb.{suffix}", rgb)
     for suffix in ("tiff", "npy", "npz", "ply", "pcd"):
@@ -941,7 +941,7 @@ def formats(part: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 def test_every_format_is_taken(shared: TestClient, formats: dict[str, bytes], part: tuple[Path, Path]) -> None:
     for name, content in formats.items():
         files = files_of(part) | {"depth": ("depth.npy", formats["depth.npy"]), name.partition(".")[0]: (name, content)}
-        answer = shared.post("/inspections", files=files, data={"depth_unit": "mm"})
+        answer = shared.post("/inspections", files=files, data={"depth_unit": "0.0001"})
         assert answer.status_code == 201, (name, answer.text)
 
 
