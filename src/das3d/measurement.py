@@ -51,7 +51,7 @@ ONE_THINNER = 0.15  # skewness of nearly all parts along their axis, from which 
 ALIGNED = 1.3  # times as far along their axis as across it the pixels of nearly all such parts must spread, or it is chance
 SQUEEZED = 3.0  # times as long as broad windows are at most: the square image of a longer one would show no more
 MOST = 0.8  # share of the training scans that must show how the part is told from its background
-SOME_DEPTHS = 4096  # pixels that tell in which steps depth comes
+SOME_PIXELS = 16_384  # of the frame, which tell in which steps depth comes
 MANY_DEPTHS = 16  # different ones: of fewer, the steps cannot be told
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)  # the first that most training scans allow is taken
 
@@ -456,8 +456,9 @@ def depth_step(scan: Scan, where: Mask) -> float:
     """
     if scan.depth is None or scan.valid is None:
         return 0.0
-    depth = scan.depth[where & scan.valid]
-    depths = np.unique(depth[:: (depth.size // SOME_DEPTHS) | 1])  # an odd stride, or it may stay in one column
+    some = slice(None, None, (where.size // SOME_PIXELS) | 1)  # an odd stride, or it may stay in one column
+    depth, known = scan.depth.ravel()[some], (where.ravel()[some] & scan.valid.ravel()[some])
+    depths = np.unique(depth[known])
     return float(np.quantile(np.diff(depths), 0.1)) if depths.size >= MANY_DEPTHS else 0.0
 
 
