@@ -59,13 +59,18 @@ def pose_of(mask: Mask) -> Pose:
     angle = 0.5 * math.atan2(2 * xy, xx - yy)
     spread = math.hypot(xx - yy, 2 * xy)
     slender = math.sqrt((xx + yy + spread) / (xx + yy - spread))
-    rows, columns = np.nonzero(mask)
     cos, sin = math.cos(angle), math.sin(angle)
-    along, across = cos * (columns + 0.5) + sin * (rows + 0.5), cos * (rows + 0.5) - sin * (columns + 0.5)
+    # The first and last pixels of each row reach as far as any.
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    v, u = np.concatenate([rows, rows]) + 0.5, np.concatenate([first, last]) + 0.5
+    along, across = cos * u + sin * v, cos * v - sin * u
     pixel = abs(cos) + abs(sin)  # a pixel's extent along either axis
     x, y = (along.min() + along.max()) / 2, (across.min() + across.max()) / 2
-    away = along - along.mean()
-    skew = float((away**3).mean() / (away**2).mean() ** 1.5) if np.ptp(along) else 0.0
+    second = cos * cos * moments["mu20"] + 2 * cos * sin * moments["mu11"] + sin * sin * moments["mu02"]
+    third = cos**3 * moments["mu30"] + 3 * cos * cos * sin * moments["mu21"]
+    third += 3 * cos * sin * sin * moments["mu12"] + sin**3 * moments["mu03"]
+    skew = third / moments["m00"] / (second / moments["m00"]) ** 1.5 if np.ptp(along) else 0.0
     return Pose(
         axis=math.degrees(angle) % 180,
         skew=skew if angle >= 0 else -skew,
