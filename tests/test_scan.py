@@ -40,6 +40,10 @@ VALID = np.ones((4, 6), dtype=bool)
         ({"depth": DEPTH, "valid": VALID.astype(np.uint8)}, r"expected validity as \(H, W\) bool, found .* uint8"),
         ({"rgb": RGB, "mask": RGB > 0}, r"expected mask as \(H, W\) bool, found \(4, 6, 3\)"),
         ({"rgb": RGB[:0]}, "expected at least one pixel, found 6 x 0"),
+        *(
+            ({"depth": np.where(np.eye(4, 6) > 0, np.float32(no), DEPTH), "valid": VALID}, f"found {no} on 4 such pixels")
+            for no in ("0", "nan", "inf", "-1")
+        ),
     ],
 )
 def test_wrong_members_are_refused(members: dict[str, Any], message: str) -> None:

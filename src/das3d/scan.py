@@ -41,10 +41,13 @@ class Scan:
     Attributes:
         name: what messages call this scan, usually the path of one of its files.
         rgb: (H, W, 3) uint8, or None for depth-only data.
-        depth: (H, W) float32, metres, 0 where `valid` is False; None for RGB-only data.
+        depth: (H, W) float32, metres, finite and above 0 where `valid` is True, 0 elsewhere; None for RGB-only data.
         valid: (H, W) bool, True where the sensor measured a depth; None exactly when `depth` is None.
         mask: (H, W) bool ground truth, True on defects; None where nothing is known.
         camera: intrinsics of the depth image where the data tells them.
+
+    Raises:
+        DataError: the members do not go together, or a valid depth is none.
     """
 
     name: str
@@ -79,6 +82,14 @@ class Scan:
             raise DataError(f"{self.name}: all members must have one size, found {found} (width x height)")
         if 0 in self.size:
             raise DataError(f"{self.name}: expected at least one pixel, found {self.size[1]} x {self.size[0]}")
+        # A zero or NaN that counts as measured would be judged as if it were there.
+        if self.depth is None or self.valid is None:
+            return
+        wrong = self.valid & ~((self.depth > 0) & (self.depth < np.inf))
+        if wrong.any():
+            found = f"{float(self.depth[wrong][0]):g} on {np.count_nonzero(wrong):,} such pixels"
+            expected = "finite depths above 0 where depth is valid"
+            raise DataError(f"{self.name}: expected {expected}, found {found}; scan_from_arrays tells valid ones")
 
     @property
     def size(self) -> tuple[int, int]:
