@@ -26,7 +26,7 @@ from das3d.batches import GoodParts
 from das3d.detector import FORMAT, MODEL_FILE, Detector, load
 from das3d.engines import EngineOutput, batch_of, side_by_side
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
-from das3d.errors import DataError, ModelError
+from das3d.errors import DataError, ModelError, SettingsError
 from das3d.measurement import measure
 from das3d.network import DAS3DNet
 from das3d.preparation import prepare
@@ -369,6 +369,9 @@ def test_networks_that_see_depth_only_need_no_rgb_and_are_not_swayed_by_it() -> 
     trained, scene = detector("depth"), see(seed=3)
     alone, beside = trained.predict(depth=scene.depth), trained.predict(255 - scene.rgb, scene.depth)
     assert alone.score == beside.score and np.array_equal(alone.map, beside.map)
+    seen = measure([see(seed=seed).scan().without(rgb=True) for seed in (1, 2)], trained.settings.preparation)
+    without = Detector(trained.settings, seen, trained.engine)  # as training measures for such networks
+    assert without.predict(scene.rgb[::2], scene.depth).score == without.predict(depth=scene.depth).score
 
 
 @pytest.mark.parametrize(
@@ -437,6 +440,8 @@ def test_neither_the_batch_nor_its_other_parts_change_a_score(modality: str) -> 
             assert np.abs(one.map - other.map).max() < 1e-5
     assert len({one.score for one in alone}) == 7
     assert list(trained.predict_scans([])) == []
+    with pytest.raises(SettingsError, match="batch: expected 1 or more scans at a time, found 0"):
+        list(trained.predict_scans(scans, batch=0))
 
 
 @pytest.fixture

@@ -160,8 +160,8 @@ class Detector:
         Raises:
             DataError: a member is missing, has another size than in training, or shows no part or too little of it.
         """
-        if rgb is not None and depth is not None and not self.statistics.has_depth:
-            depth = None  # which the model never looks at
+        if rgb is not None and depth is not None:  # what the model never looks at need not fit
+            rgb, depth = rgb if self.statistics.has_rgb else None, depth if self.statistics.has_depth else None
         return next(self.predict_scans([scan_from_arrays(rgb, depth, unit=unit, camera=camera, name=name)]))
 
     def predict_scans(self, scans: Iterable[Scan], batch: int = BATCH) -> Iterator[Prediction]:
@@ -174,7 +174,10 @@ class Detector:
         Raises:
             DataError: a scan cannot be made, prepared or judged; the predictions before it have been given.
             ModelError: as of `run`.
+            SettingsError: `batch` is below 1.
         """
+        if batch < 1:  # which would take in none and give none
+            raise SettingsError(f"batch: expected 1 or more scans at a time, found {batch}")
         stream, problem = iter(scans), None
         while problem is None:
             ready: list[PreparedScan] = []
