@@ -68,7 +68,7 @@ def draw(rng: np.random.Generator, settings: SynthesisSettings, side: int) -> Dr
     """All random numbers of one pair, within the ranges of the settings."""
     octaves = rng.integers(0, settings.perlin_octaves + 1, 2)
     low, high = math.log(settings.sigma_low), math.log(settings.sigma_high)
-    alpha = rng.uniform(-0.5, 0.5, 2)
+    alpha = rng.uniform(-settings.skew, settings.skew, 2)  # eq. (4), which prints 0.5
     return Drawn(
         directions=rng.uniform(0, 2 * math.pi, (LATTICE, LATTICE)),
         periods=(2.0 ** octaves[0], 2.0 ** octaves[1]),

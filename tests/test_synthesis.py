@@ -177,7 +177,9 @@ def test_the_oracle_agrees_from_the_noise_on() -> None:
             assert (np.abs(one - other) > 1e-3).mean() < 2e-3  # pixels at which the noise meets its threshold
 
 
-@pytest.mark.parametrize("settings", [PAPER, SynthesisSettings()], ids=["paper", "fast"])
+@pytest.mark.parametrize(
+    "settings", [PAPER, SynthesisSettings(), SynthesisSettings(skew=2.0)], ids=["paper", "fast", "skewed"]
+)
 def test_recipes_and_the_oracle_draw_from_the_same_distributions(settings: SynthesisSettings) -> None:
     count, side, rng = 2000, 100, np.random.default_rng(0)
     recipe = drawn(count, settings)

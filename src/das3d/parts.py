@@ -118,7 +118,7 @@ def split_good(names: Sequence[str], *, test: bool, hold_out: float = HOLD_OUT) 
     Each name has a fixed point in (0, 1) and each split a range of it, so further parts never move a part to another
     split. Where chance leaves a split empty, which happens in small sets only, the borders between the splits move past as
     few parts as give each split one; where there are too few parts, training comes first, then validation. A larger share
-    holds out the same parts and more.
+    holds out the same parts and more, where chance left no split empty.
     """
     # Without test parts their range becomes the lowest, so that the validation parts are the same either way.
     points = [_point(name) if test else (_point(name) + 0.1) % 1 for name in names]
