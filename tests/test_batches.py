@@ -14,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.batches import BEND_NODES, Batch, GoodParts, Pose, compose, draw_batch, draw_pose, make_batch, moved
+from das3d.batches import BEND_NODES, Batch, GoodParts, Motion, compose, draw_batch, draw_motion, make_batch, moved
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
@@ -38,10 +38,10 @@ def good_parts(count: int = 5) -> GoodParts:
     return GoodParts(grey.repeat(1, 3, 1, 1), 1 - grey.float() / 255, foreground)
 
 
-def at_rest(count: int, **changes: float) -> Pose:
+def at_rest(count: int, **changes: float) -> Motion:
     values = {"turn": 0.0, "zoom": 1.0, "shift_u": 0.0, "shift_v": 0.0, "mirror": 1.0, **changes}
     bend = torch.zeros(count, 2, BEND_NODES, BEND_NODES)
-    return Pose(**{name: torch.full((count,), float(value)) for name, value in values.items()}, bend=bend)
+    return Motion(**{name: torch.full((count,), float(value)) for name, value in values.items()}, bend=bend)
 
 
 def members(batch: Batch) -> tuple[Tensor, ...]:
@@ -130,7 +130,7 @@ def test_a_pose_at_rest_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pose", "expected"),
+    ("motion", "expected"),
     [
         ({"mirror": -1}, lambda x: x.flip(3)),
         ({"turn": math.pi / 2}, lambda x: x.rot90(1, (2, 3))),
@@ -140,9 +140,9 @@ def test_a_pose_at_rest_changes_nothing() -> None:
     ],
     ids=["mirror", "quarter", "half", "right", "down"],
 )
-def test_each_number_of_a_pose_does_what_it_says(pose: dict[str, float], expected: Any) -> None:
+def test_each_number_of_a_motion_does_what_it_says(motion: dict[str, float], expected: Any) -> None:
     parts = good_parts(2)
-    _, depth, foreground = moved(parts, at_rest(2, **pose))
+    _, depth, foreground = moved(parts, at_rest(2, **motion))
     assert torch.equal(foreground, expected(parts.foreground))
     torch.testing.assert_close(depth, expected(parts.depth), atol=1e-3, rtol=0)
 
@@ -180,29 +180,29 @@ def test_an_even_bend_is_a_shift() -> None:
 
 def test_poses_keep_to_their_settings() -> None:
     limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, bend=0.02, still=0)
-    pose = draw_pose(4000, limits, torch.Generator().manual_seed(0))
+    motion = draw_motion(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (
-        (pose.turn, 0, math.radians(20)), (pose.zoom, 1, 0.1), (pose.shift_u, 0, 0.05), (pose.shift_v, 0, 0.05),
-        (pose.bend, 0, 0.02),
+        (motion.turn, 0, math.radians(20)), (motion.zoom, 1, 0.1), (motion.shift_u, 0, 0.05), (motion.shift_v, 0, 0.05),
+        (motion.bend, 0, 0.02),
     ):  # fmt: skip
         spread = (values - centre).abs()
         assert 0.95 * limit < spread.max() <= limit + 1e-6
         assert float((values - centre).mean()) == pytest.approx(0, abs=limit / 15)
-    assert set(pose.mirror.unique().tolist()) == {-1.0, 1.0}
-    assert abs(float(pose.mirror.mean())) < 0.06
+    assert set(motion.mirror.unique().tolist()) == {-1.0, 1.0}
+    assert abs(float(motion.mirror.mean())) < 0.06
 
     still = TrainingSettings(flip=False, rotation=0, zoom=0, shift=0, bend=0)
-    pose = draw_pose(50, still, torch.Generator().manual_seed(0))
-    assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(pose).items())
+    motion = draw_motion(50, still, torch.Generator().manual_seed(0))
+    assert all(torch.equal(value, getattr(at_rest(50), name)) for name, value in vars(motion).items())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_a_share_of_parts_stays_still(share: float) -> None:
-    pose = draw_pose(2000, TrainingSettings(still=share), torch.Generator().manual_seed(0))
-    still = (pose.turn == 0) & (pose.zoom == 1) & (pose.shift_u == 0) & (pose.shift_v == 0)
-    still &= (pose.bend == 0).flatten(1).all(dim=1)
+    motion = draw_motion(2000, TrainingSettings(still=share), torch.Generator().manual_seed(0))
+    still = (motion.turn == 0) & (motion.zoom == 1) & (motion.shift_u == 0) & (motion.shift_v == 0)
+    still &= (motion.bend == 0).flatten(1).all(dim=1)
     assert float(still.float().mean()) == pytest.approx(share, abs=0.04)
-    moves = (pose.turn != 0) & (pose.zoom != 1) & (pose.shift_u != 0) & (pose.shift_v != 0)
+    moves = (motion.turn != 0) & (motion.zoom != 1) & (motion.shift_u != 0) & (motion.shift_v != 0)
     assert torch.equal(moves, ~still)
 
 

@@ -60,7 +60,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Pose(Bundle):
+class Motion(Bundle):
     """How good parts are moved, drawn before it is applied. All but `bend` (B,)."""
 
     turn: Tensor  # radians
@@ -71,7 +71,7 @@ class Pose(Bundle):
     bend: Tensor  # (B, 2, n, n) displacements right and down at the nodes of a coarse grid, as a share of the side
 
 
-def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Pose:
+def draw_motion(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Motion:
     def spread(limit: float) -> Tensor:
         return limit * (2 * torch.rand(batch, generator=generator) - 1)
 
@@ -83,7 +83,7 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
     # and take the slightest other shape for a defect.
     bend = 2 * torch.rand(batch, 2, BEND_NODES, BEND_NODES, generator=generator) - 1
     bend *= settings.bend * torch.rand(batch, 1, 1, 1, generator=generator)
-    return Pose(
+    return Motion(
         turn=spread(math.radians(settings.rotation)) * moves,
         zoom=1 + spread(settings.zoom) * moves,
         shift_u=spread(settings.shift) * moves,
@@ -93,13 +93,13 @@ def draw_pose(batch: int, settings: TrainingSettings, generator: torch.Generator
     )
 
 
-def moved(parts: GoodParts, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-    """RGB in (0, 1), depth and foreground of the parts in another pose; what comes into view is background."""
-    cos, sin = pose.turn.cos() / pose.zoom, pose.turn.sin() / pose.zoom
-    rows = [cos * pose.mirror, -sin, 2 * pose.shift_u, sin * pose.mirror, cos, 2 * pose.shift_v]
+def moved(parts: GoodParts, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
+    """RGB in (0, 1), depth and foreground of the parts, moved; what comes into view is background."""
+    cos, sin = motion.turn.cos() / motion.zoom, motion.turn.sin() / motion.zoom
+    rows = [cos * motion.mirror, -sin, 2 * motion.shift_u, sin * motion.mirror, cos, 2 * motion.shift_v]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(parts.depth.shape), align_corners=False)
-    bend = F.interpolate(pose.bend, size=list(grid.shape[1:3]), mode="bicubic", align_corners=False)
+    bend = F.interpolate(motion.bend, size=list(grid.shape[1:3]), mode="bicubic", align_corners=False)
     grid = grid + 2 * bend.permute(0, 2, 3, 1)
     return resampled(parts.rgb.float() / 255, parts.depth, parts.foreground, grid)
 
@@ -110,12 +110,12 @@ class Draw(Bundle):
 
     Attributes:
         index: int64, which good part each pair is made of.
-        pose, light: how those are moved and lit.
+        motion, light: how those are moved and lit.
         rounds: recipes, one a round.
     """
 
     index: Tensor
-    pose: Pose
+    motion: Motion
     light: Light
     rounds: tuple[Recipe, ...]
 
@@ -128,7 +128,7 @@ def draw_batch(
     count = settings.training.batch
     drawn = Draw(
         index=torch.randint(parts, (count,), generator=generator),
-        pose=draw_pose(count, settings.training, generator),
+        motion=draw_motion(count, settings.training, generator),
         light=draw_light(count, settings.training, generator),
         rounds=tuple(
             draw_rounds(
@@ -141,7 +141,7 @@ def draw_batch(
 
 def compose(parts: GoodParts, drawn: Draw, settings: Settings, textures: Tensor | None = None) -> Batch:
     """The batch that was drawn; all on one device."""
-    rgb, depth, foreground = moved(parts[drawn.index], drawn.pose)
+    rgb, depth, foreground = moved(parts[drawn.index], drawn.motion)
     if settings.uses_rgb:
         rgb = lit(rgb, depth, foreground, drawn.light, glares=settings.training.glare > 0)
     harmed = apply_recipes(rgb, depth, foreground, drawn.rounds, settings.synthesis, textures)

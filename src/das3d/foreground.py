@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.background import STEP, Plane, plane_depth, strip_within
-from das3d.masks import Box, bounding_box, filled, morph
+from das3d.masks import Bounds, bounding_box, filled, morph
 from das3d.scan import Depth, Mask
 
 FLAT = 0.1  # of the part's height above the plane: a separate patch that rises less is no piece of it
@@ -121,7 +121,7 @@ def _enclosed(surface: Mask, valid: Mask) -> Mask:
     return belongs[labels]
 
 
-def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Box) -> Mask:
+def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: NDArray[Any], ends: Bounds) -> Mask:
     # What rises from one end of the frame to the other may be a wall. Where depth jumps in it, along the pixels (H, W) that
     # this marks, something nearer stands before it, if that stands on the table too: a boss on a rail does not.
     first_row, end_row, first_column, end_column = ends
@@ -142,7 +142,7 @@ def _steps_before_walls(depth: Depth, valid: Mask, labels: NDArray[Any], boxes: 
     return steps
 
 
-def _inside(boxes: NDArray[Any], ends: Box) -> Mask:
+def _inside(boxes: NDArray[Any], ends: Bounds) -> Mask:
     # Which of the components with these boxes (N, 5), as OpenCV gives them, reach no end of what was measured.
     first_row, end_row, first_column, end_column = ends
     left, top, w, h, _ = boxes.T

@@ -10,10 +10,10 @@ import numpy as np
 
 from das3d.scan import Mask
 
-Box = tuple[int, int, int, int]  # first and one-past-last row, first and one-past-last column
+Bounds = tuple[int, int, int, int]  # first and one-past-last row, first and one-past-last column
 
 
-def bounding_box(mask: Mask) -> Box:
+def bounding_box(mask: Mask) -> Bounds:
     """First and one-past-last row, first and one-past-last column of the True pixels; at least one must be."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

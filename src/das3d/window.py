@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from das3d.masks import Box
+from das3d.masks import Bounds
 
 Floats = NDArray[np.float32]
 
@@ -93,7 +93,7 @@ class Window:
         v, u = self.frame_place(row, column, side)
         return min(max(round(v), 0), self.frame[0] - 1), min(max(round(u), 0), self.frame[1] - 1)
 
-    def box_on_frame(self, box: Box, side: int) -> Box:
+    def box_on_frame(self, box: Bounds, side: int) -> Bounds:
         """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
         image.
         """
@@ -101,7 +101,7 @@ class Window:
         top, left = min(max(top, 0), self.frame[0] - 1), min(max(left, 0), self.frame[1] - 1)
         return top, max(min(bottom, self.frame[0]), top + 1), left, max(min(right, self.frame[1]), left + 1)
 
-    def put_back(self, image: Floats, box: Box | None = None) -> Floats:
+    def put_back(self, image: Floats, box: Bounds | None = None) -> Floats:
         """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
 
         Of the frame, that which lies in `box` alone, where one is given.
@@ -129,7 +129,7 @@ class Window:
         along, across = cos * columns + sin * rows, cos * rows - sin * columns
         return (np.abs(along) <= self.width / 2) & (np.abs(across) <= self.height / 2)
 
-    def _around(self, box: Box, side: int, reach: float) -> Box:
+    def _around(self, box: Bounds, side: int, reach: float) -> Bounds:
         # The smallest upright box of the frame around a box of the window's image, and `reach` pixels of that around it.
         top, bottom, left, right = box[0] - reach, box[1] + reach, box[2] - reach, box[3] + reach
         corners = np.array([(left, top, 1), (right, top, 1), (left, bottom, 1), (right, bottom, 1)]).T

@@ -119,7 +119,7 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Batch(Bundle):
+class Inputs(Bundle):
     """What the networks see of a batch: RGB (B, 3, S, S) uint8, depth (B, 1, S, S) float32; None: not used."""
 
     rgb: Tensor | None
@@ -183,7 +183,7 @@ class TorchEngine(Engine):
         return self._compute(members)
 
     def _compute(self, arrays: Members) -> EngineOutput:
-        members = Batch(*(torch.from_numpy(arrays[name]) if name in arrays else None for name in ("rgb", "depth")))
+        members = Inputs(*(torch.from_numpy(arrays[name]) if name in arrays else None for name in ("rgb", "depth")))
         if not self._graphs or not len(members):
             return _on_host(self._found(members.to(self.torch_device)))
         whole: list[Tensor | None] = []
@@ -201,7 +201,7 @@ class TorchEngine(Engine):
         return _on_host(whole)
 
     @torch.inference_mode()
-    def _found(self, members: Batch) -> Sequence[Tensor | None]:
+    def _found(self, members: Inputs) -> Sequence[Tensor | None]:
         found: Sequence[Tensor | None] = self.scorer(members.rgb, members.depth)
         return found
 
