@@ -127,10 +127,16 @@ def unknown_category(root: Path) -> Act:
     return lambda: find_dataset(root, "nut")
 
 
-@bad(r"data: expected one category to be chosen, found bolt9, bolt10$")
+@bad(r"data: expected one category to be chosen, by its folder or --category, found bolt9, bolt10$")
 def several_categories_and_none_chosen(root: Path) -> None:
     mvtec3d(root / "bolt9")
     mvtec3d(root / "bolt10")
+
+
+@bad(r"data: expected members within the kinds, as good/depth, or one of these folders, found depth, rgb$")
+def kinds_within_the_members(root: Path) -> None:
+    write_member(root / "rgb/good/a.png", PART.rgb)
+    write_member(declare(root) / "depth/good/a.tiff", PART.depth)
 
 
 @bad(r"data/scan: expected a folder, found nothing there$")
@@ -194,6 +200,14 @@ def file_beside_the_folders_of_members(root: Path) -> None:
 @bad(r"data/good/scan7\.png: expected NAME_rgb, NAME_depth and NAME_mask, .*, found a name that tells no member$")
 def name_that_tells_no_member(root: Path) -> None:
     own_kind(root / "good", suffixes=True)
+    write_member(declare(root) / "good/scan7.png", PART.rgb)
+
+
+@bad(
+    r"data/good/scan7\.png: .*, found a name that tells no member$",
+    r"data: expected RGB and depth of each part, told by their names, found none so named; .* --modality rgb, or depth$",
+)
+def no_name_that_tells_a_member(root: Path) -> None:
     write_member(declare(root) / "good/scan7.png", PART.rgb)
 
 
@@ -630,6 +644,18 @@ def no_pixels(root: Path) -> None:
 )
 def depth_without_unit(root: Path) -> None:
     own_kind(root / "good")
+
+
+@bad(r"data: expected a declared unit for depth, found none but .*data/dataset\.yml; write ")
+def unit_in_a_file_of_nearly_that_name(root: Path) -> None:
+    declare(own_kind(root / "good").parent)
+    (root / "dataset.yaml").rename(root / "dataset.yml")
+
+
+@bad(r"data: expected a declared unit for depth, found none but .*data/good/dataset\.yaml\.txt; write ")
+def unit_where_nobody_looks(root: Path) -> None:
+    declare(own_kind(root / "good"))
+    (root / "good/dataset.yaml").rename(root / "good/dataset.yaml.txt")
 
 
 @bad(r"data/a_depth\.png: expected a declared unit for depth in uint16 counts, found none; write .*dataset\.yaml")
