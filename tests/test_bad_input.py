@@ -104,6 +104,12 @@ def a_folder_too_high(root: Path) -> None:
     mvtec3d(root / "sets/bolt")
 
 
+@bad(r"data: expected a data set .*, found only gut, schlecht; parts lie in gut, schlecht: call that of good parts good, ")
+def kinds_of_other_names(root: Path) -> None:
+    own_kind(declare(root) / "gut")
+    own_kind(root / "schlecht", suffixes=True)
+
+
 @bad(r"data/bolt/train/good: expected a data set .*, found only rgb, xyz; there is one above, .*data/bolt$")
 def a_folder_too_low(root: Path) -> Act:
     mvtec3d(root / "bolt")

@@ -267,6 +267,9 @@ def _hint(root: Path) -> str:
     below = [child.name for child in folders_in(root) if find_categories(child)]
     if below:
         return f"; there is one in {', '.join(below)}"
+    pairs = [child.name for child in folders_in(root) if any(p.rgb and p.depth for p in unlabelled(child, Search()))]
+    if pairs:
+        return f"; parts lie in {', '.join(pairs[:8])}: call that of good parts {GOOD}, or give predict one of them"
     above = [folder for folder in list(root.resolve().parents)[:3] if _layout_of(folder)]
     return f"; there is one above, {above[-1]}" if above else ""  # the topmost: train/ of a data set looks like one itself
 

@@ -272,7 +272,7 @@ def _advice(check: DataCheck) -> list[str]:
 def _on_suspects(check: DataCheck) -> list[str]:
     if not check.suspects:
         return []
-    count = f"{len(check.suspects)} of {len(check.good)} good parts"
+    count = f"{len(check.suspects)} of {counted(len(check.good), 'good part')}"
     return [
         f"{count} should be looked at before training: a defective or wrong part among the good ones teaches that its "
         "defect is good. Mend or remove those that are not sound; keep those that are merely rare."
@@ -317,7 +317,7 @@ def _on_numbers(check: DataCheck) -> list[str]:
     lines = []
     good = len([one for one in check.good if not one.error])
     if good < 50:
-        lines.append(f"{good} good parts: fifty can be enough, two hundred are better.")
+        lines.append(f"{counted(good, 'good part')}: fifty can be enough, two hundred are better.")
     try:
         _, held_out = train_and_held_out(check.dataset)
     except DataError as error:

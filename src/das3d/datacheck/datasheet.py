@@ -15,7 +15,7 @@ import numpy as np
 
 import das3d
 from das3d.atomic import write_atomically
-from das3d.console import percent
+from das3d.console import counted, percent
 from das3d.datacheck import DataCheck, common_shift, median, moved, pixel_pitch, suggested_size
 from das3d.datacheck.facts import Facts
 from das3d.datacheck.suspects import between, length
@@ -158,7 +158,7 @@ def print_check(check: DataCheck) -> None:
     for name, value in rows_of(check):
         table.add_row(name, value)
     console.print(table, "")
-    print(f"suspects among {len(check.good)} good parts: {len(check.suspects) or 'none'}")
+    print(f"suspects among {counted(len(check.good), 'good part')}: {len(check.suspects) or 'none'}")
     for suspect in check.suspects[:20]:
         print(f"  {suspect.part.id}")
         for reason in suspect.reasons:
