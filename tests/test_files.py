@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -445,3 +447,14 @@ def test_points_column_by_column_are_refused(tmp_path: Path, name: str) -> None:
     write_member(path, turned)
     with pytest.raises(DataError, match=rf"{name}: expected points row by row, found them column by column"):
         read_depth(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_member(tmp_path / "a.png", sample().rgb)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("das3d.files.open_picture", refused)
+    with pytest.raises(DataError, match=r"a\.png: expected an RGB image, found a file that cannot be read \(Permission d"):
+        rgb_size(path)

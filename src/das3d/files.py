@@ -343,5 +343,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # on damaged files decoders raise nearly anything
+        if isinstance(error, OSError) and error.strerror and error.filename:  # of the disk, and nothing says damage
+            raise DataError(f"{path}: expected {what}, found a file that cannot be read ({error.strerror})") from error
         reason = one_line(str(error).replace(str(path), "it")) or type(error).__name__
         raise DataError(f"{path}: expected {what}, found a damaged or unknown file ({reason})") from error
