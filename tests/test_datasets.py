@@ -371,7 +371,7 @@ def test_parts_and_kinds_are_in_natural_order(tmp_path: Path) -> None:
 
 LITTER = (
     ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt", "README.md", "camera.json", "log.csv",
-    "._000.png", ".hidden.png", "._00_metadata.yaml", "~$notes.xlsx",
+    "._000.png", ".hidden.png", "._00_metadata.yaml", "~$notes.docx", "camera.xml", "camera.INI", "parts.xlsx", "lens.pdf",
 )  # fmt: skip
 
 

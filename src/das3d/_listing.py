@@ -12,7 +12,9 @@ from das3d.errors import DataError, one_line
 
 STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 STRAY_NAMES |= {"$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle"}  # of disks and shares
-STRAY_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log"})  # notes
+STRAY_SUFFIXES = frozenset(
+    {".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log", ".xml", ".ini", ".pdf", ".xlsx"}
+)  # notes
 
 
 def is_stray(name: str) -> bool:
