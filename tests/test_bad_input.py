@@ -104,6 +104,12 @@ def a_folder_too_high(root: Path) -> None:
     mvtec3d(root / "sets/bolt")
 
 
+@bad(r"data: expected a data set .*, found only gut, schlecht; parts lie in gut, schlecht: call that of good parts good, ")
+def kinds_of_other_names(root: Path) -> None:
+    own_kind(declare(root) / "gut")
+    own_kind(root / "schlecht", suffixes=True)
+
+
 @bad(r"data/bolt/train/good: expected a data set .*, found only rgb, xyz; there is one above, .*data/bolt$")
 def a_folder_too_low(root: Path) -> Act:
     mvtec3d(root / "bolt")
@@ -127,10 +133,16 @@ def unknown_category(root: Path) -> Act:
     return lambda: find_dataset(root, "nut")
 
 
-@bad(r"data: expected one category to be chosen, found bolt9, bolt10$")
+@bad(r"data: expected one category to be chosen, by its folder or --category, found bolt9, bolt10$")
 def several_categories_and_none_chosen(root: Path) -> None:
     mvtec3d(root / "bolt9")
     mvtec3d(root / "bolt10")
+
+
+@bad(r"data: expected members within the kinds, as good/depth, or one of these folders, found depth, rgb$")
+def kinds_within_the_members(root: Path) -> None:
+    write_member(root / "rgb/good/a.png", PART.rgb)
+    write_member(declare(root) / "depth/good/a.tiff", PART.depth)
 
 
 @bad(r"data/scan: expected a folder, found nothing there$")
@@ -194,6 +206,14 @@ def file_beside_the_folders_of_members(root: Path) -> None:
 @bad(r"data/good/scan7\.png: expected NAME_rgb, NAME_depth and NAME_mask, .*, found a name that tells no member$")
 def name_that_tells_no_member(root: Path) -> None:
     own_kind(root / "good", suffixes=True)
+    write_member(declare(root) / "good/scan7.png", PART.rgb)
+
+
+@bad(
+    r"data/good/scan7\.png: .*, found a name that tells no member$",
+    r"data: expected RGB and depth of each part, told by their names, found none so named; .* --modality rgb, or depth$",
+)
+def no_name_that_tells_a_member(root: Path) -> None:
     write_member(declare(root) / "good/scan7.png", PART.rgb)
 
 
@@ -630,6 +650,18 @@ def no_pixels(root: Path) -> None:
 )
 def depth_without_unit(root: Path) -> None:
     own_kind(root / "good")
+
+
+@bad(r"data: expected a declared unit for depth, found none but .*data/dataset\.yml; write ")
+def unit_in_a_file_of_nearly_that_name(root: Path) -> None:
+    declare(own_kind(root / "good").parent)
+    (root / "dataset.yaml").rename(root / "dataset.yml")
+
+
+@bad(r"data: expected a declared unit for depth, found none but .*data/good/dataset\.yaml\.txt; write ")
+def unit_where_nobody_looks(root: Path) -> None:
+    declare(own_kind(root / "good"))
+    (root / "good/dataset.yaml").rename(root / "good/dataset.yaml.txt")
 
 
 @bad(r"data/a_depth\.png: expected a declared unit for depth in uint16 counts, found none; write .*dataset\.yaml")

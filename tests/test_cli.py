@@ -181,6 +181,11 @@ def test_who_is_terminated_ends_as_who_is_interrupted(capsys: pytest.CaptureFixt
         (["calibrate", "run", "--max-false-alarm", "1%", "--light", "4"], "expected --data"),
         (["calibrate", "run", "--data", "good", "--out", "."], "is a directory"),
         (["report", "run", "--out", "."], "is a directory"),
+        (["predict", "run", "--data", "good", "--out", __file__], "is a file"),
+        (["watch", "run", "--data", "good", "--out", __file__], "is a file"),
+        (["evaluate", "run", "--data", "good", "--out", __file__], "is a file"),
+        (["serve", "run", "--out", __file__], "is a file"),
+        (["benchmark", "good", "--out", __file__], "is a file"),
     ],
 )
 def test_options_that_could_not_be_heard_are_refused_at_once(words: list[str], said: str) -> None:

@@ -120,6 +120,27 @@ def test_a_shift_of_all_parts_is_advised_on_and_makes_none_a_suspect(parts: Part
     assert not [name for name in suspects(found) if name.startswith("train")]
 
 
+@pytest.mark.parametrize("spoil", ["turned", "another"])
+def test_rgb_that_fits_depth_nowhere_is_not_called_shifted(parts: Parts, sound_check: DataCheck, spoil: str) -> None:
+    assert dict(rows_of(sound_check))["RGB against depth"].startswith("in place; fit ")
+    names = sorted(file.stem for file in (parts.folder / "rgb").iterdir())
+    pictures = [parts.rgb(name) for name in names]
+    for name, own, following in zip(names, pictures, [*pictures[1:], pictures[0]], strict=True):
+        parts.write(name, rgb=own[::-1, ::-1] if spoil == "turned" else following)
+    found = check(parts)
+    advice = " ".join(found.advice)
+    assert "mirrored or turned, or is it of another part" in advice and "shifted" not in advice, advice
+    assert dict(rows_of(found))["RGB against depth"].startswith("elsewhere in each part; fit ")
+
+
+def test_a_focal_length_in_millimetres_is_advised_on(tmp_path: Path) -> None:
+    own_kind(tmp_path / "good")
+    for focal_length, told in (("1.5", True), ("300", False)):
+        declare(tmp_path, f"depth_unit: m\nfocal_length: {focal_length}")
+        advice = " ".join(check_data(tmp_path).advice)
+        assert ("focal_length: 1.5 would be a lens that sees" in advice) is told, advice
+
+
 def test_a_whole_set_in_another_unit_is_refused_with_what_to_do(parts: Parts) -> None:
     for split in ("train", "validation"):
         these = Parts(parts.folder.parent.parent)

@@ -371,7 +371,7 @@ def test_parts_and_kinds_are_in_natural_order(tmp_path: Path) -> None:
 
 LITTER = (
     ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt", "README.md", "camera.json", "log.csv",
-    "._000.png", ".hidden.png", "._00_metadata.yaml",
+    "._000.png", ".hidden.png", "._00_metadata.yaml", "~$notes.docx", "camera.xml", "camera.INI", "parts.xlsx", "lens.pdf",
 )  # fmt: skip
 
 
@@ -381,7 +381,7 @@ def litter(root: Path) -> None:
     for folder in folders:
         for name in LITTER:
             (folder / name).write_bytes(b"\0junk")
-        for name in (".git", ".ipynb_checkpoints", "__MACOSX"):
+        for name in (".git", ".ipynb_checkpoints", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir"):
             write_member(folder / name / "000.png", sample().rgb)
             write_member(folder / name / "good/xyz/._000.tiff", sample().points)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -327,7 +329,7 @@ def test_metres_are_counts_times_scale_plus_offset(
 
 
 @pytest.mark.parametrize("name", ["d.npy", "d.tiff", "d.npz"])
-@pytest.mark.parametrize("hole", [0.0, -0.0, -0.3, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("hole", [0.0, -0.0, -0.3, np.nan, np.inf, -np.inf, np.finfo(np.float32).max])
 def test_zero_negative_and_non_finite_depth_is_missing(tmp_path: Path, name: str, hole: float) -> None:
     metres = PART.depth.copy()
     metres[~PART.valid] = hole
@@ -445,3 +447,24 @@ def test_points_column_by_column_are_refused(tmp_path: Path, name: str) -> None:
     write_member(path, turned)
     with pytest.raises(DataError, match=rf"{name}: expected points row by row, found them column by column"):
         read_depth(path)
+
+
+def test_points_of_a_frame_that_lies_on_its_side_are_refused(tmp_path: Path) -> None:
+    part = sample(0, (24, 32))
+    path = write_ply(tmp_path / "d.ply", part.points, grid=None)
+    assert read_depth(path, size=(24, 32))[2] is not None
+    with pytest.raises(
+        DataError, match=r"d\.ply: expected 32 rows of 24 points, as the RGB has pixels, found 24 rows of 32"
+    ):
+        read_depth(path, size=(32, 24))
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_member(tmp_path / "a.png", sample().rgb)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("das3d.files.open_picture", refused)
+    with pytest.raises(DataError, match=r"a\.png: expected an RGB image, found a file that cannot be read \(Permission d"):
+        rgb_size(path)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import SIZE, copy_category, das3d
 
-from das3d import prediction, streaming
+from das3d import prediction, printing, streaming
 from das3d.datasets import find_dataset, find_folder
 from das3d.demo import CATEGORY, KINDS
 from das3d.detector import Detector, Prediction, load
@@ -38,6 +38,7 @@ from das3d.prediction import predict_folder, predict_part
 from das3d.preparation import PreparedScan
 from das3d.streaming import AHEAD, LONGEST, Inspected, inspect_parts, output_names, picture_scale, read_map, read_to_show
 from das3d.threshold import threshold_from
+from das3d.window import Window
 
 Runs = Callable[..., Path]
 
@@ -604,6 +605,28 @@ def test_many_broken_parts_are_cut_short_on_the_screen_only(tiny_run: Runs, tmp_
     assert lines[-1] == f"error: ... and 3 more, see {tmp_path / 'out' / 'scores.csv'}"
     assert all(row["error"] for row in scores_of(tmp_path / "out"))
     assert len(scores_of(tmp_path / "out")) == 13
+
+
+def test_of_many_parts_the_defective_ones_are_told_first(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(printing, "MOST_SHOWN", 2)
+
+    def told(defective: str) -> list[str]:
+        window = Window.square(0, 0, 8, (8, 8))
+        results = [
+            Inspected(
+                Part(name, "test", UNKNOWN, Path(f"{name}.png"), None),
+                Prediction(name, 0.5, np.zeros((8, 8), np.float32), window, name in defective),
+            )
+            for name in "abcd"
+        ]
+        printing.print_predictions(results, tmp_path, detector)
+        return [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:3]]
+
+    assert told("") == ["a", "b", "... and 2 more"]
+    assert told("d") == ["d", "a", "... and 2 more"]
+    assert told("bcd") == ["b", "c", "... and 2 more, 1 of them defective"]
 
 
 def lower(file: Path, rows: int) -> None:

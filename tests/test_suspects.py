@@ -20,6 +20,7 @@ from das3d.datacheck.suspects import (
     between,
     beyond_doubt,
     expected_beyond,
+    length,
     unlike_the_others,
 )
 from das3d.parts import Part
@@ -93,6 +94,16 @@ def test_farther_out_is_never_less_suspect(values: list[float]) -> None:
 )  # fmt: skip
 def test_the_unit_of_two_values_is_said_once(low: str, high: str, words: str) -> None:
     assert between(low, high) == words
+
+
+def test_what_rounding_leaves_is_no_length() -> None:
+    assert [length(metres) for metres in (1.29e-14, 3.95e-8, 1e-6, 0.0417, 1.25)] == [
+        "0 mm",
+        "0 mm",
+        "0.001 mm",
+        "41.7 mm",
+        "1.25 m",
+    ]
 
 
 def test_unknown_values_and_small_sets_are_not_judged() -> None:

@@ -469,10 +469,23 @@ def test_one_member_is_enough_for_a_model_that_needs_one(tiny_run: Runs, drop: P
 def test_once_says_what_it_leaves(
     detector: Detector, drop: Path, tmp_path: Path, part: Put, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rgb, _ = part(drop, "a")
+    rgb, depth = part(drop, "a")
     rgb.unlink()
+    part(drop, "b")
+    shutil.copy(drop / "b_rgb.png", drop / "b_colour.png")
+    for name in ("rgb_1.png", "depth_1.png"):
+        (drop / name).write_text("named the other way round")
     assert once(detector, drop, tmp_path / "out") == []
-    assert capsys.readouterr() == ("1 part not complete yet, left for the next time\n", "")
+    out, err = capsys.readouterr()
+    assert out == (
+        f"1 part not complete yet, left for the next time, such as {depth}: expected an rgb file of the same name, found "
+        "none\n"
+    )
+    assert err.splitlines() == [
+        f"warning: not judged: {drop / 'b_rgb.png'}: expected one rgb file of this name, found b_colour.png too",
+        f"warning: not judged: {drop / 'depth_1.png'}: expected NAME_rgb, NAME_depth and NAME_mask, or folders rgb, depth "
+        "and mask, found a name that tells no member; 1 more like this",
+    ]
 
 
 # ------------------------------------------------------------------------------------ what is told while it waits

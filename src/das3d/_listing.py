@@ -11,12 +11,15 @@ from typing import Any
 from das3d.errors import DataError, one_line
 
 STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-STRAY_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log"})  # notes
+STRAY_NAMES |= {"$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle"}  # of disks and shares
+STRAY_SUFFIXES = frozenset(
+    {".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log", ".xml", ".ini", ".pdf", ".xlsx"}
+)  # notes
 
 
 def is_stray(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or left by a system."""
-    return name.startswith(".") or name.lower() in STRAY_NAMES
+    return name.startswith((".", "~$")) or name.lower() in STRAY_NAMES  # ~$: of a document that Office has open
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -315,7 +315,9 @@ def evaluate(
     run: Model,
     data: Annotated[Path, typer.Option(help="Folder of scans with test parts.")],
     category: Category = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; evaluation in the run folder by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where to write; evaluation in the run folder by default.")
+    ] = None,
     device: Device = "auto",
     engine: EngineName = "auto",
     light: Light = None,
@@ -364,7 +366,7 @@ def report(
 @reported
 def predict(
     run: Model,
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.json, maps and overlays.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for scores.csv, regions.json, maps and overlays.")],
     rgb: Annotated[Path | None, typer.Option(help="RGB image of one part.")] = None,
     depth: Annotated[Path | None, typer.Option(help="Depth or points of one part.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of many parts, in any layout.")] = None,
@@ -416,7 +418,9 @@ def predict(
 def watch(
     run: Model,
     data: Annotated[Path, typer.Option(help="Folder that files come into, such as 0005_rgb.png and 0005_depth.png.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, regions.jsonl, and maps and overlays by day.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for scores.csv, regions.jsonl, and maps and overlays by day.")
+    ],
     settle: Annotated[str, typer.Option(help="How long the files of a part must stand still, such as 2s.")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Judge what is there now and end.")] = False,
     device: Device = "auto",
@@ -562,7 +566,9 @@ def serve(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Run folders or model files, each as PATH or NAME=PATH.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for maps, scans and the database.")] = Path("inspections"),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for maps, scans and the database.")] = Path(
+        "inspections"
+    ),
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all of this machine's addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     database: Database = None,
@@ -649,7 +655,7 @@ def export(
 @reported
 def benchmark(
     data: Annotated[Path, typer.Argument(help="Folder of scans with test parts: a data set, or one category of it.")],
-    out: Annotated[Path, typer.Option(help="Folder for all runs and tables; give it again to go on.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for all runs and tables; give it again to go on.")],
     categories: Annotated[str | None, typer.Option(help="Which, such as bagel,tire; all by default.")] = None,
     modalities: Annotated[str, typer.Option(help="What the networks see, such as rgb+depth,rgb,depth.")] = "rgb+depth",
     seeds: Annotated[str, typer.Option(help="One training for each.")] = "0,1,2",

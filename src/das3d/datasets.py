@@ -9,6 +9,7 @@ The layouts themselves are in `layouts`. Whatever names and headers can tell is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,19 @@ from das3d._listing import files_in, folders_in
 from das3d.console import counted, warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
-from das3d.layouts import ABOUT_TRUTH, LAYOUTS, NAMING, OWN, ROLES, Layout, Search, light_of, splits_in, unlabelled
+from das3d.layouts import (
+    ABOUT_TRUTH,
+    DECLARATION,
+    LAYOUTS,
+    NAMING,
+    OWN,
+    ROLES,
+    Layout,
+    Search,
+    light_of,
+    splits_in,
+    unlabelled,
+)
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, name_problem, size_problem
 
 __all__ = ["Dataset", "DepthFormat", "Part", "expect_outside", "find_categories", "find_dataset", "find_folder"]
@@ -104,7 +117,12 @@ def find_dataset(
     _check_names(parts, search)
     _check_labels(parts, search)
     if any(part.depth and part.depth_format is None for part in parts):
-        search.report("no unit", f"{folder}: expected a declared unit for depth, found none; {HOW_TO_DECLARE}")
+        but = f" but {file}" if (file := _declared_elsewhere(folder)) else ""
+        search.report("no unit", f"{folder}: expected a declared unit for depth, found none{but}; {HOW_TO_DECLARE}")
+    if rgb == depth and not parts and "unknown files" in search.problems:
+        expected = "expected RGB and depth of each part, told by their names, found none so named"
+        hint = "scans of RGB alone, or of depth alone, may be called anything for das3d train --modality rgb, or depth"
+        search.report("no names", f"{folder}: {expected}; {hint}")
     _check_complete(folder, parts, search)
     if headers:
         _check_files(parts, search, progress)
@@ -179,6 +197,13 @@ def category_called(folder: Path) -> str | None:
     return None if layout is None or layout.name == OWN else there[0]
 
 
+def _declared_elsewhere(folder: Path) -> Path | None:
+    # A file that looks meant to say how depth is read, where nobody looks: dataset.yml, or dataset.yaml.txt of Notepad.
+    files = [file for place in (folder, *folders_in(folder)) for file in sorted(place.iterdir())]
+    meant = (file for file in files if re.fullmatch(r"dataset\.ya?ml(\.txt)?", file.name.lower()))
+    return next((file for file in meant if file.is_file() and file != folder / DECLARATION), None)
+
+
 def name_of(folder: Path) -> str:
     """The name of a folder as the user calls it, also where it is a link to another; of "." that of the folder itself."""
     return Path(os.path.abspath(folder)).name
@@ -220,7 +245,9 @@ def _choose(root: Path, category: str | None) -> tuple[Path, Layout]:
     if chosen is not None and (layout := _layout_of(root / chosen)):
         return root / chosen, layout
     if there:
-        asked = "one category to be chosen" if category is None else f"category {category!r}"
+        asked = "one category to be chosen, by its folder or --category" if category is None else f"category {category!r}"
+        if category is None and {name.lower() for name in there} <= set(ROLES):
+            asked = f"members within the kinds, as {GOOD}/{there[0]}, or one of these folders"
         raise DataError(f"{root}: expected {asked}, found {', '.join(there)}")
     folders = ", ".join(child.name for child in folders_in(root)[:8])
     found, hint = f"only {folders}" if folders else "no folders", _hint(root)
@@ -240,6 +267,9 @@ def _hint(root: Path) -> str:
     below = [child.name for child in folders_in(root) if find_categories(child)]
     if below:
         return f"; there is one in {', '.join(below)}"
+    pairs = [child.name for child in folders_in(root) if any(p.rgb and p.depth for p in unlabelled(child, Search()))]
+    if pairs:
+        return f"; parts lie in {', '.join(pairs[:8])}: call that of good parts {GOOD}, or give predict one of them"
     above = [folder for folder in list(root.resolve().parents)[:3] if _layout_of(folder)]
     return f"; there is one above, {above[-1]}" if above else ""  # the topmost: train/ of a data set looks like one itself
 

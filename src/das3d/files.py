@@ -54,7 +54,8 @@ class DepthFormat:
     Attributes:
         scale: metres per count; for files that hold metres, 1.
         offset: metres, added to scaled numbers.
-        missing: a number that means "not measured", beside zero, negative and non-finite depths, which always do.
+        missing: a number that means "not measured", beside zero, negative and non-finite depths and the
+            largest float, which always do.
         focal_length: of the camera in pixels, for areas in mm2 where a file holds depth alone; points tell it themselves.
     """
 
@@ -269,6 +270,10 @@ def read_depth(
         # Of a square grid both would be read alike from a camera that is turned.
         if camera is None and raw.shape[0] != raw.shape[1] and camera_from_points(_by_columns(raw)) is not None:
             raise DataError(f"{path}: expected points row by row, found them column by column")
+        if camera is None and lacks_grid(path) and camera_from_points(raw.reshape(*raw.shape[1::-1], 3)) is not None:
+            height, width, _ = raw.shape
+            found = f"{width} rows of {height}; turn the RGB as the points lie"
+            raise DataError(f"{path}: expected {height} rows of {width} points, as the RGB has pixels, found {found}")
         return depth, valid, camera
     return depth, valid, None if known.focal_length is None else Camera.centred(known.focal_length, depth.shape)
 
@@ -343,5 +348,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # on damaged files decoders raise nearly anything
+        if isinstance(error, OSError) and error.strerror and error.filename:  # of the disk, and nothing says damage
+            raise DataError(f"{path}: expected {what}, found a file that cannot be read ({error.strerror})") from error
         reason = one_line(str(error).replace(str(path), "it")) or type(error).__name__
         raise DataError(f"{path}: expected {what}, found a damaged or unknown file ({reason})") from error

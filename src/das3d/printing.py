@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from das3d.streaming import Inspected
 
 
+MOST_SHOWN = 20  # parts on the screen
+
+
 def print_metrics(metrics: dict[str, Any], folder: Path) -> None:
     from das3d.metrics import FIGURES
 
@@ -42,10 +45,13 @@ def print_predictions(results: Sequence[Inspected], out: Path, detector: Detecto
     from das3d.streaming import errors_of
 
     shown = [result for result in results if not result.error]
-    for result in shown[:20]:
+    # Of many parts those that somebody waits for come first; all are in their order in scores.csv.
+    first = sorted(shown, key=lambda result: result.verdict != "defective") if len(shown) > MOST_SHOWN else shown
+    for result in first[:MOST_SHOWN]:
         print_prediction(result, detector)
-    if len(shown) > 20:
-        print(f"... and {len(shown) - 20} more")
+    if left := first[MOST_SHOWN:]:
+        worse = sum(result.verdict == "defective" for result in left)
+        print(f"... and {len(left)} more" + (f", {worse} of them defective" if worse else ""))
     if detector.threshold is not None and shown:
         defective = sum(result.verdict == "defective" for result in shown)
         print(f"{defective} of {len(shown)} defective; {detector.threshold.describe()}")

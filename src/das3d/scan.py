@@ -122,7 +122,7 @@ def scan_from_arrays(
     Args:
         rgb: (H, W, 3) uint8; what `colours_in` takes will do as well.
         depth: (H, W) depth or (H, W, 3) organised points x, y, z, of 16 bits or more. Zero, negative and non-finite depths
-            are missing.
+            are missing, and so is the largest float.
         unit: of `depth`: ``"m"``, ``"cm"``, ``"mm"`` or ``"um"``; or metres per count; or a `DepthFormat`, as of files,
             with its offset, missing number and focal length. None takes floats as metres and refuses integers.
         mask: (H, W) ground truth, numbers that are non-zero on defects.
@@ -227,7 +227,7 @@ def colours_in(pixels: NDArray[np.generic], name: str) -> RGB:
 def metric_depth(
     numbers: NDArray[np.generic], name: str, scale: float, offset: float = 0.0, missing: float | None = None, *, hint: str
 ) -> tuple[Depth, Mask]:
-    """Depth in metres, 0 where not valid, and where it is: finite, above 0 and not the number that means "missing".
+    """Depth in metres, 0 where not valid, and where it is: above 0, below `ENDLESS`, and not the "missing" number.
 
     Args:
         numbers: (H, W) depth or (H, W, 3) points x, y, z.
@@ -245,7 +245,7 @@ def metric_depth(
         if missing is not None and z.dtype.kind == "f":
             missing = float(z.dtype.type(missing))  # as the file has it: float32 knows no 9.99
     # Zero depth is tested in metres: with an offset, count 0 is a measurement like any other.
-    valid: Mask = np.isfinite(depth) & (depth > 0)
+    valid: Mask = (depth > 0) & (depth < ENDLESS)
     if missing is not None:
         valid &= z != missing
     if not valid.any():
@@ -257,6 +257,7 @@ def metric_depth(
     return np.where(valid, depth, np.float32(0)), valid
 
 
+ENDLESS = 1e12  # metres; infinity, and the largest float, which cameras write where they measured nothing, too
 FARTHEST = 100.0  # metres; a larger median depth is a wrong unit
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
 

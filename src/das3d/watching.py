@@ -139,13 +139,22 @@ def _ready(
             if begun - still[name][1] >= settle and _state_of(found.part) == found.state:
                 yield found
         if once and (not new or begun - first >= settle):
-            if left := sum(found.mark not in record.seen for found in new.values()) + len(look.lacking):
-                say(f"{counted(left, 'part')} not complete yet, left for the next time")
+            _tell_what_is_left(look, sum(found.mark not in record.seen for found in new.values()))
             return
         record.catch_up()
         if not away:
             patience.tell(look)
         _wait(max(min(settle / 4, 1.0), looked), stopping)  # a slow share is not busy with us all the time
+
+
+def _tell_what_is_left(look: Look, unsettled: int) -> None:
+    # One line stands for all of its kind, as there may be thousands.
+    if left := unsettled + len(look.lacking):
+        such_as = f", such as {look.lacking[0]}" if look.lacking else ""
+        say(f"{counted(left, 'part')} not complete yet, left for the next time{such_as}")
+    for lines in look.problems.values():
+        more = f"; {len(lines) - 1} more like this" if len(lines) > 1 else ""
+        warn(f"not judged: {lines[0]}{more}")
 
 
 def _expect_plain(folder: Path, out: Path) -> None:

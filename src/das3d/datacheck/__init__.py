@@ -39,6 +39,9 @@ from das3d.threshold import parts_for
 from das3d.window import Floats, Window
 
 COARSE_STEPS = 0.02  # of the depth range: coarser steps of depth are told
+SCATTERED = 0.015  # of the frame's longer side, at least 3 pixels: shifts that differ more, in most parts, are chance
+NARROWEST = 0.2  # of the frame's longer side: a focal length below that is none in pixels
+FEWEST_SHIFTS = 4  # parts; of fewer no chance can be told
 READERS = 4  # scans looked at at once; each is in memory meanwhile
 
 
@@ -260,7 +263,7 @@ def _declaration(root: Path) -> Path | None:
 
 def _advice(check: DataCheck) -> list[str]:
     lines: list[str] = []
-    rules = [_on_suspects, _on_twins, _on_units, _on_numbers, _on_brightness, _on_shift, _on_ceiling, _on_steps]
+    rules = [_on_suspects, _on_twins, _on_units, _on_lens, _on_numbers, _on_brightness, _on_shift, _on_ceiling, _on_steps]
     for rule in [*rules, _on_missing, _on_window, _on_noise]:
         lines += rule(check)
     return lines
@@ -269,7 +272,7 @@ def _advice(check: DataCheck) -> list[str]:
 def _on_suspects(check: DataCheck) -> list[str]:
     if not check.suspects:
         return []
-    count = f"{len(check.suspects)} of {len(check.good)} good parts"
+    count = f"{len(check.suspects)} of {counted(len(check.good), 'good part')}"
     return [
         f"{count} should be looked at before training: a defective or wrong part among the good ones teaches that its "
         "defect is good. Mend or remove those that are not sound; keep those that are merely rare."
@@ -299,11 +302,22 @@ def _on_units(check: DataCheck) -> list[str]:
     ]
 
 
+def _on_lens(check: DataCheck) -> list[str]:
+    form, sides = check.dataset.depth_format, [max(one.size) for one in check.good if one.size]
+    if form is None or form.focal_length is None or not sides or form.focal_length >= NARROWEST * max(sides):
+        return []
+    angle = 2 * math.degrees(math.atan(max(sides) / 2 / form.focal_length))
+    return [
+        f"focal_length: {form.focal_length:g} would be a lens that sees {angle:.0f} degrees: is that millimetres? It is "
+        "fx in pixels, and all sizes and areas in mm rest on it."
+    ]
+
+
 def _on_numbers(check: DataCheck) -> list[str]:
     lines = []
     good = len([one for one in check.good if not one.error])
     if good < 50:
-        lines.append(f"{good} good parts: fifty can be enough, two hundred are better.")
+        lines.append(f"{counted(good, 'good part')}: fifty can be enough, two hundred are better.")
     try:
         _, held_out = train_and_held_out(check.dataset)
     except DataError as error:
@@ -327,16 +341,33 @@ def _on_brightness(check: DataCheck) -> list[str]:
 
 
 def _on_shift(check: DataCheck) -> list[str]:
-    seen = [one.alignment for one in check.good if one.alignment]
-    if not seen:
+    shift = common_shift(check.good)
+    if shift is None:
         return []
-    right, down = np.median([(one.right, one.down) for one in seen], axis=0)
+    right, down, scattered = shift
+    if scattered:
+        return [
+            "RGB lies elsewhere against depth in each part, so no shift of one brings them together: is one of the two "
+            "mirrored or turned, or is it of another part, as where both count from another number?"
+        ]
     if max(abs(right), abs(down)) < 3:
         return []
     return [
         f"in most parts RGB is shifted against depth, {moved(right, down)}: calibrate the cameras to each other, or shift "
         "one; das3d takes both as one pixel grid."
     ]
+
+
+def common_shift(facts: Sequence[Facts]) -> tuple[float, float, bool] | None:
+    """How far RGB lies to the right of depth and below it in the middle of the parts, in frame pixels, and whether most
+    parts lie so far from that that they have no shift in common; None where it is not known.
+    """
+    seen = [(one.alignment, max(one.size)) for one in facts if one.alignment and one.size]
+    if not seen:
+        return None
+    right, down = (float(middle) for middle in np.median([(one.right, one.down) for one, _ in seen], axis=0))
+    off = np.median([math.hypot(one.right - right, one.down - down) / max(SCATTERED * side, 3) for one, side in seen])
+    return right, down, len(seen) >= FEWEST_SHIFTS and bool(off > 1)
 
 
 def moved(right: float, down: float) -> str:

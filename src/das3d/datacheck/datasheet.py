@@ -15,8 +15,8 @@ import numpy as np
 
 import das3d
 from das3d.atomic import write_atomically
-from das3d.console import percent
-from das3d.datacheck import DataCheck, median, moved, pixel_pitch, suggested_size
+from das3d.console import counted, percent
+from das3d.datacheck import DataCheck, common_shift, median, moved, pixel_pitch, suggested_size
 from das3d.datacheck.facts import Facts
 from das3d.datacheck.suspects import between, length
 from das3d.errors import DataError
@@ -62,14 +62,11 @@ def rows_of(check: DataCheck) -> list[tuple[str, str]]:
         rows += there
     if any(one.brightness for one in good):
         rows.append(("brightness of the part", _spread(good, "brightness", "{:.0f}".format) + " of 255"))
-    if seen := [one.alignment for one in good if one.alignment]:
-        right, down = np.median([(one.right, one.down) for one in seen], axis=0)
-        rows.append(
-            (
-                "RGB against depth",
-                f"{moved(right, down) or 'in place'}; fit {np.median([a.fit for a in seen]):.2f} of 1",
-            )
-        )
+    if shift := common_shift(good):
+        right, down, scattered = shift
+        where = "elsewhere in each part" if scattered else moved(right, down) or "in place"
+        fit = np.median([one.alignment.fit for one in good if one.alignment])
+        rows.append(("RGB against depth", f"{where}; fit {fit:.2f} of 1"))
     return rows + _prepared_rows(check)
 
 
@@ -161,7 +158,7 @@ def print_check(check: DataCheck) -> None:
     for name, value in rows_of(check):
         table.add_row(name, value)
     console.print(table, "")
-    print(f"suspects among {len(check.good)} good parts: {len(check.suspects) or 'none'}")
+    print(f"suspects among {counted(len(check.good), 'good part')}: {len(check.suspects) or 'none'}")
     for suspect in check.suspects[:20]:
         print(f"  {suspect.part.id}")
         for reason in suspect.reasons:

@@ -134,10 +134,15 @@ def beyond_doubt(facts: Sequence[Facts]) -> list[list[Reason]]:
 # ------------------------------------------------------------------------------------------- the measures
 
 
+NOTHING = 1e-7  # metres
+
+
 def length(metres: float) -> str:
-    """Metres for people: 412 mm, 1.25 m, 0.083 mm."""
+    """Metres for people: 412 mm, 1.25 m, 0.083 mm; what no camera resolves, as rounding leaves it, is 0 mm."""
     if abs(metres) >= 1:
         return f"{metres:.4g} m"
+    if abs(metres) < NOTHING:
+        return "0 mm"
     return f"{metres * 1000:.3g} mm"
 
 
