@@ -399,6 +399,14 @@ def test_parts_are_listed_by_what_they_were_in_truth(browser: Browser, serve: Se
             expect(names).to_have_text(["three"])
             expect(page.locator("#total")).to_have_text("1")
             expect(page.locator("#counts")).to_have_text("0 of the 1 parts listed are defective.")
+            page.select_option("#marked", "")
+            expect(page.locator("#counts")).to_have_text("0 of the 3 parts listed are defective.")
+            page.select_option("#filter", "defective")
+            expect(names).to_have_count(0)
+            expect(page.locator("#counts")).to_have_text("0 of the 1 parts listed are defective.")
+            page.select_option("#filter", "")
+            page.select_option("#marked", "defective")
+            expect(names).to_have_text(["three"])
 
             # Somebody else marks a part of before: it joins the list, and is no part that comes in.
             page.check("#follow")

@@ -255,6 +255,7 @@ async function restart() {
   state.next = state.total = null;
   state.counted = 0;
   await refresh();
+  judge(); // also where no part is left
 }
 
 async function older() {
