@@ -817,6 +817,11 @@ def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) ->
 # ------------------------------------------------------------------------------------------- malformed uploads
 
 
+def test_text_in_the_place_of_a_file_is_told(shared: TestClient) -> None:
+    answer = shared.post("/inspections", data={"rgb": "part.png"})
+    refused(answer, 422, "rgb: expected a file, found text: 'part.png'")
+
+
 def test_requests_that_are_no_form(start: Start) -> None:
     client = start()
     refused(client.post("/inspections"), 422, "expected a file in the field rgb, depth or both")

@@ -272,6 +272,8 @@ def _add_problems(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"][1:])
         found = one_line(repr(first.get("input")))
+        if where in ("rgb", "depth"):  # most often of curl without the @ before the name of a file
+            return JSONResponse({"detail": f"{where}: expected a file, found text: {found}"}, 422)
         return JSONResponse({"detail": f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"}, 422)
 
     @app.exception_handler(Exception)
