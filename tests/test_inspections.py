@@ -123,6 +123,10 @@ def test_pages_hold_while_parts_come_in_and_filters_narrow_them(inspections: Ins
     assert inspections.count(min_score=0.02, max_score=0.04) == 3
     assert inspections.count(since=NOON + timedelta(minutes=2), until=NOON + timedelta(minutes=4)) == 2
     assert inspections.count(part="part_1") == 2 and inspections.count(part="part%") == 0, "no wildcards"
+    inspections.mark(first[0].id, "good")
+    inspections.mark(first[1].id, "defective")
+    assert [row.part for row in inspections.page(truth="good")] == ["part_9"]
+    assert inspections.count(truth="defective", verdict="defective") == 1 and inspections.count(truth="unknown") == 9
     with pytest.raises(KeyError):
         inspections.page(colour="red")
 

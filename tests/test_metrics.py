@@ -440,3 +440,8 @@ def test_summary_refuses_what_does_not_fit() -> None:
         evaluate_maps([MAP] * 2, [MASK] * 2, [0, 1], [0, 1], ["good", "hole"])
     with pytest.raises(DataError, match="mask b: expected no defect on a good part, found 1 marked pixels"):
         evaluate_maps([MAP] * 2, [MASK] * 2, [1, 0], [1, 0], ["hole", "good"], ["a", "b"])
+
+
+def test_names_are_as_many_as_parts() -> None:
+    with pytest.raises(DataError, match="expected one of each for every part, found 2 maps, 1 names"):
+        evaluate_maps([MAP] * 2, [MASK, None], [1, 0], [0.9, 0.1], ["dent", "good"], names=["one"])

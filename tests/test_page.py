@@ -383,6 +383,41 @@ def test_a_part_is_marked_as_what_it_was_in_truth(browser: Browser, serve: Serve
         expect(below.first).to_have_text(re.compile("in truth good$"))
 
 
+def test_parts_are_listed_by_what_they_were_in_truth(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    with serve() as address:
+        record(tmp_path, [{"part": name} for name in ("one", "two", "three")])
+        with opened(browser, address) as page:
+            names = page.locator("#list b")
+            expect(page.locator("#name")).to_have_text("three")
+            page.select_option("#marked", "unknown")
+            expect(names).to_have_text(["three", "two", "one"])
+            page.focus("#truth")
+            page.select_option("#truth", "defective")
+            expect(names).to_have_text(["two", "one"])
+            expect(page.locator("#total")).to_have_text("2")
+            page.select_option("#marked", "defective")
+            expect(names).to_have_text(["three"])
+            expect(page.locator("#total")).to_have_text("1")
+            expect(page.locator("#counts")).to_have_text("0 of the 1 parts listed are defective.")
+            page.select_option("#marked", "")
+            expect(page.locator("#counts")).to_have_text("0 of the 3 parts listed are defective.")
+            page.select_option("#filter", "defective")
+            expect(names).to_have_count(0)
+            expect(page.locator("#counts")).to_have_text("0 of the 1 parts listed are defective.")
+            page.select_option("#filter", "")
+            page.select_option("#marked", "defective")
+            expect(names).to_have_text(["three"])
+
+            # Somebody else marks a part of before: it joins the list, and is no part that comes in.
+            page.check("#follow")
+            others = Inspections(tmp_path)
+            others.mark(1, "defective")
+            others.close()
+            expect(names).to_have_text(["three", "one"])
+            page.wait_for_timeout(500)
+            expect(page.locator("#name")).to_have_text("three")
+
+
 def test_a_service_that_is_away_leaves_no_verdict_that_seems_new(browser: Browser, serve: Serve, tmp_path: Path) -> None:
     def colours(page: Page) -> str:
         return str(page.eval_on_selector("#verdict", "one => getComputedStyle(one).backgroundColor"))

@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from tiny import das3d
 
+from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.regions import Region
 from das3d.report import charts
@@ -277,6 +278,39 @@ def test_without_a_threshold_no_part_is_counted(copied: Path) -> None:
     assert das3d("report", copied).exit_code == 0
     text = (copied / "report.html").read_text()
     assert text.count("the model has no threshold") == 2 and "lie above" not in text.split("The threshold and what")[0]
+    assert "Right of the threshold" not in text
+
+
+def test_other_data_than_that_of_training_is_named(copied: Path, tiny_data: Path, tmp_path: Path) -> None:
+    assert das3d("report", copied).exit_code == 0
+    assert "Test data" not in (copied / "report.html").read_text()
+    other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
+    assert das3d("evaluate", copied, "--data", other).exit_code == 0
+    assert das3d("report", copied).exit_code == 0
+    assert f'<th scope="row">Test data</th><td>{other / CATEGORY}</td>' in (copied / "report.html").read_text()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 688])
+def test_long_kinds_of_defect_leave_the_page_as_wide_as_the_screen(copied: Path, browser: Browser, width: int) -> None:
+    kind = "a_kind_of_defect_with_a_name_that_goes_on_and_on_and_on_without_any_space"
+    metrics = (copied / "evaluation" / "metrics.json").read_text()
+    scores = (copied / "evaluation" / "scores.csv").read_text()
+    (copied / "evaluation" / "metrics.json").write_text(metrics.replace('"dent"', f'"{kind}"'))
+    (copied / "evaluation" / "scores.csv").write_text(scores.replace(",dent,", f",{kind},"))
+    assert das3d("report", copied).exit_code == 0 and kind in (copied / "report.html").read_text()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((copied / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.emulate_media(media="print")
+    if width == 688:  # of paper, A4 upright, on which nobody scrolls
+        assert (
+            page.evaluate(
+                "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('.scroll'))"
+            )
+            <= 1
+        )
+    page.close()
 
 
 def test_names_cannot_put_anything_into_the_page(copied: Path) -> None:

@@ -223,6 +223,9 @@ def test_a_part_is_marked_as_what_it_was_in_truth(start: Start, part: tuple[Path
         answer = client.put(f"{address}?value={value}", headers=headers)
         assert (answer.status_code, answer.json()) == (200, told | {"truth": kept})
         assert client.get("/inspections", headers=headers).json()["items"] == [told | {"truth": kept}]
+        for wanted in ("good", "defective", "unknown"):
+            page = client.get(f"/inspections?truth={wanted}&count=true", headers=headers).json()
+            assert page["total"] == len(page["items"]) == int(wanted == (kept or "unknown"))
     refused(client.put(f"{address}?value=fine", headers=headers), 422, "value", "'good', 'defective' or 'unknown'", "fine")
     refused(client.put(address, headers=headers), 422, "value")
     refused(client.put("/inspections/7/truth?value=good", headers=headers), 404, "found none with id 7")
@@ -812,6 +815,11 @@ def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) ->
 
 
 # ------------------------------------------------------------------------------------------- malformed uploads
+
+
+def test_text_in_the_place_of_a_file_is_told(shared: TestClient) -> None:
+    answer = shared.post("/inspections", data={"rgb": "part.png"})
+    refused(answer, 422, "rgb: expected a file, found text: 'part.png'")
 
 
 def test_requests_that_are_no_form(start: Start) -> None:

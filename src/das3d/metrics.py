@@ -149,9 +149,11 @@ def evaluate_maps(
         names: what notes and errors call the parts; their numbers where None.
 
     Raises:
-        DataError: the five do not fit each other, a score is not finite, or the mask of a good part marks pixels.
+        DataError: they do not fit each other, a score is not finite, or the mask of a good part marks pixels.
     """
     _check_counts(maps=len(maps), masks=len(masks), labels=np.size(labels), scores=np.size(scores), defects=len(defects))
+    if names is not None:
+        _check_counts(maps=len(maps), names=len(names))
     defective, values = _check_parts(labels, scores)
     notes: list[str] = []
 

@@ -123,6 +123,8 @@ def about_run(detector: Detector, evaluation: Evaluation | None) -> list[tuple[s
         metrics = evaluation.metrics
         sizes = ", ".join(f"{width} x {height}" for height, width in metrics["map_size"])
         about.append(("Test parts", f"{metrics['n_good']} good, {metrics['n_defective']} defective, at {sizes} pixels"))
+        if metrics["data"] != training.get("data"):
+            about.append(("Test data", metrics["data"]))
     return [
         *about,
         ("Modality", settings.modality),

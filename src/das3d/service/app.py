@@ -144,6 +144,9 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     def list_inspections(
         model: Annotated[str | None, Query(pattern=TEXT, description="Only by this model.")] = None,
         verdict: Annotated[Verdict | None, Query(description="Only these.")] = None,
+        truth: Annotated[
+            Truth | None, Query(description="Only what a person found to be so; unknown: nobody has said.")
+        ] = None,
         part: Annotated[
             str | None, Query(max_length=200, pattern=TEXT, description="Only parts whose name begins so.")
         ] = None,
@@ -157,7 +160,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
     ) -> InspectionPage:
         """Past inspections, newest first."""
         filters = {
-            "model": model, "verdict": verdict, "part": part, "since": _utc(since), "until": _utc(until),
+            "model": model, "verdict": verdict, "truth": truth, "part": part, "since": _utc(since), "until": _utc(until),
             "min_score": min_score, "max_score": max_score,
         }  # fmt: skip
         rows = service.inspections.page(before=before, limit=limit + 1, **filters)
@@ -269,6 +272,8 @@ def _add_problems(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"][1:])
         found = one_line(repr(first.get("input")))
+        if where in ("rgb", "depth"):  # most often of curl without the @ before the name of a file
+            return JSONResponse({"detail": f"{where}: expected a file, found text: {found}"}, 422)
         return JSONResponse({"detail": f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {found}"}, 422)
 
     @app.exception_handler(Exception)

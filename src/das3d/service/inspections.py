@@ -338,7 +338,7 @@ class Inspections:
 
         Args:
             filters: any of `model`, `verdict`, `part` (its beginning), `since` and `until` (moments; `until` is excluded),
-                `min_score` and `max_score`.
+                `min_score` and `max_score`, and `truth`, "unknown" where nobody has said.
         """
         with self._session() as session:
             return session.scalar(self._filtered(select(func.count(Inspection.id)), filters)) or 0
@@ -494,6 +494,7 @@ def opened(folder: Path, database: str | None = None) -> Iterator[Inspections]:
 _FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "model": lambda name: Inspection.model == name,
     "verdict": lambda verdict: Inspection.verdict == verdict,
+    "truth": lambda truth: Inspection.truth.is_(None) if truth == "unknown" else Inspection.truth == truth,
     "since": lambda moment: Inspection.at >= moment,
     "until": lambda moment: Inspection.at < moment,
     "min_score": lambda score: Inspection.score >= score,

@@ -149,11 +149,15 @@ async function mark() {
   try {
     Object.assign(item, await get(`/inspections/${item.id}/truth?value=${$("truth").value}`, { method: "PUT" }));
     put("unmarked", "");
+    state.items = state.items.filter((other) => other !== item || fitsMarks(item));
+    if ($("marked").value) state.total = null; // what is marked leaves one list and joins another
   } catch (error) {
     put("unmarked", error.message);
   }
   judge();
 }
+
+const fitsMarks = (item) => !$("marked").value || $("marked").value === (item.truth ?? "unknown");
 
 /** All that depends on the threshold. */
 function judge() {
@@ -197,7 +201,8 @@ function drawAxis(item, limit) {
 // ------------------------------------------------------------------------------------------- past parts
 
 function query(more = {}) {
-  const wanted = { limit: PAGE, part: $("search").value.trim(), verdict: $("filter").value, ...more };
+  const filters = { part: $("search").value.trim(), verdict: $("filter").value, truth: $("marked").value };
+  const wanted = { limit: PAGE, ...filters, ...more };
   return `/inspections?${new URLSearchParams(Object.entries(wanted).filter(([, value]) => value))}`;
 }
 
@@ -216,7 +221,8 @@ async function refresh() {
   const page = await listed(state.total === null ? `${wanted}&count=true` : wanted);
   if (wanted !== query()) return []; // it answers an earlier filter
   const known = new Map(state.items.map((item) => [item.id, item]));
-  const newest = page.items.map((item) => Object.assign(known.get(item.id) || item, item)); // marks may have come
+  const held = (id) => known.get(id) || (state.shown?.id === id ? state.shown : {}); // the part in sight, in every list
+  const newest = page.items.map((item) => Object.assign(held(item.id), item)); // marks may have come
   const last = newest.at(-1)?.id;
   const rest = page.next !== null && known.has(last) ? state.items.filter((item) => item.id < last) : [];
   const fresh = newest.filter((item) => !known.has(item.id));
@@ -249,6 +255,7 @@ async function restart() {
   state.next = state.total = null;
   state.counted = 0;
   await refresh();
+  judge(); // also where no part is left
 }
 
 async function older() {
@@ -376,6 +383,7 @@ function listen() {
   $("model").addEventListener("change", tellEngine);
   $("follow").addEventListener("change", tell);
   $("filter").addEventListener("change", restart);
+  $("marked").addEventListener("change", restart);
   $("search").addEventListener("input", restart);
   $("more").addEventListener("click", older);
   const save = (what) => () => download(state.shown[what], `${state.shown.part.replaceAll("/", "_")}_${what}`);
@@ -405,7 +413,8 @@ async function watch() {
     try {
       const fresh = sending ? [] : await refresh(); // `send` itself brings the list up to date
       await refusals();
-      if (fresh.length && $("follow").checked) follow(fresh[0]);
+      // Where marks are filtered, a part of before may join the list, which is no part that comes in.
+      if (fresh.length && $("follow").checked && fresh[0].id > (state.shown?.id ?? 0)) follow(fresh[0]);
     } catch (error) {
       state.problem = error.message; // until it answers again
       tell();
