@@ -410,7 +410,7 @@ def test_copies_and_half_measured_parts_are_left_out(
     assert found is not None and found.parts == 6
     said = capsys.readouterr().out
     assert "left out: 1 part twice here: a copy says nothing new" in said
-    assert "left out: 1 part that no verdict would be given on" in said
+    assert "left out: 1 part that no verdict would be given on\n  001: expected depth on the part, found none" in said
 
 
 def test_a_threshold_rests_on_parts_that_would_be_judged(

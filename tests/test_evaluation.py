@@ -150,11 +150,17 @@ def test_scores_come_back_exactly_from_the_file(tmp_path: Path, score: float) ->
 # ------------------------------------------------------------------------------------ odd test sets
 
 
-def test_defective_part_without_a_mask_counts_for_parts_only(tiny_run: Runs, tiny_data: Path, tmp_path: Path) -> None:
+def test_defective_part_without_a_mask_counts_for_parts_only(
+    tiny_run: Runs, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     category = copy_category(tiny_data, tmp_path)
     shutil.rmtree(category / "test" / "dent" / "gt")
     detector = load(tiny_run())
     whole, without = (evaluate(detector, data, tmp_path / str(i)) for i, data in enumerate((tiny_data, category)))
+    assert not capsys.readouterr().err.count("the file is replaced")
+    evaluate(detector, category, tmp_path / "0")
+    held = f"{tmp_path / '0' / 'scores.csv'} holds {GOOD_PARTS + DEFECTIVE_PARTS} other parts; the file is replaced"
+    assert held in capsys.readouterr().err
     assert without["notes"] == [
         f"no mask for 1 of {DEFECTIVE_PARTS} defective parts, left out of pixel metrics: test/dent/000"
     ]

@@ -302,3 +302,9 @@ def test_points_of_no_pinhole_camera_give_no_intrinsics() -> None:
     assert camera_from_points(np.ones((40, 60, 3))) is None
     assert camera_from_points(see(size=(9, 11)).points) is None, "99 points are too few"
     assert camera_from_points(np.zeros((40, 60, 3))) is None
+
+
+@pytest.mark.parametrize("numbers", [(float("nan"), 500, 1, 1), (500, float("inf"), 1, 1), (0, 500, 1, 1)])
+def test_a_camera_that_no_lens_has_is_refused(numbers: tuple[float, float, float, float]) -> None:
+    with pytest.raises(DataError, match="camera: expected finite numbers of pixels and focal lengths other than 0, found"):
+        Camera(*numbers)

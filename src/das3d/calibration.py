@@ -380,14 +380,16 @@ def _unseen(
         if one.mark in seen:
             return "twice here: a copy says nothing new"
         seen.add(one.mark)
-        if one.prepare().doubt:
-            return "that no verdict would be given on"
+        if doubt := one.prepare().doubt:
+            doubts.append(f"  {one.id}: {doubt}")
+            return doubtful
         kept.append(one)
         return ""
 
     seen: set[str] = set()
     kept: list[HeldOut] = []
     reasons: list[str] = []
+    doubtful, doubts = "that no verdict would be given on", list[str]()
     problems: list[str] = []
     for part, label in zip(found, labelled, strict=True):
         try:
@@ -398,6 +400,8 @@ def _unseen(
         raise DataError(problems)
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
+        for doubt in doubts if reason == doubtful else ():
+            say(doubt)
     if not kept:
         raise DataError(f"{folder}: expected good parts that the model has not seen, found none among {len(found)} parts")
     return kept

@@ -22,7 +22,16 @@ from das3d.files import DepthFormat, read_mask
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
 from das3d.parts import Part
-from das3d.streaming import Inspected, errors_of, inspect_parts, of_another, read_map, write_regions, write_scores
+from das3d.streaming import (
+    Inspected,
+    errors_of,
+    inspect_parts,
+    of_another,
+    read_map,
+    warn_of_others,
+    write_regions,
+    write_scores,
+)  # fmt: skip
 from das3d.threshold import UNLIKELY
 
 
@@ -61,6 +70,7 @@ def evaluate(
     dataset = find_dataset(data, category, needs="test", headers=False, **reading)
     expect_outside(out, dataset.root)
     tested, told = _tested(dataset, detector)
+    warn_of_others(out / "scores.csv", tested)
     (out / "metrics.json").unlink(missing_ok=True)  # figures of before do not belong to the maps that are written now
     results, failed = _judged(list(inspect_parts(detector, tested, out / "maps", doubtful=True)), detector, dataset)
     write_scores(out / "scores.csv", results, verdicts=False)

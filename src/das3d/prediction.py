@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from das3d.console import counted, warn
+from das3d.console import warn
 from das3d.datasets import expect_outside, find_folder, folder_of
 from das3d.detector import Detector
 from das3d.errors import DataError
 from das3d.files import METRES, DepthFormat, depth_size
 from das3d.layouts import format_around, part_name
 from das3d.parts import UNKNOWN, Part, name_problem
-from das3d.streaming import Inspected, inspect_parts, of_another, write_regions, write_scores
+from das3d.streaming import Inspected, inspect_parts, of_another, warn_of_others, write_regions, write_scores
 
 SECONDS_BETWEEN_TABLES = 60.0
 
@@ -55,7 +53,7 @@ def predict_part(
     part = Part(name, "test", UNKNOWN, rgb, depth, (), form)
     if problem := name_problem(part):
         raise DataError(problem)
-    _warn_of_others(out / "scores.csv", [part])
+    warn_of_others(out / "scores.csv", [part])
     result = next(inspect_parts(detector, with_focal_length([part], focal_length), out))
     if tell:
         tell(result)
@@ -93,7 +91,7 @@ def predict_folder(
     expect_outside(out, folder)
     reading = detector.reading(light=light, depth_format=depth_format)
     parts = with_focal_length(find_folder(folder, check=False, truth=False, **reading), focal_length)
-    _warn_of_others(out / "scores.csv", parts)
+    warn_of_others(out / "scores.csv", parts)
     results: list[Inspected] = []
     written = time.monotonic()
     try:
@@ -126,16 +124,6 @@ def _write_results(out: Path, results: Sequence[Inspected], detector: Detector) 
             raise held from None
         warn(f"{table} cannot be replaced, as where it is open in another program; the scores are in {beside}")
     write_regions(out / "regions.json", results, detector)
-
-
-def _warn_of_others(scores: Path, parts: Sequence[Part]) -> None:
-    # Told by their paths: where members are folders, parts of any folder may be called 000.
-    if not scores.is_file():
-        return
-    with scores.open(newline="", encoding="utf-8", errors="replace") as file:
-        there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path") and row.get("score")}
-    if others := there - {os.path.abspath(str(part.rgb or part.depth)) for part in parts}:
-        warn(f"{scores} holds {counted(len(others), 'other part')}; the file is replaced, another --out keeps it")
 
 
 def with_focal_length(parts: list[Part], focal_length: float | None) -> list[Part]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from das3d import cache
-from das3d.console import progress, warn
+from das3d.console import counted, progress, warn
 from das3d.datasets import Dataset, find_dataset
 from das3d.errors import DataError
 from das3d.files import DepthFormat, depth_size, lacks_grid, rgb_size
@@ -132,7 +132,9 @@ def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
     """
     train, held_out = list(dataset.train), [part for part in dataset.validation if not part.defective]
     if len(train) < 2:
-        found = f"{len(train)}, and {len(held_out)} to hold out" if held_out else len(train)
+        found = (
+            f"{len(train)}, beside {counted(len(held_out), 'part')} held out for the threshold" if held_out else len(train)
+        )
         raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {found}")
     return train, held_out
 

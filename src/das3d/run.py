@@ -24,7 +24,7 @@ from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
 from das3d.cache import cache_folder
 from das3d.calibration import HeldOut, calibrated
-from das3d.console import is_worker, say
+from das3d.console import counted, is_worker, say
 from das3d.datasets import Dataset, expect_outside
 from das3d.detector import MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine, choose_device
@@ -253,7 +253,7 @@ def machine(device: torch.device) -> str:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
         name = models[0] if models else name
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def holds_run(out: Path) -> bool:

@@ -23,10 +23,15 @@ Mask = NDArray[np.bool_]  # (H, W)
 class Camera:
     """Pinhole intrinsics of the depth image, in pixels: ``u = fx * x / z + cx``, ``v = fy * y / z + cy``."""
 
-    fx: float
+    fx: float  # below 0 where x grows to the left
     fy: float
     cx: float
     cy: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.fx, self.fy, self.cx, self.cy)
+        if not all(map(math.isfinite, numbers)) or not self.fx * self.fy:
+            raise DataError(f"camera: expected finite numbers of pixels and focal lengths other than 0, found {numbers}")
 
     @classmethod
     def centred(cls, focal_length: float, size: tuple[int, int]) -> Camera:
@@ -325,4 +330,6 @@ def camera_from_points(points: NDArray[Any], valid: Mask | None = None) -> Camer
         focal, centre = np.polyfit(slope[near], pixel[near], 1)
         fits.append((float(focal), float(centre)))
     (fx, cx), (fy, cy) = fits
+    if not fx * fy:  # of a single row or column
+        return None
     return Camera(fx, fy, cx, cy)

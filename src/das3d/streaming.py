@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import time
 from collections import deque
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from das3d.atomic import write_atomically
-from das3d.console import progress
+from das3d.console import counted, progress, warn
 from das3d.datasets import category_called
 from das3d.detector import Detector, Prediction, load
 from das3d.engines import BATCH, in_batches
@@ -273,6 +274,17 @@ def read_map(path: Path) -> NDArray[np.float32]:
     except Exception as error:  # tifffile raises many kinds for damaged files
         found = one_line(error) or type(error).__name__
         raise DataError(f"{path}: expected an anomaly map, found {found}; evaluate or predict again") from None
+
+
+def warn_of_others(scores: Path, parts: Sequence[Part]) -> None:
+    """Warn where ``scores.csv`` holds parts that are not among these, before it is replaced."""
+    if not scores.is_file():
+        return
+    # Told by their paths: where members are folders, parts of any folder may be called 000.
+    with scores.open(newline="", encoding="utf-8", errors="replace") as file:
+        there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path") and row.get("score")}
+    if others := there - {os.path.abspath(str(part.rgb or part.depth)) for part in parts}:
+        warn(f"{scores} holds {counted(len(others), 'other part')}; the file is replaced, another --out keeps it")
 
 
 def write_scores(path: Path, results: Sequence[Inspected], *, verdicts: bool) -> None:

@@ -63,7 +63,8 @@ def make_card(detector: Detector, row: Row, scan: Scan, anomaly: NDArray[np.floa
     heated = outlined(overlay(scan, anomaly, high), [region.outline for region in row.regions])
     pictures.append(("Heat", cut(heated)))
     if row.defective:
-        pictures.append(("Ground truth", with_truth(cut(base), None if scan.mask is None else cut(scan.mask))))
+        told = "Ground truth" if scan.mask is not None else "Ground truth: no mask"
+        pictures.append((told, with_truth(cut(base), None if scan.mask is None else cut(scan.mask))))
     surface = None
     if scan.depth is not None:
         plane = background_of(scan, detector.statistics)

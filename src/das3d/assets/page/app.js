@@ -194,7 +194,9 @@ function drawAxis(item, limit) {
   const bad = alike.filter((other) => verdictOf(other) === "defective").length;
   const other = alike.filter((one) => one.verdict && verdictOf(one) !== one.verdict).length;
   $("counts").textContent =
-    `${bad} of the ${alike.length} parts listed are defective` + (other ? `, ${other} otherwise than recorded.` : ".");
+    limit == null
+      ? `The model has no threshold to judge ${alike.length === 1 ? "the part" : `the ${alike.length} parts`} listed by.`
+      : `${bad} of the ${alike.length} parts listed are defective` + (other ? `, ${other} otherwise than recorded.` : ".");
   $("reset").hidden = !state.moved.has(item.model);
 }
 
