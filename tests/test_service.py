@@ -817,6 +817,15 @@ def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) ->
 # ------------------------------------------------------------------------------------------- malformed uploads
 
 
+def test_what_no_address_takes_is_refused(shared: TestClient, part: tuple[Path, Path]) -> None:
+    # Passed over, `unit` would leave depth in the unit of the training, and `verdicts` list all parts.
+    answer = shared.post("/inspections", files=files_of(part), data={"unit": "mm"})
+    refused(answer, 422, "unit: expected fields of rgb, depth, model, part, depth_unit")
+    refused(shared.post("/inspections?depth_unit=mm", files=files_of(part)), 422, "depth_unit: expected no parameters")
+    listed = shared.get("/inspections", params={"verdicts": "defective"})
+    refused(listed, 422, "verdicts: expected parameters of model, verdict, truth, part,")
+
+
 def test_text_in_the_place_of_a_file_is_told(shared: TestClient) -> None:
     answer = shared.post("/inspections", data={"rgb": "part.png"})
     refused(answer, 422, "rgb: expected a file, found text: 'part.png'")

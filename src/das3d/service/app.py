@@ -8,13 +8,13 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Query, Request, UploadFile
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -113,13 +113,28 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
 }
 
 
+async def _only_known(request: Request) -> None:
+    # A misspelt field would be passed over in silence: `unit=mm` instead of `depth_unit=mm`, and a part is misjudged.
+    takes = request.scope["route"].dependant
+    sent: list[tuple[str, Iterable[str], Sequence[Any]]] = [("parameters", request.query_params, takes.query_params)]
+    if takes.body_params:
+        sent.append(("fields", await request.form(), takes.body_params))
+    for what, names, known in sent:
+        allowed = [one.alias for one in known]
+        if strange := sorted(set(names) - set(allowed)):
+            expected = f"{what} of {', '.join(allowed)}" if allowed else f"no {what}"
+            raise HTTPException(422, f"{one_line(', '.join(strange))}: expected {expected}")
+
+
 def _add_inspections(app: FastAPI, service: Service) -> None:
-    @app.get("/models", responses=WRONG, tags=["inspections"])
+    router = APIRouter(tags=["inspections"], dependencies=[Depends(_only_known)])
+
+    @router.get("/models", responses=WRONG)
     def list_models() -> list[ModelAnswer]:
         """The models of this service."""
         return [model.describe() for model in service.models.values()]
 
-    @app.post("/inspections", status_code=201, responses=WRONG_UPLOAD, tags=["inspections"])
+    @router.post("/inspections", status_code=201, responses=WRONG_UPLOAD)
     async def inspect_part(
         rgb: Annotated[UploadFile | None, File(description="PNG, JPEG, TIFF or BMP.")] = None,
         depth: Annotated[
@@ -140,7 +155,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         except OSError as error:
             raise unwritable(service.inspections.folder, error) from None
 
-    @app.get("/inspections", responses=WRONG, tags=["inspections"])
+    @router.get("/inspections", responses=WRONG)
     def list_inspections(
         model: Annotated[str | None, Query(pattern=TEXT, description="Only by this model.")] = None,
         verdict: Annotated[Verdict | None, Query(description="Only these.")] = None,
@@ -169,7 +184,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         total = service.inspections.count(**filters) if count else None
         return InspectionPage(items=[service.answer(row) for row in rows], total=total, next=rows[-1].id if more else None)
 
-    @app.get("/refused", responses=WRONG, tags=["inspections"])
+    @router.get("/refused", responses=WRONG)
     def list_refused(
         before: Annotated[int | None, Query(ge=1, lt=1 << 63, description="Only smaller ids: the next page.")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -182,12 +197,12 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         total = service.inspections.count_refused() if count else None
         return RefusalPage(items=items, total=total, next=items[-1].id if more else None)
 
-    @app.get("/inspections/{id}", responses=WRONG, tags=["inspections"])
+    @router.get("/inspections/{id}", responses=WRONG)
     def get_inspection(id: int) -> InspectionAnswer:
         """One past inspection."""
         return service.answer(service.find(id))
 
-    @app.put("/inspections/{id}/truth", responses=WRONG, tags=["inspections"])
+    @router.put("/inspections/{id}/truth", responses=WRONG)
     def mark_inspection(
         id: int,
         value: Annotated[Truth, Query(description="What the part was found to be; unknown takes it back.")],
@@ -196,16 +211,16 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
         service.inspections.mark(id, value)
         return service.answer(service.find(id))
 
-    @app.get(
-        "/inspections/{id}/map.tiff", responses=WRONG_FILE | {200: {"content": {"image/tiff": {}}}}, tags=["inspections"],
+    @router.get(
+        "/inspections/{id}/map.tiff", responses=WRONG_FILE | {200: {"content": {"image/tiff": {}}}},
         response_class=FileResponse,
     )  # fmt: skip
     def get_map(id: int) -> FileResponse:
         """The anomaly map: (height, width) float32, 0 to 1."""
         return FileResponse(map_file(service.inspections, service.find(id)), media_type="image/tiff")
 
-    @app.get(
-        "/inspections/{id}/overlay.png", responses=WRONG_FILE | {200: {"content": {"image/png": {}}}}, tags=["inspections"],
+    @router.get(
+        "/inspections/{id}/overlay.png", responses=WRONG_FILE | {200: {"content": {"image/png": {}}}},
         response_class=Response,
     )  # fmt: skip
     async def get_overlay(id: int) -> Response:
@@ -217,7 +232,7 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
         return Response(await service.look(picture), media_type="image/png")
 
-    @app.get("/inspections/{id}/view", include_in_schema=False)
+    @router.get("/inspections/{id}/view", include_in_schema=False)
     async def get_view(id: int) -> dict[str, Any]:
         def data() -> dict[str, Any]:
             inspection = service.find(id)
@@ -225,6 +240,8 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
             return seen | {"scale": full_red(inspection.threshold)}
 
         return await service.look(data)
+
+    app.include_router(router)
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
