@@ -11,7 +11,6 @@ OMP_NUM_THREADS sets the threads of all engines.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from das3d.agreement import Computed, agreement, compute, find_parts
 from das3d.detector import Detector, load
-from das3d.engines import BATCH, installed
+from das3d.engines import BATCH, installed, threads
 from das3d.errors import ModelError
 from das3d.exporting import SUFFIX, export
 from das3d.preparation import PreparedScan
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    torch.set_num_threads(threads() or torch.get_num_threads())
 
     trained = load(options.run, "cpu", "torch")
     parts = [part for part in find_parts(trained, options.data)[0] if part.split == "test"]

@@ -302,3 +302,18 @@ def test_bounding_box_is_that_of_the_true_pixels() -> None:
     mask = np.zeros((9, 12), dtype=bool)
     mask[2, 3] = mask[6, 11] = True
     assert bounding_box(mask) == (2, 7, 3, 12)
+
+
+@pytest.mark.parametrize(("boss", "far"), [(0.0025, True), (0.02, False)], ids=["low", "with a boss on a fifth of it"])
+def test_a_part_goes_on_far_below_the_background_distance_only_if_it_is_low_all_over(boss: float, far: bool) -> None:
+    # A foot of 0.7 mm beside a plate of 3 mm: below a background distance of 1 mm, which a wavy table reaches as well.
+    part = (Box(-0.03, 0.0, -0.02, 0.02, 0.0015), Box(-0.03, -0.01, -0.01, 0.01, boss))
+    scan = see(solids=(*part, Box(0.0, 0.05, -0.02, 0.02, 0.0007))).scan()
+    assert scan.depth is not None and scan.valid is not None
+    fit = fit_background(scan.depth, scan.valid)
+    assert fit is not None
+    found = find_foreground(scan.depth, scan.valid, fit.plane, 0.001)
+    left, right = np.flatnonzero(found.any(axis=0))[[0, -1]]
+    whole = see(solids=(Box(-0.03, 0.05, -0.02, 0.02, 0.02),)).part
+    begins, ends = np.flatnonzero(whole.any(axis=0))[[0, -1]]
+    assert abs(left - begins) <= 3 and (right >= ends - 5) == far
