@@ -79,7 +79,7 @@ def test_good_parts_hold_the_members_of_scans_in_their_order() -> None:
         np.testing.assert_array_equal(chosen.foreground[part, 0], scan.foreground)
 
 
-# ------------------------------------------------------------------------------------------- poses
+# ------------------------------------------------------------------------------------------- motions
 
 
 @given(
@@ -121,7 +121,7 @@ def test_the_outline_of_a_moved_part_takes_nothing_from_beyond_it(
     torch.testing.assert_close(rgb, (100 / 255 * foreground).expand_as(rgb), atol=1e-5, rtol=0)
 
 
-def test_a_pose_at_rest_changes_nothing() -> None:
+def test_a_motion_of_nothing_changes_nothing() -> None:
     parts = good_parts()
     rgb, depth, foreground = moved(parts, at_rest(5))
     torch.testing.assert_close(rgb, parts.rgb.float() / 255, atol=1e-4, rtol=0)
@@ -178,7 +178,7 @@ def test_an_even_bend_is_a_shift() -> None:
         torch.testing.assert_close(one.float(), other.float(), atol=1e-4, rtol=0)
 
 
-def test_poses_keep_to_their_settings() -> None:
+def test_motions_keep_to_their_settings() -> None:
     limits = TrainingSettings(flip=True, rotation=20, zoom=0.1, shift=0.05, bend=0.02, still=0)
     motion = draw_motion(4000, limits, torch.Generator().manual_seed(0))
     for values, centre, limit in (

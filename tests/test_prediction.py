@@ -823,6 +823,8 @@ def test_results_of_other_parts_are_not_replaced_without_a_word(
     row |= {"path": str(tmp_path / "else.png"), "score": "", "error": "not judged"}
     (tmp_path / "out" / "scores.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
     assert predict("--data", rgb.parents[1]) == "", "what was not judged is no loss"
+    (tmp_path / "out" / "scores.csv").write_text(f"id,path,score\n000,{'x' * 200_000},0.5\n")
+    assert predict("--data", rgb.parents[1]) == "", "nor is what nobody can read"
 
 
 @pytest.mark.parametrize("modality", ["rgb+depth", "rgb", "depth"])

@@ -108,7 +108,7 @@ def test_a_box_is_put_back_like_the_whole(window: Window, place: tuple[int, int]
     v, u = place
     image[v : v + 8, u : u + 5] = 1
     whole = window.put_back(image)
-    first_row, end_row, first_column, end_column = box = window.box_on_frame(bounding_box(image > 0), 32)
+    first_row, end_row, first_column, end_column = box = window.bounds_on_frame(bounding_box(image > 0), 32)
     rows, columns = slice(first_row, end_row), slice(first_column, end_column)
     assert window.put_back(image, box) == pytest.approx(whole[rows, columns], abs=1e-4)
     whole[rows, columns] = 0

@@ -397,14 +397,14 @@ def height_of(mask: Mask, scan: PreparedScan, repaired: Floats, statistics: Stat
 
 def _place(mask: Mask, scan: PreparedScan) -> dict[str, Any]:
     # The members of a Region that say where it is and how large, on the frame.
-    box = scan.window.box_on_frame(bounding_box(mask), len(mask))  # frames are large, and regions may be many
-    shown = scan.window.put_back(mask.astype(np.float32), box)
+    bounds = scan.window.bounds_on_frame(bounding_box(mask), len(mask))  # frames are large, and regions may be many
+    shown = scan.window.put_back(mask.astype(np.float32), bounds)
     if not shown.any():  # beyond the frame, which the window may exceed: the pixel of the frame that is nearest to it
         row, column = (float(axis.mean()) for axis in np.nonzero(mask))
         v, u = scan.window.frame_pixel(row, column, len(mask))
-        box, shown = (v, v + 1, u, u + 1), np.ones((1, 1), np.float32)
+        bounds, shown = (v, v + 1, u, u + 1), np.ones((1, 1), np.float32)
     on_frame = shown >= min(0.5, float(shown.max()))
-    top, _, left, _ = box
+    top, _, left, _ = bounds
     rows, columns = np.nonzero(on_frame)
     rows, columns = rows + top, columns + left
     external, simple = cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE

@@ -6,6 +6,7 @@ where scans are large, so the networks do not wait and memory does not grow with
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -281,7 +282,9 @@ def warn_of_others(scores: Path, parts: Sequence[Part]) -> None:
     if not scores.is_file():
         return
     # Told by their paths: where members are folders, parts of any folder may be called 000.
-    with scores.open(newline="", encoding="utf-8", errors="replace") as file:
+    there: set[str] = set()
+    # A file that cannot be read is no reason not to write another.
+    with contextlib.suppress(OSError, csv.Error), scores.open(newline="", encoding="utf-8", errors="replace") as file:
         there = {os.path.abspath(row["path"]) for row in csv.DictReader(file) if row.get("path") and row.get("score")}
     if others := there - {os.path.abspath(str(part.rgb or part.depth)) for part in parts}:
         warn(f"{scores} holds {counted(len(others), 'other part')}; the file is replaced, another --out keeps it")

@@ -93,20 +93,20 @@ class Window:
         v, u = self.frame_place(row, column, side)
         return min(max(round(v), 0), self.frame[0] - 1), min(max(round(u), 0), self.frame[1] - 1)
 
-    def box_on_frame(self, box: Bounds, side: int) -> Bounds:
-        """The box of the frame, one pixel at least, beyond which `put_back` makes nothing of this box of a `side` x `side`
+    def bounds_on_frame(self, bounds: Bounds, side: int) -> Bounds:
+        """The bounds on the frame, one pixel at least, beyond which `put_back` makes nothing of these of a `side` x `side`
         image.
         """
-        top, bottom, left, right = self._around(box, side, reach=1.5)  # linear interpolation looks one pixel far
+        top, bottom, left, right = self._around(bounds, side, reach=1.5)  # linear interpolation looks one pixel far
         top, left = min(max(top, 0), self.frame[0] - 1), min(max(left, 0), self.frame[1] - 1)
         return top, max(min(bottom, self.frame[0]), top + 1), left, max(min(right, self.frame[1]), left + 1)
 
-    def put_back(self, image: Floats, box: Bounds | None = None) -> Floats:
+    def put_back(self, image: Floats, bounds: Bounds | None = None) -> Floats:
         """An image (S, S) of the window, of any resolution, on the grid of the frame (H, W), zero outside the window.
 
-        Of the frame, that which lies in `box` alone, where one is given.
+        Of the frame, that which lies in `bounds` alone, where they are given.
         """
-        first_row, end_row, first_column, end_column = box or (0, self.frame[0], 0, self.frame[1])
+        first_row, end_row, first_column, end_column = bounds or (0, self.frame[0], 0, self.frame[1])
         out = np.zeros((end_row - first_row, end_column - first_column), dtype=np.float32)
         around = self.upright
         top, bottom = max(around.top, first_row), min(around.top + around.height, end_row)
@@ -129,9 +129,9 @@ class Window:
         along, across = cos * columns + sin * rows, cos * rows - sin * columns
         return (np.abs(along) <= self.width / 2) & (np.abs(across) <= self.height / 2)
 
-    def _around(self, box: Bounds, side: int, reach: float) -> Bounds:
-        # The smallest upright box of the frame around a box of the window's image, and `reach` pixels of that around it.
-        top, bottom, left, right = box[0] - reach, box[1] + reach, box[2] - reach, box[3] + reach
+    def _around(self, bounds: Bounds, side: int, reach: float) -> Bounds:
+        # The smallest upright box of the frame around bounds in the window's image, and `reach` pixels of that around it.
+        top, bottom, left, right = bounds[0] - reach, bounds[1] + reach, bounds[2] - reach, bounds[3] + reach
         corners = np.array([(left, top, 1), (right, top, 1), (left, bottom, 1), (right, bottom, 1)]).T
         x, y = self._to_frame(side, side) @ corners
         return math.floor(y.min()), math.ceil(y.max()), math.floor(x.min()), math.ceil(x.max())

@@ -230,6 +230,7 @@ async function refresh() {
   const fresh = newest.filter((item) => !known.has(item.id));
   state.items = [...newest, ...rest];
   if (!rest.length) state.next = page.next;
+  if (fresh.some((item) => item.id <= state.counted)) state.total = null; // marked by somebody, it joined the list
   count(page);
   if (fresh.length || newest.length !== known.size) judge();
   drawList();
