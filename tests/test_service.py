@@ -817,6 +817,12 @@ def test_other_pages_cannot_send_parts(start: Start, part: tuple[Path, Path]) ->
 # ------------------------------------------------------------------------------------------- malformed uploads
 
 
+@pytest.mark.parametrize("address", ["/", "/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(shared: TestClient, address: str) -> None:
+    answer = shared.head(address)
+    assert answer.status_code == shared.get(address).status_code == 200
+
+
 def test_what_no_address_takes_is_refused(shared: TestClient, part: tuple[Path, Path]) -> None:
     # Passed over, `unit` would leave depth in the unit of the training, and `verdicts` list all parts.
     answer = shared.post("/inspections", files=files_of(part), data={"unit": "mm"})

@@ -245,12 +245,14 @@ def _add_inspections(app: FastAPI, service: Service) -> None:
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)  # as balancers ask
     @app.get("/healthz", tags=["operation"], responses={503: {"model": Problem}})
     async def healthz() -> dict[str, str]:
         """Whether the process lives. Restart it where this does not answer 200: its networks have failed for good."""
         service.check_life()
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], responses={503: {"model": Problem}})
     async def readyz() -> dict[str, str]:
         """Whether it can inspect: the networks compute, the database answers, and the disk has room.
@@ -277,6 +279,7 @@ def _add_page(app: FastAPI) -> None:
     )
     app.mount("/assets", StaticFiles(directory=assets), name="assets")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def get_page() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
