@@ -121,6 +121,7 @@ def machine() -> list[str]:
     """What the figures were measured on, a line each."""
     import torch
 
+    from das3d.console import counted
     from das3d.engines import processors
     from das3d.versions import version_of
 
@@ -133,7 +134,8 @@ def machine() -> list[str]:
             cpu = value.strip() if name.strip() == "model name" else cpu
             flags = set(value.split()) if name.strip() == "flags" else flags
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    lines = [f"{cpu} ({', '.join(known) or platform.machine()}), {processors()} cores, {torch.get_num_threads()} threads"]
+    numbers = f"{counted(processors(), 'core')}, {counted(torch.get_num_threads(), 'thread')}"
+    lines = [f"{cpu} ({', '.join(known) or platform.machine()}), {numbers}"]
     if hasattr(os, "sysconf"):
         lines.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory")
     lines.append(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")

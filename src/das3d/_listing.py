@@ -10,11 +10,12 @@ from typing import Any
 
 from das3d.errors import DataError, one_line
 
-STRAY_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-STRAY_NAMES |= {"$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle"}  # of disks and shares
-STRAY_SUFFIXES = frozenset(
-    {".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log", ".xml", ".ini", ".pdf", ".xlsx"}
-)  # notes
+STRAY_NAMES = frozenset({
+    "thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "lost+found", "@eadir", "#recycle",
+})  # fmt: skip
+STRAY_SUFFIXES = frozenset({  # notes
+    ".txt", ".md", ".json", ".yaml", ".yml", ".csv", ".log", ".xml", ".ini", ".pdf", ".xlsx",
+})  # fmt: skip
 
 
 def is_stray(name: str) -> bool:

@@ -46,6 +46,7 @@ SPREAD = 0.01  # of scores; a smaller one is none, however alike the parts are
 ODD = 0.02  # good parts that would score as high; below it a warning. One sound set in twenty has such a part
 KEPT = 5  # copies of the model of before, besides the first
 SEED = 20_000_003  # of synthetic defects; the same parts are harmed in the same way every time
+DOUBTFUL = "that no verdict would be given on"  # why parts are left out: those of which the reason is told too
 
 
 @dataclass(frozen=True)
@@ -381,15 +382,15 @@ def _unseen(
             return "twice here: a copy says nothing new"
         seen.add(one.mark)
         if doubt := one.prepare().doubt:
-            doubts.append(f"  {one.id}: {doubt}")
-            return doubtful
+            doubts.append(f"{one.id}: {doubt}")
+            return DOUBTFUL
         kept.append(one)
         return ""
 
     seen: set[str] = set()
     kept: list[HeldOut] = []
     reasons: list[str] = []
-    doubtful, doubts = "that no verdict would be given on", list[str]()
+    doubts: list[str] = []  # why, of those that are `DOUBTFUL`
     problems: list[str] = []
     for part, label in zip(found, labelled, strict=True):
         try:
@@ -400,8 +401,9 @@ def _unseen(
         raise DataError(problems)
     for reason in dict.fromkeys(filter(None, reasons)):
         say(f"left out: {counted(reasons.count(reason), 'part')} {reason}")
-        for doubt in doubts if reason == doubtful else ():
-            say(doubt)
+        if reason == DOUBTFUL:
+            for doubt in doubts:
+                say(f"  {doubt}")
     if not kept:
         raise DataError(f"{folder}: expected good parts that the model has not seen, found none among {len(found)} parts")
     return kept

@@ -31,7 +31,7 @@ from das3d.streaming import (
     warn_of_others,
     write_regions,
     write_scores,
-)  # fmt: skip
+)
 from das3d.threshold import UNLIKELY
 
 

@@ -132,10 +132,8 @@ def train_and_held_out(dataset: Dataset) -> tuple[list[Part], list[Part]]:
     """
     train, held_out = list(dataset.train), [part for part in dataset.validation if not part.defective]
     if len(train) < 2:
-        found = (
-            f"{len(train)}, beside {counted(len(held_out), 'part')} held out for the threshold" if held_out else len(train)
-        )
-        raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {found}")
+        beside = f", beside {counted(len(held_out), 'part')} held out for the threshold" if held_out else ""
+        raise DataError(f"{dataset.root}: expected at least 2 good parts to train on, found {len(train)}{beside}")
     return train, held_out
 
 
