@@ -43,11 +43,12 @@ from das3d.parts import UNKNOWN, Part
 from das3d.pictures import overlay, save_picture
 from das3d.prediction import predict_part
 from das3d.preparation import PreparedScan, prepare
+from das3d.recipes import draw_recipe
 from das3d.run import keep_freed_memory, precision_for
 from das3d.scan import Scan, scan_from_arrays
 from das3d.settings import Settings, make_settings
 from das3d.streaming import inspect_parts, picture_scale, save_map
-from das3d.synthesis import draw_recipe, synthesise
+from das3d.synthesis import synthesise
 from das3d.training import Iteration, advance, losses_of, next_iteration, start, update_average
 
 FIRST_VERSION = "b1295d2"  # the commit of the first version that worked

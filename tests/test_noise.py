@@ -13,7 +13,7 @@ from scipy import stats
 from synthesis_oracle import perlin_noise
 from torch import Tensor
 
-from das3d.noise import LATTICE, Box, hash_uniform, perlin
+from das3d.noise import LATTICE, hash_uniform, perlin, pixel_centres
 
 
 def fields(count: int, periods: float, side: int, *, angle: float = 0.0, first_seed: int = 0) -> Tensor:
@@ -80,17 +80,10 @@ def test_neighbouring_seeds_give_unrelated_numbers() -> None:
 # ------------------------------------------------------------------------------------------- Perlin
 
 
-def test_a_box_has_the_pixel_centres_of_its_rows_and_columns() -> None:
-    u, v = Box(4, (1, 4), (0, 2)).grid(torch.device("cpu"))
-    assert u.flatten().tolist() == [-0.375, -0.125] and u.shape == (1, 1, 2)
-    assert v.flatten().tolist() == [-0.125, 0.125, 0.375] and v.shape == (1, 3, 1)
-
-
-def test_a_box_of_a_field_is_cut_from_the_whole() -> None:
-    box = Box(40, (7, 33), (0, 12))
-    seed, periods, angle = torch.arange(3), torch.tensor([2.0, 8.0, 50.0]), torch.tensor([0.1, -0.7, 1.2])
-    whole = perlin(seed, periods, periods, angle, 40)
-    assert torch.equal(perlin(seed, periods, periods, angle, 40, box), box.cut(whole))
+def test_pixel_centres() -> None:
+    u, v = pixel_centres(4, torch.device("cpu"))
+    assert u.flatten().tolist() == v.flatten().tolist() == [-0.375, -0.125, 0.125, 0.375]
+    assert u.shape == (1, 1, 4) and v.shape == (1, 4, 1)
 
 
 @given(

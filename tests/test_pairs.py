@@ -20,8 +20,9 @@ from das3d.datasets import find_dataset
 from das3d.errors import DataError
 from das3d.pairs import SyntheticPairs, describe, harm_pairs
 from das3d.prepared import prepare_dataset
+from das3d.recipes import FAMILIES, Recipe
 from das3d.settings import SynthesisSettings, make_settings
-from das3d.synthesis import FAMILIES, Recipe, apply_recipes
+from das3d.synthesis import apply_recipes
 
 CHANGES = ("preparation.size=64",)
 

@@ -21,9 +21,9 @@ from das3d.demo import CATEGORY
 from das3d.detector import load
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.measurement import Statistics
+from das3d.recipes import FAMILIES
 from das3d.run import _alone_in, _precision_of, machine, precision_for, train
 from das3d.settings import make_settings, settings_from_dict
-from das3d.synthesis import FAMILIES
 from das3d.training import COLUMNS
 
 Runs = Callable[..., Path]

@@ -18,26 +18,17 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from torch import Tensor
 
-from das3d.noise import LATTICE, Box, hash_uniform, perlin
+from das3d.noise import LATTICE, hash_uniform, perlin, pixel_centres
+from das3d.recipes import BLOB, CUT, FAMILIES, SCRATCH, SHIFT, SPOT, WARP, Recipe, draw_recipe, draw_rounds
 from das3d.settings import SynthesisSettings, make_settings
 from das3d.synthesis import (
-    BLOB,
-    CUT,
     EDGE_REACH,
-    FAMILIES,
-    SCRATCH,
-    SHIFT,
-    SPOT,
-    WARP,
     Harmed,
-    Recipe,
     Site,
-    _harm,
+    apply_in_batch,
     apply_recipes,
     bends,
     centres,
-    draw_recipe,
-    draw_rounds,
     generated_texture,
     hued,
     rim,
@@ -306,7 +297,7 @@ def test_convex_is_nearer_and_concave_is_farther(family: str, sign: float, neare
 
 def test_blobs_are_convex_and_concave() -> None:
     settings = only("blobs", perlin_octaves=4)
-    values = ternary_mask(Site.of(whole_frames(40, 64)[2], drawn(40, settings, threshold=0.3))).unique(return_counts=True)
+    values = ternary_mask(Site(whole_frames(40, 64)[2], drawn(40, settings, threshold=0.3))).unique(return_counts=True)
     assert values[0].tolist() == [-1, 0, 1]
     assert 0.5 < values[1][0] / values[1][2] < 2
 
@@ -320,7 +311,7 @@ def test_single_shapes_lie_around_a_pixel_of_the_part(seed: int, family: str) ->
     for i, (u, v) in enumerate(zip(*centres(foreground, recipe), strict=True)):
         column, row = round(float(u + 0.5) * side - 0.5), round(float(v + 0.5) * side - 0.5)
         assert foreground[i, 0, row, column]
-        region = ternary_mask(Site.of(foreground[i : i + 1], replace(recipe[i], sign=torch.ones(1))))[0, 0]
+        region = ternary_mask(Site(foreground[i : i + 1], replace(recipe[i], sign=torch.ones(1))))[0, 0]
         if family == "spots":
             assert region[row, column] == 1
 
@@ -340,7 +331,7 @@ def test_a_spot_is_a_disc_with_an_uneven_rim() -> None:
     side, radius = 128, 0.1
     foreground = whole_frames(20, side)[2]
     recipe = drawn(20, only("spots"), radius=radius, aspect=1.0, sign=1.0)
-    regions = ternary_mask(Site.of(foreground, recipe))[:, 0].bool()
+    regions = ternary_mask(Site(foreground, recipe))[:, 0].bool()
     axis = (torch.arange(side) + 0.5) / side - 0.5
     for region, u, v in zip(regions, *centres(foreground, recipe), strict=True):
         distance = torch.hypot(axis[None, :] - u, axis[:, None] - v)
@@ -354,7 +345,7 @@ def test_aspect_stretches_spots_along_the_drawn_angle() -> None:
     middle = (side // 2 * side + side // 2 + 0.5) / side**2
     for angle, wider, narrower in ((0.0, 0, 1), (math.pi / 2, 1, 0)):
         recipe = drawn(12, only("spots"), radius=0.1, aspect=3.0, angle=angle, sign=1.0, centre=middle)
-        regions = ternary_mask(Site.of(foreground, recipe))[:, 0].bool()
+        regions = ternary_mask(Site(foreground, recipe))[:, 0].bool()
         extent = [regions.any(dim=1 + axis).sum(dim=1) for axis in (0, 1)]  # along columns, along rows
         assert (extent[wider] > 1.5 * extent[narrower]).all()
 
@@ -363,7 +354,7 @@ def test_scratches_are_long_and_thin() -> None:
     side = 128
     foreground = whole_frames(20, side)[2]
     recipe = drawn(20, only("scratches"), radius=0.1, sign=1.0)
-    regions = ternary_mask(Site.of(foreground, recipe))[:, 0].numpy() > 0
+    regions = ternary_mask(Site(foreground, recipe))[:, 0].numpy() > 0
     for i, region in enumerate(regions):
         assert region.any()
         # A pixel deep inside would be farther from the rim than the widest line is wide.
@@ -458,7 +449,7 @@ def test_shifts_and_cuts_are_labelled_as_a_whole() -> None:
         rgb, depth, foreground = good_pairs(6, 48)
         recipe = drawn(6, settings)
         harmed = synthesise(rgb, depth, foreground, recipe, settings)
-        assert torch.equal(harmed.mask, (ternary_mask(Site.of(foreground, recipe)) != 0).float())
+        assert torch.equal(harmed.mask, (ternary_mask(Site(foreground, recipe)) != 0).float())
 
 
 # ------------------------------------------------------------------------------------------- colours
@@ -477,14 +468,14 @@ def test_without_opacity_a_defect_is_its_texture() -> None:
 
 def test_generated_textures_lie_between_their_two_colours() -> None:
     rgb, _, foreground = good_pairs(30, 32)
-    foreign = generated_texture(rgb, Site.of(foreground, drawn(30, PAPER, own_colour=0.0, own_hue=0.0)))
+    foreign = generated_texture(rgb, Site(foreground, drawn(30, PAPER, own_colour=0.0, own_hue=0.0)))
     colour = drawn(30, PAPER).colour[..., None, None]
     low, high = colour.amin(dim=1), colour.amax(dim=1)
     assert (foreign >= low - 1e-6).all() and (foreign <= high + 1e-6).all()
     crossings = ((foreign > (low + high) / 2).float().diff(dim=3) != 0).float().mean(dim=(1, 2, 3))
     assert crossings.max() > 4 * crossings.min() > 0  # from coarse to grainy
     recipe = drawn(30, PAPER, own_colour=1.0)
-    own = generated_texture(rgb, Site.of(foreground, recipe))
+    own = generated_texture(rgb, Site(foreground, recipe))
     for i, (u, v) in enumerate(zip(*centres(foreground, recipe), strict=True)):
         at_centre = rgb[i, :, int((v + 0.5) * 32), int((u + 0.5) * 32)]
         torch.testing.assert_close(own[i], at_centre[:, None, None].expand(3, 32, 32))
@@ -500,7 +491,7 @@ def test_textures_of_the_parts_own_hue_differ_in_brightness_alone() -> None:
     rgb = torch.tensor([0.6, 0.3, 0.15])[:, None, None].expand(8, 3, 32, 32)
     recipe = drawn(8, PAPER, own_hue=1.0)
     recipe = replace(recipe, colour=recipe.colour / 2, own_hue=torch.ones(8))  # so that none is as bright as white
-    texture = generated_texture(rgb, Site.of(torch.ones(8, 1, 32, 32, dtype=torch.bool), recipe))
+    texture = generated_texture(rgb, Site(torch.ones(8, 1, 32, 32, dtype=torch.bool), recipe))
     torch.testing.assert_close(texture[:, 1], texture[:, 0] / 2)
     assert texture[:, 0].std() > 0.05
 
@@ -530,9 +521,9 @@ def test_shading_keeps_the_hue_and_follows_the_slope() -> None:
     rgb = torch.full((1, 3, side, side), 0.4) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
     ramp = (torch.arange(side) / side * 0.5).expand(1, 1, side, side)
     recipe = drawn(1, PAPER, shade=1.0)
-    lit = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([0.0])), side)
-    dark = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi])), side)
-    across = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi / 2])), side)
+    lit = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([0.0])))
+    dark = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi])))
+    across = shaded(rgb, ramp, replace(recipe, lamp=torch.tensor([math.pi / 2])))
     inner = (..., slice(1, -1))
     assert (lit[inner] > rgb[inner] * 1.2).all() and (dark[inner] < rgb[inner] * 0.8).all()
     torch.testing.assert_close(across, rgb)
@@ -590,10 +581,10 @@ def test_warps_move_both_modalities_alike_and_most_at_their_centre() -> None:
     harmed = synthesise(grey.expand(-1, 3, -1, -1).contiguous(), grey, foreground, recipe, settings)
     inside = (harmed.mask > 0) & (harmed.depth < 1)  # what comes in from beyond the frame is black background
     torch.testing.assert_close(harmed.rgb[:, :1][inside], harmed.depth[inside], atol=1e-5, rtol=0)
-    reach = torch.stack(bends(Site.of(foreground, recipe))).norm(dim=0)  # (B, S, S)
+    reach = torch.stack(bends(Site(foreground, recipe))).norm(dim=0)  # (B, S, S)
     assert reach.amax(dim=(1, 2)).mean() > 1 / side
     u, v = centres(foreground, recipe)
-    grid_u, grid_v = Box.whole(side).grid(torch.device("cpu"))
+    grid_u, grid_v = pixel_centres(side, torch.device("cpu"))
     away = torch.sqrt((grid_u - u[:, None, None]) ** 2 + (grid_v - v[:, None, None]) ** 2) / recipe.radius[:, None, None]
     for one, distance in zip(reach, away, strict=True):
         assert (one[distance > 4] < 1e-3).all() and one.max() > 0
@@ -725,18 +716,32 @@ def test_a_recipe_makes_the_same_pixels_alone_in_any_batch_and_from_json(setting
         assert same(alone, Harmed(harmed.rgb[here], harmed.depth[here], harmed.mask[here]))
 
 
-@given(some_settings(), st.integers(0, 2**31))
-@examples(max_examples=15, deadline=None)
-def test_nothing_is_missed_outside_the_box_that_is_worked_on(settings: SynthesisSettings, seed: int) -> None:
+@given(some_settings(), st.integers(0, 2**31), st.booleans(), st.integers(1, 3))
+@examples(max_examples=60, deadline=None)
+def test_cpus_and_gpus_make_the_same(settings: SynthesisSettings, seed: int, with_pictures: bool, rounds: int) -> None:
     count, side = 6, 48
     rgb, depth, foreground = good_pairs(count, side, seed)
-    recipe = drawn(count, settings, seed)
-    harmed = synthesise(rgb, depth, foreground, recipe, settings)
-    whole = _harm(rgb, depth, Site.of(foreground, recipe), settings, None)
-    torch.testing.assert_close(harmed.depth, whole.depth, atol=2e-6, rtol=0)
-    assert (harmed.mask != whole.mask).float().mean() < 1e-3  # pixels at a threshold, which rounding decides
-    agree = (harmed.mask == whole.mask).expand_as(rgb)
-    torch.testing.assert_close(harmed.rgb[agree], whole.rgb[agree], atol=2e-4, rtol=0)
+    textures = pictures(3, side) if with_pictures else None
+    recipes = [drawn(count, settings, seed + i, textures=textures) for i in range(rounds)]
+    harmed = apply_recipes(rgb, depth, foreground, recipes, settings, textures)
+    batch = apply_in_batch(rgb, depth, foreground, recipes, settings, textures)
+    # Rounding decides on which side of a threshold some pixels lie, and what is drawn beside those in rounds to come.
+    same = (harmed.mask == batch.mask) & ((harmed.depth - batch.depth).abs() < 1e-4)
+    assert (~same).float().mean() < 2e-3
+    torch.testing.assert_close(harmed.rgb[same.expand_as(rgb)], batch.rgb[same.expand_as(rgb)], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_pictures_may_be_bytes_on_cpus_and_gpus(kind: torch.dtype) -> None:
+    settings = only("spots", shaded=0.0, opacity_rest=0.0)
+    rgb, depth, foreground = good_pairs(6, 48)
+    textures = (pictures(3, 48) * 255).round()
+    textures = textures.to(kind) if kind == torch.uint8 else textures / 255
+    recipe = drawn(6, settings, textures=textures)
+    for harmed in (f(rgb, depth, foreground, [recipe], settings, textures) for f in (apply_recipes, apply_in_batch)):
+        painted = (harmed.mask > 0).expand_as(rgb)
+        expected = textures[recipe.texture].float() / (255 if kind == torch.uint8 else 1)
+        torch.testing.assert_close(harmed.rgb[painted], expected[painted])
 
 
 def test_a_scan_without_a_part_stays_as_it_is() -> None:

@@ -29,18 +29,19 @@ if TYPE_CHECKING:
     from das3d.files import DepthFormat
     from das3d.pairs import SyntheticPairs, harm_pairs
     from das3d.parts import Part
+    from das3d.recipes import Recipe, draw_recipe
     from das3d.run import train
     from das3d.scan import Camera, Scan, scan_from_arrays
     from das3d.settings import Settings, make_settings
-    from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_recipe, synthesise
+    from das3d.synthesis import Harmed, apply_recipes, synthesise
 
 _HOMES = {
     "Camera": "scan", "Das3dError": "errors", "DataCheck": "datacheck", "DataError": "errors", "Dataset": "datasets",
     "DepthFormat": "files", "Detector": "detector", "MissingPackageError": "errors", "ModelError": "errors",
-    "Part": "parts", "Prediction": "detector", "Recipe": "synthesis", "Scan": "scan", "Settings": "settings",
+    "Part": "parts", "Prediction": "detector", "Recipe": "recipes", "Scan": "scan", "Settings": "settings",
     "SettingsError": "errors", "SyntheticPairs": "pairs", "apply_recipes": "synthesis", "calibrate": "calibration",
     "check_data": "datacheck", "Harmed": "synthesis",
-    "draw_recipe": "synthesis", "evaluate": "evaluation", "export": "exporting", "find_categories": "datasets",
+    "draw_recipe": "recipes", "evaluate": "evaluation", "export": "exporting", "find_categories": "datasets",
     "find_dataset": "datasets", "harm_pairs": "pairs", "load": "detector", "make_demo": "demo",
     "make_settings": "settings", "scan_from_arrays": "scan", "synthesise": "synthesis", "train": "run",
 }  # fmt: skip

@@ -17,8 +17,9 @@ from torch import Tensor
 from das3d._bundle import Bundle
 from das3d.light import Light, draw_light, lit
 from das3d.preparation import PreparedScan
+from das3d.recipes import Recipe, draw_rounds
 from das3d.settings import Settings, TrainingSettings
-from das3d.synthesis import Harmed, Recipe, apply_recipes, draw_rounds, resampled
+from das3d.synthesis import Harmed, apply_recipes, resampled
 
 BEND_NODES = 6  # of the grid of displacements that bends a part, along each axis
 

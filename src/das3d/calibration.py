@@ -34,9 +34,10 @@ from das3d.layouts import SPLITS, Reading, splits_in
 from das3d.parts import UNKNOWN, Part
 from das3d.preparation import PreparedScan
 from das3d.prepared import prepare_part
+from das3d.recipes import FAMILIES, draw_recipe
 from das3d.regions import BINS, Moments, RegionNorms, evidence_in, measure_norms
 from das3d.settings import Settings, with_score
-from das3d.synthesis import FAMILIES, draw_recipe, synthesise
+from das3d.synthesis import synthesise
 from das3d.threshold import Threshold, expect_rate, parts_for, rate_text, threshold_from
 
 SYNTHETIC = 40  # synthetic defects of each kind, about

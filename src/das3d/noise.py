@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,37 +30,13 @@ def _mix(h: Tensor) -> Tensor:
     return h ^ (h >> 15)
 
 
-@dataclass(frozen=True)
-class Box:
-    """Rows and columns of a square image in which work is done, so that none is done where nothing changes.
-
-    Attributes:
-        side: of the whole image.
-        rows, columns: first and one past last.
-    """
-
-    side: int
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @classmethod
-    def whole(cls, side: int) -> Box:
-        return cls(side, (0, side), (0, side))
-
-    def cut(self, images: Tensor) -> Tensor:
-        """The box of images (..., side, side), without a copy."""
-        return images[..., slice(*self.rows), slice(*self.columns)]
-
-    def grid(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Coordinates u (right) (1, 1, width) and v (down) (1, height, 1) of pixel centres, in (-0.5, 0.5) of the image."""
-        u, v = (
-            (torch.arange(*span, device=device, dtype=torch.float32) + 0.5) / self.side - 0.5
-            for span in (self.columns, self.rows)
-        )
-        return u[None, None, :], v[None, :, None]
+def pixel_centres(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Coordinates u (right) (1, 1, side) and v (down) (1, side, 1) of pixel centres, in (-0.5, 0.5) of the image."""
+    line = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side - 0.5
+    return line[None, None, :], line[None, :, None]
 
 
-def perlin(seed: Tensor, periods_u: Tensor, periods_v: Tensor, angle: Tensor, side: int, box: Box | None = None) -> Tensor:
+def perlin(seed: Tensor, periods_u: Tensor, periods_v: Tensor, angle: Tensor, side: int) -> Tensor:
     """Perlin gradient noise (B, side, side), about -1 to 1 (Perlin 1985; scaled by sqrt 2 as DRAEM does).
 
     Args:
@@ -69,9 +44,8 @@ def perlin(seed: Tensor, periods_u: Tensor, periods_v: Tensor, angle: Tensor, si
         periods_u, periods_v: (B,) lattice cells across the image along the two axes of the lattice.
         angle: (B,) turn of the lattice, radians.
         side: of the image.
-        box: what part of the image is asked for, (B, height, width); None: all of it.
     """
-    u, v = (box or Box.whole(side)).grid(seed.device)
+    u, v = pixel_centres(side, seed.device)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     periods_u, periods_v = periods_u[:, None, None], periods_v[:, None, None]
     # Sums of a row and a column, so that nearly all of this is done on single lines.
@@ -80,10 +54,9 @@ def perlin(seed: Tensor, periods_u: Tensor, periods_v: Tensor, angle: Tensor, si
     x0, y0 = x.floor(), y.floor()
     fx, fy = x.sub_(x0), y.sub_(y0)
     # One index for all four corners: the others lie at a fixed distance in the table, which ends as it begins.
-    cells = _cells(periods_u, periods_v)
-    stride = cells + 1
-    node = (y0.int() & (cells - 1)).mul_(stride).add_(x0.int() & (cells - 1)).long().flatten(1)
-    gradient_x, gradient_y = _gradients(seed, cells)
+    stride = LATTICE + 1
+    node = (y0.int() & (LATTICE - 1)).mul_(stride).add_(x0.int() & (LATTICE - 1)).long().flatten(1)
+    gradient_x, gradient_y = _gradients(seed)
 
     right, down = (fx, fx - 1), (fy, fy - 1)  # from the nodes to the left and right, above and below
 
@@ -99,20 +72,9 @@ def perlin(seed: Tensor, periods_u: Tensor, periods_v: Tensor, angle: Tensor, si
     return top.lerp_(bottom, weight_y).mul_(math.sqrt(2))
 
 
-def _cells(*periods: Tensor) -> int:
-    # Cells along each axis of the lattice, a power of two, beyond which fields need not be distinct. On a CPU no more than
-    # they can reach, half a diagonal from the middle and the next node; a GPU would have to wait to know that.
-    if periods[0].device.type != "cpu":
-        return LATTICE
-    reach = math.sqrt(0.5) * max(float(values.max()) for values in periods) + 1
-    return min(2 * 2 ** math.ceil(math.log2(reach)), LATTICE)
-
-
-def _gradients(seed: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    # Unit vectors at the nodes around the middle of the lattice, x and y each (B, (cells + 1)^2), row by row: entry i of a
-    # line is the one node among them that equals i modulo `cells`.
-    first = (LATTICE - cells) // 2
-    line = (torch.arange(cells + 1, device=seed.device) - first) % cells + first
+def _gradients(seed: Tensor) -> tuple[Tensor, Tensor]:
+    # Unit vectors at the nodes of the lattice, x and y each (B, (LATTICE + 1)^2), row by row.
+    line = torch.arange(LATTICE + 1, device=seed.device) % LATTICE
     nodes = (line[:, None] * LATTICE + line).flatten()
     direction = hash_uniform(seed[:, None], nodes[None, :]) * (2 * math.pi)
     return direction.cos(), direction.sin()

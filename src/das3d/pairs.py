@@ -27,8 +27,9 @@ from das3d.files import DepthFormat
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan
 from das3d.prepared import find_training_data, measure_parts, prepare_part, train_and_held_out
+from das3d.recipes import FAMILIES, Recipe, draw_rounds
 from das3d.settings import Settings, SynthesisSettings, make_settings
-from das3d.synthesis import FAMILIES, Harmed, Recipe, apply_recipes, draw_rounds
+from das3d.synthesis import Harmed, apply_recipes
 from das3d.textures import expect_textures, load_textures
 
 # ------------------------------------------------------------------------------------------- any good pairs

@@ -18,8 +18,9 @@ from das3d.files import DepthFormat
 from das3d.measurement import Statistics
 from das3d.pairs import Pair, SyntheticPairs, describe, pairs_sheet
 from das3d.pictures import save_picture
+from das3d.recipes import Recipe
 from das3d.settings import Settings, settings_from_dict
-from das3d.synthesis import Harmed, Recipe
+from das3d.synthesis import Harmed
 
 COLUMNS = 8
 
