@@ -725,10 +725,12 @@ def test_cpus_and_gpus_make_the_same(settings: SynthesisSettings, seed: int, wit
     recipes = [drawn(count, settings, seed + i, textures=textures) for i in range(rounds)]
     harmed = apply_recipes(rgb, depth, foreground, recipes, settings, textures)
     batch = apply_in_batch(rgb, depth, foreground, recipes, settings, textures)
-    # Rounding decides on which side of a threshold some pixels lie, and what is drawn beside those in rounds to come.
-    same = (harmed.mask == batch.mask) & ((harmed.depth - batch.depth).abs() < 1e-4)
-    assert (~same).float().mean() < 2e-3
-    torch.testing.assert_close(harmed.rgb[same.expand_as(rgb)], batch.rgb[same.expand_as(rgb)], atol=1e-3, rtol=0)
+    # Rounding decides on which side of a threshold a pixel lies, and with soft edges the colour of those around it.
+    agree = (harmed.mask == batch.mask) & ((harmed.depth - batch.depth).abs() < 1e-4)
+    agree &= ((harmed.rgb - batch.rgb).abs() < 1e-3).all(dim=1, keepdim=True)
+    flipped = 1 - agree.float().mean(dim=(1, 2, 3))
+    assert flipped.median() < 1e-3
+    assert flipped.max() < 3 * 81 / side**2
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
@@ -742,6 +744,43 @@ def test_pictures_may_be_bytes_on_cpus_and_gpus(kind: torch.dtype) -> None:
         painted = (harmed.mask > 0).expand_as(rgb)
         expected = textures[recipe.texture].float() / (255 if kind == torch.uint8 else 1)
         torch.testing.assert_close(harmed.rgb[painted], expected[painted])
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    rgb, depth, foreground = good_pairs(3, 32)
+    textures = pictures(3, 32)
+    recipe = drawn(3, PAPER, textures=textures)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("depth of shape", {"depth": depth[:, 0]}),
+        ("rgb of shape", {"rgb": rgb[:, :1]}),
+        ("foreground of shape", {"foreground": foreground[:2]}),
+        ("torch.float32; expected torch.bool", {"foreground": foreground.float()}),
+        ("a recipe of 2 pairs for 3 pairs", {"recipe": recipe[:2]}),
+        ("textures of shape", {"textures": pictures(3, 16)}),
+        ("beyond the 1 there are", {"textures": textures[:1], "recipe": replace(recipe, texture=torch.arange(3))}),
+    ]
+    fitting = {"rgb": rgb, "depth": depth, "foreground": foreground, "recipe": recipe, "textures": textures}
+    synthesise(**fitting, settings=PAPER)
+    for said, changes in wrong:
+        with pytest.raises(ValueError, match=said):
+            synthesise(**{**fitting, **changes}, settings=PAPER)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("radius", 0.0),
+        ("radius", math.nan),
+        ("periods", [1.0, -2.0]),
+        ("periods", [1.0]),
+        ("sigma", math.inf),
+        ("seed", -1),
+    ],
+)
+def test_entries_that_nothing_can_be_made_of_are_refused(name: str, value: Any) -> None:
+    one = {**drawn(1, PAPER).to_dicts()[0], name: value}
+    with pytest.raises(ValueError, match=name):
+        Recipe.from_dicts([one])
 
 
 def test_a_scan_without_a_part_stays_as_it_is() -> None:

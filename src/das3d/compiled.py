@@ -68,7 +68,8 @@ def apply_recipes(
 ) -> Harmed:
     """Harm good pairs by one recipe after the other; arguments and result as for `synthesis.apply_recipes`, on a CPU."""
     count, side = len(rgb), rgb.shape[-1]
-    harmed = Harmed(*(torch.empty(tensor.shape).copy_(tensor) for tensor in (rgb, depth, torch.zeros_like(depth))))
+    good_rgb, good_depth, part = rgb.float().contiguous(), depth.float().contiguous(), foreground.contiguous()
+    harmed = Harmed(good_rgb.clone(), good_depth.clone(), torch.zeros_like(good_depth))
     pictures = np.empty((0, 3, side, side), np.float32) if textures is None else textures.contiguous().numpy()
     rules = Rules(
         skew_filter=settings.skew_filter,
@@ -84,11 +85,7 @@ def apply_recipes(
         warped=WARPED,
         offset=OFFSET,
     )
-    good = (
-        rgb.float().contiguous().numpy(),
-        depth[:, 0].float().contiguous().numpy(),
-        foreground[:, 0].contiguous().numpy(),
-    )
+    good = (good_rgb.numpy(), good_depth[:, 0].numpy(), part[:, 0].numpy())
     made = (harmed.rgb.numpy(), harmed.depth[:, 0].numpy(), harmed.mask[:, 0].numpy())
     rounds = np.stack([_table(recipe) for recipe in recipes])
     threads = max(1, min(torch.get_num_threads(), count))

@@ -95,13 +95,27 @@ class Recipe(Bundle):
 
     @classmethod
     def from_dicts(cls, dicts: list[dict[str, Any]]) -> Recipe:
-        """The recipe that `to_dicts` wrote."""
+        """The recipe that `to_dicts` wrote.
+
+        Raises:
+            ValueError: an entry has another shape than `to_dicts` gives it, or a value that nothing can be made of.
+            KeyError: one is missing.
+        """
         whole = {"seed", "family", "texture"}
         flags = {"at_rim", "turned", "keep_rgb", "keep_depth"}
+        shapes = {"periods": (2,), "alpha": (2,), "offset": (2,), "colour": (2, 3)}
+        positive = {"periods", "radius", "aspect", "sigma"}
 
         def column(name: str) -> Tensor:
             dtype = torch.int64 if name in whole else torch.bool if name in flags else torch.float32
-            return torch.tensor([one[name] for one in dicts], dtype=dtype)
+            values = torch.tensor([one[name] for one in dicts], dtype=dtype)
+            if values.shape[1:] != shapes.get(name, ()):
+                raise ValueError(f"{name} has the shape {tuple(values.shape[1:])}, expected {shapes.get(name, ())}")
+            if not values.isfinite().all() or (name in positive and not (values > 0).all()):
+                raise ValueError(f"{name} is {values.tolist()}, expected finite numbers{' above 0' * (name in positive)}")
+            if name in whole and (values < 0).any():
+                raise ValueError(f"{name} is {values.tolist()}, expected 0 or more")
+            return values
 
         return cls(**{field.name: column(field.name) for field in fields(cls)})
 

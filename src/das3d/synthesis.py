@@ -74,12 +74,38 @@ def apply_recipes(
     """Harm pairs by one recipe after the other; arguments as for `synthesise`. The mask covers what any of them harmed.
 
     What one cut away is no part for those that follow: nothing is painted on it, dented or moved.
+
+    Raises:
+        ValueError: where shapes or numbers of things do not fit together.
     """
+    _check_shapes(rgb, depth, foreground, recipes, textures)
     if rgb.device.type == "cpu" and _has_numba():
         from das3d import compiled
 
         return compiled.apply_recipes(rgb, depth, foreground, recipes, settings, textures)
     return apply_in_batch(rgb, depth, foreground, recipes, settings, textures)
+
+
+def _check_shapes(
+    rgb: Tensor, depth: Tensor, foreground: Tensor, recipes: Sequence[Recipe], textures: Tensor | None
+) -> None:
+    # Compiled code does not look where it reads.
+    count, side = len(rgb), rgb.shape[-1]
+    expected = {"rgb": (count, 3, side, side), "depth": (count, 1, side, side), "foreground": (count, 1, side, side)}
+    for (name, shape), tensor in zip(expected.items(), (rgb, depth, foreground), strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)}; expected {shape}")
+    if foreground.dtype != torch.bool:
+        raise ValueError(f"foreground of {foreground.dtype}; expected torch.bool")
+    for recipe in recipes:
+        if len(recipe) != count:
+            raise ValueError(f"a recipe of {len(recipe)} pairs for {count} pairs")
+    if textures is None:
+        return
+    if tuple(textures.shape[1:]) != (3, side, side):
+        raise ValueError(f"textures of shape {tuple(textures.shape)}; expected (N, 3, {side}, {side})")
+    if rgb.device.type == "cpu" and any(int(recipe.texture.max()) >= len(textures) for recipe in recipes):
+        raise ValueError(f"a recipe names a texture beyond the {len(textures)} there are")
 
 
 @cache
