@@ -20,8 +20,8 @@ from das3d.settings import PRESETS, Settings
 
 # Modules with the method itself, whose functions are worth reading beside the equations.
 METHOD = (
-    "background", "foreground", "sparse", "measurement", "preparation", "window", "synthesis", "noise", "network",
-    "losses", "batches", "light", "regions", "threshold", "metrics", "scan", "files", "engines",
+    "background", "foreground", "sparse", "measurement", "preparation", "window", "recipes", "synthesis", "noise",
+    "network", "losses", "batches", "light", "regions", "threshold", "metrics", "scan", "files", "engines",
 )  # fmt: skip
 
 

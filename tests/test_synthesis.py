@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sized
 from dataclasses import fields, replace
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from torch import Tensor
 
+from das3d import synthesis
 from das3d.noise import LATTICE, hash_uniform, perlin, pixel_centres
 from das3d.recipes import BLOB, CUT, FAMILIES, SCRATCH, SHIFT, SPOT, WARP, Recipe, draw_recipe, draw_rounds
 from das3d.settings import SynthesisSettings, make_settings
@@ -744,6 +746,15 @@ def test_pictures_may_be_bytes_on_cpus_and_gpus(kind: torch.dtype) -> None:
         painted = (harmed.mask > 0).expand_as(rgb)
         expected = textures[recipe.texture].float() / (255 if kind == torch.uint8 else 1)
         torch.testing.assert_close(harmed.rgb[painted], expected[painted])
+
+
+def test_without_numba_a_cpu_takes_the_equations_for_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "_has_numba", lambda: False)
+    monkeypatch.setitem(sys.modules, "das3d.compiled", None)
+    rgb, depth, foreground = good_pairs(4, 32)
+    recipe = drawn(4, PAPER)
+    made = synthesise(rgb, depth, foreground, recipe, PAPER)
+    assert same(made, apply_in_batch(rgb, depth, foreground, [recipe], PAPER))
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
