@@ -68,8 +68,7 @@ def apply_recipes(
 ) -> Harmed:
     """Harm good pairs by one recipe after the other; arguments and result as for `synthesis.apply_recipes`, on a CPU."""
     count, side = len(rgb), rgb.shape[-1]
-    good_rgb, good_depth, part = rgb.float().contiguous(), depth.float().contiguous(), foreground.contiguous()
-    harmed = Harmed(good_rgb.clone(), good_depth.clone(), torch.zeros_like(good_depth))
+    harmed = Harmed(torch.empty(rgb.shape), torch.empty(depth.shape), torch.empty(depth.shape))
     pictures = np.empty((0, 3, side, side), np.float32) if textures is None else textures.contiguous().numpy()
     rules = Rules(
         skew_filter=settings.skew_filter,
@@ -85,19 +84,27 @@ def apply_recipes(
         warped=WARPED,
         offset=OFFSET,
     )
-    good = (good_rgb.numpy(), good_depth[:, 0].numpy(), part[:, 0].numpy())
-    made = (harmed.rgb.numpy(), harmed.depth[:, 0].numpy(), harmed.mask[:, 0].numpy())
-    rounds = np.stack([_table(recipe) for recipe in recipes])
-    threads = max(1, min(torch.get_num_threads(), count))
+    good = [member.contiguous().numpy() for member in (rgb.float(), depth[:, 0].float(), foreground[:, 0])]
+    made = [member.numpy() for member in (harmed.rgb, harmed.depth[:, 0], harmed.mask[:, 0])]
+    tables = [_table(recipe) for recipe in recipes]
+    pairs = iter(range(count))
 
-    def work(first: int) -> None:
-        harm_some(first, threads, *good, *made, rounds, pictures, rules)
+    def work(_: int) -> None:
+        for i in pairs:  # whoever is free takes the next one
+            good_rgb, good_depth, foreground = (member[i] for member in good)
+            made_rgb, made_depth, mask = (member[i] for member in made)
+            made_rgb[:], made_depth[:], mask[:] = good_rgb, good_depth, 0
+            part = foreground.copy()  # of which each round takes what it cuts away
+            for table in tables:
+                if not (table[i]["keep_rgb"] and table[i]["keep_depth"]):
+                    harm(good_rgb, good_depth, part, made_rgb, made_depth, mask, table[i], pictures, rules)
 
-    if threads == 1:
-        work(0)
-    else:
+    threads = min(torch.get_num_threads(), count)
+    if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
+    else:
+        work(0)
     return harmed
 
 
@@ -121,43 +128,30 @@ def compiled(function: Function) -> Function:
 
 
 @compiled
-def harm_some(
-    first: int,
-    step: int,
+def harm(
+    good_rgb: Array,
+    good_depth: Array,
+    part: Array,
     rgb: Array,
     depth: Array,
-    foreground: Array,
-    out_rgb: Array,
-    out_depth: Array,
-    out_mask: Array,
-    rounds: Array,
+    marked: Array,
+    recipe: Any,
     pictures: Array,
     rules: Rules,
 ) -> None:
-    """Harm every `step`-th pair in place; `out_rgb` and `out_depth` begin as copies of the good ones.
+    """Harm one pair in place, all equations, and take from the part what is cut away.
 
     Args:
-        rgb, depth, foreground: of the good pairs, (B, 3, S, S) and (B, S, S).
-        rounds: (rounds, B) recipes as `_table` makes them.
+        good_rgb, good_depth: the pair before all rounds, (3, S, S) and (S, S).
+        part: (S, S) bool, Mf without what earlier rounds cut away.
+        rgb, depth, marked: what earlier rounds made of the pair, (3, S, S), (S, S) and (S, S).
+        recipe: one record of `_table`.
         pictures: (N, 3, S, S), or none at all for generated textures.
     """
-    for pair in range(first, len(rgb), step):
-        part = foreground[pair].copy()  # what is left of it
-        for number in range(len(rounds)):
-            recipe = rounds[number, pair]
-            if not (recipe.keep_rgb and recipe.keep_depth):
-                box = harm(out_rgb[pair], out_depth[pair], out_mask[pair], part, recipe, pictures, rules)
-                if rules.has_cuts:
-                    take_away(part, box, rgb[pair], depth[pair], out_rgb[pair], out_depth[pair])
-
-
-@compiled
-def harm(rgb: Array, depth: Array, marked: Array, part: Array, recipe: Any, pictures: Array, rules: Rules) -> Box:
-    """Harm one pair in place and mark where: all equations. The box that was worked on."""
     row, column = centre_of(part, recipe, rules)
     box = reach_of(part, recipe, row, column, rules)
     if box.top >= box.bottom or box.left >= box.right:
-        return box
+        return
     old_rgb = rgb[:, box.top : box.bottom, box.left : box.right]
     old_depth = depth[box.top : box.bottom, box.left : box.right]
     inside = part[box.top : box.bottom, box.left : box.right]
@@ -168,9 +162,9 @@ def harm(rgb: Array, depth: Array, marked: Array, part: Array, recipe: Any, pict
     region = ternary_mask(inside, recipe, box, side, centre_u, centre_v, rules)  # Mt
     if recipe.family == BLOB or recipe.family == SPOT or recipe.family == SCRATCH:
         change = change_of_depth(region, inside, recipe, side, rules)  # pz dZ
-        new_depth -= change  # eq. (6); convex is nearer, and depth grows away from the camera
-        mask = (np.abs(change) >= rules.mask_threshold).astype(np.float32)  # eq. (7)
-        covering = soft_edged(mask, inside, recipe.edge, rules.edge_reach) if rules.has_soft_edges else mask
+        mask = marks(change, rules.mask_threshold)  # eq. (7)
+        covering = soft_edged(mask, inside, recipe.edge, rules)
+        lower(new_depth, change)  # eq. (6)
         if recipe.shade > 0:
             shade(new_rgb, change, covering, recipe, side)
         elif len(pictures):
@@ -179,8 +173,8 @@ def harm(rgb: Array, depth: Array, marked: Array, part: Array, recipe: Any, pict
         else:
             paint(new_rgb, rgb[:, row, column], covering, recipe, box, side, rules)
     else:
-        mask = np.abs(region)
-        covering = soft_edged(mask, inside, recipe.edge, rules.edge_reach) if rules.has_soft_edges else mask
+        mask = marks(region, 0.5)
+        covering = soft_edged(mask, inside, recipe.edge, rules)
         if recipe.family == CUT:
             cut(new_rgb, new_depth, mask, covering, recipe)
         else:
@@ -188,15 +182,19 @@ def harm(rgb: Array, depth: Array, marked: Array, part: Array, recipe: Any, pict
 
     # Eq. (12): a modality that is kept takes nothing of what is made.
     if recipe.keep_rgb:
-        new_rgb[:] = old_rgb
+        new_rgb = old_rgb.copy()
     if recipe.keep_depth:
-        new_depth[:] = old_depth
+        new_depth = old_depth.copy()
     if rules.visible > 0:
         unmark_unseen(mask, old_rgb, old_depth, new_rgb, new_depth, rules.visible)
-    old_rgb[:], old_depth[:] = new_rgb, new_depth
-    within = marked[box.top : box.bottom, box.left : box.right]
-    within[:] = np.maximum(within, mask)
-    return box
+    for i in range(mask.shape[0]):
+        for j in range(mask.shape[1]):
+            old_depth[i, j] = new_depth[i, j]
+            old_rgb[0, i, j], old_rgb[1, i, j], old_rgb[2, i, j] = new_rgb[0, i, j], new_rgb[1, i, j], new_rgb[2, i, j]
+            if mask[i, j] > 0:
+                marked[box.top + i, box.left + j] = 1
+    if rules.has_cuts:
+        take_away(part, box, good_rgb, good_depth, rgb, depth)
 
 
 # ------------------------------------------------------------------------------------------- where
@@ -221,8 +219,11 @@ def centre_of(part: Array, recipe: Any, rules: Rules) -> tuple[int, int]:
         outline = rim_of(part, rules.rim)
         if outline.any():
             chosen = outline
-    side, total = len(part), np.float32(chosen.sum())
-    rank = int(np.float32(recipe.centre) * total)  # 0 for the first pixel
+    side, total = len(part), 0
+    for i in range(side):
+        for j in range(side):
+            total += chosen[i, j]
+    rank = int(np.float32(recipe.centre) * np.float32(total))  # 0 for the first pixel
     for i in range(side):
         for j in range(side):
             if chosen[i, j]:
@@ -377,15 +378,38 @@ def perlin(seed: int, periods_u: float, periods_v: float, angle: float, side: in
 
 @compiled
 def change_of_depth(region: Array, inside: Array, recipe: Any, side: int, rules: Rules) -> Array:
-    """Write pz dZ of eq. (6), of defects that change the surface where it is."""
+    """What eq. (6) takes from the depth, pz dZ, of defects that change the surface where it is."""
     change = region.copy()
     if rules.skew_filter:
         change = skew_filtered(region, recipe.sigma * side, recipe.alpha[0], recipe.alpha[1])
-    change *= inside
-    scale = np.float32(recipe.magnitude)
-    if rules.peak:
-        scale /= max(np.abs(change).max(), np.float32(1e-6))
-    return change * scale
+    largest = np.float32(1e-6)
+    for i in range(change.shape[0]):
+        for j in range(change.shape[1]):
+            change[i, j] *= inside[i, j]
+            largest = max(largest, abs(change[i, j]))
+    scale = recipe.magnitude / largest if rules.peak else recipe.magnitude
+    for i in range(change.shape[0]):
+        for j in range(change.shape[1]):
+            change[i, j] *= scale
+    return change
+
+
+@compiled
+def lower(depth: Array, change: Array) -> None:
+    """Eq. (6), in place; convex is nearer, and depth grows away from the camera."""
+    for i in range(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            depth[i, j] -= change[i, j]
+
+
+@compiled
+def marks(values: Array, least: float) -> Array:
+    """A mask, float32: 1 where a value is that far from 0, or farther."""
+    mask = np.zeros(values.shape, np.float32)
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            mask[i, j] = abs(values[i, j]) >= least
+    return mask
 
 
 @compiled
@@ -412,10 +436,11 @@ def skew_filtered(region: Array, sigma: float, alpha_rows: float, alpha_columns:
             before = here
     filtered = np.empty((height, width), np.float32)
     for i in range(height):
-        total = steps[i, :reach].sum()
-        for j in range(width):
-            total += steps[i, reach + j]
-            filtered[i, j] = total
+        total = 0.0
+        for j in range(reach + width):
+            total += steps[i, j]
+            if j >= reach:
+                filtered[i, j - reach] = total
     return filtered
 
 
@@ -423,22 +448,35 @@ def skew_filtered(region: Array, sigma: float, alpha_rows: float, alpha_columns:
 def skew_normal_kernel(sigma: float, alpha_rows: float, alpha_columns: float) -> Array:
     """norm(G) of eqs. (3) and (4), (h, h), of three sigma to each side; sigma in pixels."""
     reach = math.ceil(3 * sigma)
-    offsets = np.arange(-reach, reach + 1)
-    density = np.exp(-((offsets / sigma) ** 2) / 2)
-    kernel = np.empty((len(offsets), len(offsets)), np.float32)
-    for i in range(len(offsets)):
-        for j in range(len(offsets)):
-            along = alpha_rows * offsets[i] + alpha_columns * offsets[j]
-            kernel[i, j] = density[i] * density[j] * 0.5 * math.erfc(-along / math.sqrt(2))
-    return kernel / kernel.sum()
+    size, total = 2 * reach + 1, 0.0
+    kernel = np.empty((size, size), np.float32)
+    for i in range(size):
+        for j in range(size):
+            down, right = i - reach, j - reach
+            density = math.exp(-(down * down + right * right) / (2 * sigma * sigma))
+            along = alpha_rows * down + alpha_columns * right
+            value = density * math.erfc(-along / math.sqrt(2))  # twice the normal distribution function
+            kernel[i, j] = value
+            total += value
+    for i in range(size):
+        for j in range(size):
+            kernel[i, j] /= total
+    return kernel
 
 
 @compiled
-def soft_edged(mask: Array, inside: Array, sigma: float, reach: int) -> Array:
-    """The mask under a Gaussian of `sigma` pixels, on the part alone."""
+def soft_edged(mask: Array, inside: Array, sigma: float, rules: Rules) -> Array:
+    """The mask under a Gaussian of `sigma` pixels, on the part alone; as it is where edges are not softened."""
+    if not rules.has_soft_edges:
+        return mask
     height, width = mask.shape
-    weights = np.exp(-((np.arange(-reach, reach + 1) / max(sigma, 0.1)) ** 2) / 2)
-    weights = (weights / weights.sum()).astype(np.float32)
+    reach, total = rules.edge_reach, 0.0
+    weights = np.empty(2 * reach + 1, np.float32)
+    for k in range(2 * reach + 1):
+        weights[k] = math.exp(-((k - reach) ** 2) / (2 * max(sigma, 0.1) ** 2))
+        total += weights[k]
+    for k in range(2 * reach + 1):
+        weights[k] /= total
     columns, soft = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
     for i in range(height):
         for k in range(max(-reach, -i), min(reach + 1, height - i)):
@@ -449,7 +487,9 @@ def soft_edged(mask: Array, inside: Array, sigma: float, reach: int) -> Array:
             weight, of, to = weights[k + reach], columns[i, max(0, k) : width + min(0, k)], soft[i, max(0, -k) :]
             for j in range(len(of)):
                 to[j] += weight * of[j]
-    return soft * inside
+        for j in range(width):
+            soft[i, j] *= inside[i, j]
+    return soft
 
 
 # ------------------------------------------------------------------------------------------- colours
@@ -476,7 +516,7 @@ def blend(new_rgb: Array, picture: Array, covering: Array, beta: float, rules: R
 def paint(new_rgb: Array, own: Array, covering: Array, recipe: Any, box: Box, side: int, rules: Rules) -> None:
     """Eq. (8) with the texture of `synthesis.generated_texture` for Iu; `own` is the part's colour (3,) at the centre."""
     colours = np.empty((2, 3), np.float32)
-    brightness = own.mean()
+    brightness = (own[0] + own[1] + own[2]) / 3
     for k in range(2):
         for channel in range(3):
             hue = own[channel] / brightness if brightness > 0.05 else 1.0
