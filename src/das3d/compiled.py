@@ -70,13 +70,16 @@ def apply_recipes(
     count, side = len(rgb), rgb.shape[-1]
     good_rgb, good_depth, part = rgb.float().contiguous(), depth.float().contiguous(), foreground.contiguous()
     harmed = Harmed(good_rgb.clone(), good_depth.clone(), torch.zeros_like(good_depth))
+    if not count or not recipes:
+        return harmed
     pictures = np.empty((0, 3, side, side), np.float32) if textures is None else textures.contiguous().numpy()
     rules = Rules(
         skew_filter=settings.skew_filter,
         peak=settings.peak,
-        mask_threshold=settings.mask_threshold,
+        # Thresholds of 32 bits, as PyTorch compares with.
+        mask_threshold=float(np.float32(settings.mask_threshold)),
         has_soft_edges=settings.edge_high > 0,
-        visible=settings.visible,
+        visible=float(np.float32(settings.visible)),
         has_cuts=settings.cuts > 0,
         picture_scale=1 / 255 if pictures.dtype == np.uint8 else 1.0,
         lattice=LATTICE,
@@ -260,12 +263,13 @@ def reach_of(part: Array, recipe: Any, row: int, column: int, rules: Rules) -> B
         return Box(0, 0, 0, 0)
     if recipe.family != BLOB:
         if recipe.family == SCRATCH:
-            half = math.hypot(2 * recipe.radius, 0.08)  # bend, grain and width take a line less far than 0.08 aside
+            # Bend and grain take a line no farther aside than 0.05.
+            half = math.hypot(2 * recipe.radius, recipe.width + 0.05)
         else:
             # Noise of -1 makes a spot that much larger.
             half = (rules.warped if recipe.family == WARP else 1.0) + 0.5
-            half *= recipe.radius * math.sqrt(recipe.aspect)
-        half *= side
+            half *= recipe.radius * math.sqrt(max(recipe.aspect, 1 / recipe.aspect))
+        half = min(half, 1.0) * side
         if rules.skew_filter and (recipe.family == SPOT or recipe.family == SCRATCH):
             half += math.ceil(3 * recipe.sigma * side)
         top, bottom = max(top, math.floor(row + 0.5 - half)), min(bottom, math.ceil(row + 0.5 + half))
@@ -322,10 +326,16 @@ def mixed(h: int) -> int:
 
 
 @compiled
-def nodes_around(start: float, across: float, down: float) -> tuple[int, int]:
-    """The first node of the lattice and the number of them, along one axis, that a box may need which begins at `start`."""
+def nodes_around(start: float, across: float, down: float, lattice: int) -> tuple[int, int, np.int32]:
+    """Nodes of the lattice, along one axis, that a box may need which begins at `start`.
+
+    The first of them, their number, and which bits of a distance from the first are the place among them: fields repeat,
+    so a box of many cells needs no more than the lattice has, and its first one again.
+    """
     first = math.floor(start + min(across, 0.0) + min(down, 0.0)) - 1
-    return first, math.ceil(start + max(across, 0.0) + max(down, 0.0)) + 2 - first
+    if abs(across) + abs(down) > lattice:
+        return first, lattice + 1, np.int32(lattice - 1)
+    return first, math.ceil(start + max(across, 0.0) + max(down, 0.0)) + 2 - first, np.int32(-1)
 
 
 @compiled
@@ -337,8 +347,8 @@ def perlin(seed: int, periods_u: float, periods_v: float, angle: float, side: in
     u, v = box.left + 0.5 - side / 2, box.top + 0.5 - side / 2
     height, width = box.bottom - box.top, box.right - box.left
     x, y = rules.lattice / 2 + right_x * u + down_x * v, rules.lattice / 2 + right_y * u + down_y * v
-    first_x, columns = nodes_around(x, right_x * (width - 1), down_x * (height - 1))
-    first_y, rows = nodes_around(y, right_y * (width - 1), down_y * (height - 1))
+    first_x, columns, bits_x = nodes_around(x, right_x * (width - 1), down_x * (height - 1), rules.lattice)
+    first_y, rows, bits_y = nodes_around(y, right_y * (width - 1), down_y * (height - 1), rules.lattice)
     gradient_x, gradient_y = np.empty(rows * columns, np.float32), np.empty(rows * columns, np.float32)
     for i in range(rows):
         for j in range(columns):
@@ -360,7 +370,7 @@ def perlin(seed: int, periods_u: float, periods_v: float, angle: float, side: in
             fx, fy = fx - np.float32(column), fy - np.float32(row)
             weight_x = fx * fx * fx * (fx * (fx * six - fifteen) + ten)
             weight_y = fy * fy * fy * (fy * (fy * six - fifteen) + ten)
-            corner = row * stride + column
+            corner = (row & bits_y) * stride + (column & bits_x)
             upper = gradient_x[corner] * fx + gradient_y[corner] * fy
             other = gradient_x[corner + 1] * (fx - one) + gradient_y[corner + 1] * fy
             upper += (other - upper) * weight_x
@@ -380,7 +390,7 @@ def change_of_depth(region: Array, inside: Array, recipe: Any, side: int, rules:
     """Write pz dZ of eq. (6), of defects that change the surface where it is."""
     change = region.copy()
     if rules.skew_filter:
-        change = skew_filtered(region, recipe.sigma * side, recipe.alpha[0], recipe.alpha[1])
+        change = skew_filtered(region, float(np.float32(recipe.sigma * side)), recipe.alpha[0], recipe.alpha[1])
     change *= inside
     scale = np.float32(recipe.magnitude)
     if rules.peak:
@@ -422,7 +432,7 @@ def skew_filtered(region: Array, sigma: float, alpha_rows: float, alpha_columns:
 @compiled
 def skew_normal_kernel(sigma: float, alpha_rows: float, alpha_columns: float) -> Array:
     """norm(G) of eqs. (3) and (4), (h, h), of three sigma to each side; sigma in pixels."""
-    reach = math.ceil(3 * sigma)
+    reach = math.ceil(np.float32(3 * sigma))  # a product of 64 bits may lie beyond the integer that this is
     offsets = np.arange(-reach, reach + 1)
     density = np.exp(-((offsets / sigma) ** 2) / 2)
     kernel = np.empty((len(offsets), len(offsets)), np.float32)
@@ -445,7 +455,7 @@ def soft_edged(mask: Array, inside: Array, sigma: float, reach: int) -> Array:
             weight, of, to = weights[k + reach], mask[i + k], columns[i]
             for j in range(width):
                 to[j] += weight * of[j]
-        for k in range(-reach, reach + 1):
+        for k in range(max(-reach, 1 - width), min(reach + 1, width)):
             weight, of, to = weights[k + reach], columns[i, max(0, k) : width + min(0, k)], soft[i, max(0, -k) :]
             for j in range(len(of)):
                 to[j] += weight * of[j]
