@@ -314,12 +314,13 @@ def ternary_mask(inside: Array, recipe: Any, box: Box, side: int, centre_u: floa
 @compiled
 def uniform(seed: int, key: int) -> float:
     """As `noise.hash_uniform`."""
-    h = mixed(mixed(mixed((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
+    h = mix(mix(mix((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
     return (h >> 8) / (1 << 24)
 
 
 @compiled
-def mixed(h: int) -> int:
+def mix(h: int) -> int:
+    """As `noise._mix`."""
     h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 0x2C1B3C6D) & 0xFFFFFFFF
     return h ^ (h >> 15)
@@ -466,7 +467,7 @@ def soft_edged(mask: Array, inside: Array, sigma: float, reach: int) -> Array:
 
 
 @compiled
-def mixture(one: float, other: float, share: float) -> float:
+def lerp(one: float, other: float, share: float) -> float:
     """As `torch.lerp`: a share of 0 is exactly the one, a share of 1 the other."""
     return one + share * (other - one) if share < 0.5 else other - (other - one) * (1 - share)
 
@@ -479,7 +480,7 @@ def blend(new_rgb: Array, picture: Array, covering: Array, beta: float, rules: R
             if covering[i, j] > 0:
                 for channel in range(3):
                     texture = picture[channel, i, j] * rules.picture_scale
-                    new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], texture, covering[i, j] * (1 - beta))
+                    new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], texture, covering[i, j] * (1 - beta))
 
 
 @compiled
@@ -490,7 +491,7 @@ def paint(new_rgb: Array, own: Array, covering: Array, recipe: Any, box: Box, si
     for k in range(2):
         for channel in range(3):
             hue = own[channel] / brightness if brightness > 0.05 else 1.0
-            drawn = mixture(recipe.colour[k, channel], min(recipe.colour[k, 0] * hue, 1.0), recipe.own_hue)
+            drawn = lerp(recipe.colour[k, channel], min(recipe.colour[k, 0] * hue, 1.0), recipe.own_hue)
             colours[k, channel] = recipe.own_colour * own[channel] + (1 - recipe.own_colour) * drawn
     periods = 4.0 * 12.0 ** uniform(recipe.seed, 1_000_003)
     down = periods * (0.25 + uniform(recipe.seed, 1_000_004))
@@ -501,9 +502,9 @@ def paint(new_rgb: Array, own: Array, covering: Array, recipe: Any, box: Box, si
             if covering[i, j] > 0:
                 grain = 1 / (1 + math.exp(-2 * sharp * noise[i, j]))
                 for channel in range(3):
-                    texture = mixture(colours[0, channel], colours[1, channel], grain)
+                    texture = lerp(colours[0, channel], colours[1, channel], grain)
                     share = covering[i, j] * (1 - recipe.beta)
-                    new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], texture, share)
+                    new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], texture, share)
 
 
 @compiled
@@ -519,7 +520,7 @@ def shade(new_rgb: Array, change: Array, covering: Array, recipe: Any, side: int
                 bright = 1 + strength * math.tanh(side / 2 * (cos * right + sin * down))
                 for channel in range(3):
                     colour = new_rgb[channel, i, j]
-                    new_rgb[channel, i, j] = mixture(colour, min(colour * bright, 1.0), covering[i, j])
+                    new_rgb[channel, i, j] = lerp(colour, min(colour * bright, 1.0), covering[i, j])
 
 
 # ------------------------------------------------------------------------------------------- what is seen instead
@@ -544,10 +545,10 @@ def cut(new_rgb: Array, new_depth: Array, mask: Array, covering: Array, recipe: 
                 if recipe.shade > 0:
                     behind, light = min(before + 2 * recipe.magnitude, 1.0), 1 - recipe.shade
                 share = exchange(before, behind, mask[i, j], covering[i, j])
-                new_depth[i, j] = mixture(before, behind, share)
+                new_depth[i, j] = lerp(before, behind, share)
                 for channel in range(3):
                     colour = new_rgb[channel, i, j]
-                    new_rgb[channel, i, j] = mixture(colour, colour * light, share)
+                    new_rgb[channel, i, j] = lerp(colour, colour * light, share)
 
 
 @compiled
@@ -593,9 +594,9 @@ def displace(
             before = new_depth[i, j]
             behind = seen_at((y + 0.5) * side - 0.5, (x + 0.5) * side - 0.5, rgb, depth, part, seen)
             share = exchange(before, behind, mask[i, j], covering[i, j])
-            new_depth[i, j] = mixture(before, behind, share)
+            new_depth[i, j] = lerp(before, behind, share)
             for channel in range(3):
-                new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], seen[channel], share)
+                new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], seen[channel], share)
 
 
 @compiled
