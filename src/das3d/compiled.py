@@ -73,9 +73,10 @@ def apply_recipes(
     rules = Rules(
         skew_filter=settings.skew_filter,
         peak=settings.peak,
-        mask_threshold=settings.mask_threshold,
+        # Thresholds of 32 bits, as PyTorch compares with.
+        mask_threshold=float(np.float32(settings.mask_threshold)),
         has_soft_edges=settings.edge_high > 0,
-        visible=settings.visible,
+        visible=float(np.float32(settings.visible)),
         has_cuts=settings.cuts > 0,
         picture_scale=1 / 255 if pictures.dtype == np.uint8 else 1.0,
         lattice=LATTICE,
@@ -261,12 +262,13 @@ def reach_of(part: Array, recipe: Any, row: int, column: int, rules: Rules) -> B
         return Box(0, 0, 0, 0)
     if recipe.family != BLOB:
         if recipe.family == SCRATCH:
-            half = math.hypot(2 * recipe.radius, 0.08)  # bend, grain and width take a line less far than 0.08 aside
+            # Bend and grain take a line no farther aside than 0.05.
+            half = math.hypot(2 * recipe.radius, recipe.width + 0.05)
         else:
             # Noise of -1 makes a spot that much larger.
             half = (rules.warped if recipe.family == WARP else 1.0) + 0.5
-            half *= recipe.radius * math.sqrt(recipe.aspect)
-        half *= side
+            half *= recipe.radius * math.sqrt(max(recipe.aspect, 1 / recipe.aspect))
+        half = min(half, 1.0) * side
         if rules.skew_filter and (recipe.family == SPOT or recipe.family == SCRATCH):
             half += math.ceil(3 * recipe.sigma * side)
         top, bottom = max(top, math.floor(row + 0.5 - half)), min(bottom, math.ceil(row + 0.5 + half))
@@ -311,22 +313,29 @@ def ternary_mask(inside: Array, recipe: Any, box: Box, side: int, centre_u: floa
 @compiled
 def uniform(seed: int, key: int) -> float:
     """As `noise.hash_uniform`."""
-    h = mixed(mixed(mixed((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
+    h = mix(mix(mix((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
     return (h >> 8) / (1 << 24)
 
 
 @compiled
-def mixed(h: int) -> int:
+def mix(h: int) -> int:
+    """As `noise._mix`."""
     h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 0x2C1B3C6D) & 0xFFFFFFFF
     return h ^ (h >> 15)
 
 
 @compiled
-def nodes_around(start: float, across: float, down: float) -> tuple[int, int]:
-    """The first node of the lattice and the number of them, along one axis, that a box may need which begins at `start`."""
+def nodes_around(start: float, across: float, down: float, lattice: int) -> tuple[int, int, np.int32]:
+    """Nodes of the lattice, along one axis, that a box may need which begins at `start`.
+
+    The first of them, their number, and which bits of a distance from the first are the place among them: fields repeat,
+    so a box of many cells needs no more than the lattice has, and its first one again.
+    """
     first = math.floor(start + min(across, 0.0) + min(down, 0.0)) - 1
-    return first, math.ceil(start + max(across, 0.0) + max(down, 0.0)) + 2 - first
+    if abs(across) + abs(down) > lattice:
+        return first, lattice + 1, np.int32(lattice - 1)
+    return first, math.ceil(start + max(across, 0.0) + max(down, 0.0)) + 2 - first, np.int32(-1)
 
 
 @compiled
@@ -338,8 +347,8 @@ def perlin(seed: int, periods_u: float, periods_v: float, angle: float, side: in
     u, v = box.left + 0.5 - side / 2, box.top + 0.5 - side / 2
     height, width = box.bottom - box.top, box.right - box.left
     x, y = rules.lattice / 2 + right_x * u + down_x * v, rules.lattice / 2 + right_y * u + down_y * v
-    first_x, columns = nodes_around(x, right_x * (width - 1), down_x * (height - 1))
-    first_y, rows = nodes_around(y, right_y * (width - 1), down_y * (height - 1))
+    first_x, columns, bits_x = nodes_around(x, right_x * (width - 1), down_x * (height - 1), rules.lattice)
+    first_y, rows, bits_y = nodes_around(y, right_y * (width - 1), down_y * (height - 1), rules.lattice)
     gradient_x, gradient_y = np.empty(rows * columns, np.float32), np.empty(rows * columns, np.float32)
     for i in range(rows):
         for j in range(columns):
@@ -361,7 +370,7 @@ def perlin(seed: int, periods_u: float, periods_v: float, angle: float, side: in
             fx, fy = fx - np.float32(column), fy - np.float32(row)
             weight_x = fx * fx * fx * (fx * (fx * six - fifteen) + ten)
             weight_y = fy * fy * fy * (fy * (fy * six - fifteen) + ten)
-            corner = row * stride + column
+            corner = (row & bits_y) * stride + (column & bits_x)
             upper = gradient_x[corner] * fx + gradient_y[corner] * fy
             other = gradient_x[corner + 1] * (fx - one) + gradient_y[corner + 1] * fy
             upper += (other - upper) * weight_x
@@ -381,7 +390,7 @@ def change_of_depth(region: Array, inside: Array, recipe: Any, side: int, rules:
     """What eq. (6) takes from the depth, pz dZ, of defects that change the surface where it is."""
     change = region.copy()
     if rules.skew_filter:
-        change = skew_filtered(region, recipe.sigma * side, recipe.alpha[0], recipe.alpha[1])
+        change = skew_filtered(region, float(np.float32(recipe.sigma * side)), recipe.alpha[0], recipe.alpha[1])
     largest = np.float32(1e-6)
     for i in range(change.shape[0]):
         for j in range(change.shape[1]):
@@ -447,7 +456,7 @@ def skew_filtered(region: Array, sigma: float, alpha_rows: float, alpha_columns:
 @compiled
 def skew_normal_kernel(sigma: float, alpha_rows: float, alpha_columns: float) -> Array:
     """norm(G) of eqs. (3) and (4), (h, h), of three sigma to each side; sigma in pixels."""
-    reach = math.ceil(3 * sigma)
+    reach = math.ceil(np.float32(3 * sigma))  # a product of 64 bits may lie beyond the integer that this is
     size, total = 2 * reach + 1, 0.0
     kernel = np.empty((size, size), np.float32)
     for i in range(size):
@@ -483,7 +492,7 @@ def soft_edged(mask: Array, inside: Array, sigma: float, rules: Rules) -> Array:
             weight, of, to = weights[k + reach], mask[i + k], columns[i]
             for j in range(width):
                 to[j] += weight * of[j]
-        for k in range(-reach, reach + 1):
+        for k in range(max(-reach, 1 - width), min(reach + 1, width)):
             weight, of, to = weights[k + reach], columns[i, max(0, k) : width + min(0, k)], soft[i, max(0, -k) :]
             for j in range(len(of)):
                 to[j] += weight * of[j]
@@ -496,7 +505,7 @@ def soft_edged(mask: Array, inside: Array, sigma: float, rules: Rules) -> Array:
 
 
 @compiled
-def mixture(one: float, other: float, share: float) -> float:
+def lerp(one: float, other: float, share: float) -> float:
     """As `torch.lerp`: a share of 0 is exactly the one, a share of 1 the other."""
     return one + share * (other - one) if share < 0.5 else other - (other - one) * (1 - share)
 
@@ -509,7 +518,7 @@ def blend(new_rgb: Array, picture: Array, covering: Array, beta: float, rules: R
             if covering[i, j] > 0:
                 for channel in range(3):
                     texture = picture[channel, i, j] * rules.picture_scale
-                    new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], texture, covering[i, j] * (1 - beta))
+                    new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], texture, covering[i, j] * (1 - beta))
 
 
 @compiled
@@ -520,7 +529,7 @@ def paint(new_rgb: Array, own: Array, covering: Array, recipe: Any, box: Box, si
     for k in range(2):
         for channel in range(3):
             hue = own[channel] / brightness if brightness > 0.05 else 1.0
-            drawn = mixture(recipe.colour[k, channel], min(recipe.colour[k, 0] * hue, 1.0), recipe.own_hue)
+            drawn = lerp(recipe.colour[k, channel], min(recipe.colour[k, 0] * hue, 1.0), recipe.own_hue)
             colours[k, channel] = recipe.own_colour * own[channel] + (1 - recipe.own_colour) * drawn
     periods = 4.0 * 12.0 ** uniform(recipe.seed, 1_000_003)
     down = periods * (0.25 + uniform(recipe.seed, 1_000_004))
@@ -531,9 +540,9 @@ def paint(new_rgb: Array, own: Array, covering: Array, recipe: Any, box: Box, si
             if covering[i, j] > 0:
                 grain = 1 / (1 + math.exp(-2 * sharp * noise[i, j]))
                 for channel in range(3):
-                    texture = mixture(colours[0, channel], colours[1, channel], grain)
+                    texture = lerp(colours[0, channel], colours[1, channel], grain)
                     share = covering[i, j] * (1 - recipe.beta)
-                    new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], texture, share)
+                    new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], texture, share)
 
 
 @compiled
@@ -549,7 +558,7 @@ def shade(new_rgb: Array, change: Array, covering: Array, recipe: Any, side: int
                 bright = 1 + strength * math.tanh(side / 2 * (cos * right + sin * down))
                 for channel in range(3):
                     colour = new_rgb[channel, i, j]
-                    new_rgb[channel, i, j] = mixture(colour, min(colour * bright, 1.0), covering[i, j])
+                    new_rgb[channel, i, j] = lerp(colour, min(colour * bright, 1.0), covering[i, j])
 
 
 # ------------------------------------------------------------------------------------------- what is seen instead
@@ -574,10 +583,10 @@ def cut(new_rgb: Array, new_depth: Array, mask: Array, covering: Array, recipe: 
                 if recipe.shade > 0:
                     behind, light = min(before + 2 * recipe.magnitude, 1.0), 1 - recipe.shade
                 share = exchange(before, behind, mask[i, j], covering[i, j])
-                new_depth[i, j] = mixture(before, behind, share)
+                new_depth[i, j] = lerp(before, behind, share)
                 for channel in range(3):
                     colour = new_rgb[channel, i, j]
-                    new_rgb[channel, i, j] = mixture(colour, colour * light, share)
+                    new_rgb[channel, i, j] = lerp(colour, colour * light, share)
 
 
 @compiled
@@ -623,9 +632,9 @@ def displace(
             before = new_depth[i, j]
             behind = seen_at((y + 0.5) * side - 0.5, (x + 0.5) * side - 0.5, rgb, depth, part, seen)
             share = exchange(before, behind, mask[i, j], covering[i, j])
-            new_depth[i, j] = mixture(before, behind, share)
+            new_depth[i, j] = lerp(before, behind, share)
             for channel in range(3):
-                new_rgb[channel, i, j] = mixture(new_rgb[channel, i, j], seen[channel], share)
+                new_rgb[channel, i, j] = lerp(new_rgb[channel, i, j], seen[channel], share)
 
 
 @compiled

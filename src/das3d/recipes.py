@@ -19,6 +19,7 @@ from torch import Tensor
 from das3d._bundle import Bundle
 from das3d.settings import SynthesisSettings
 
+# Saved recipes and compiled code name a family by its number, so others are added at the end.
 FAMILIES = ("blobs", "spots", "scratches", "shifts", "cuts", "warps")
 BLOB, SPOT, SCRATCH, SHIFT, CUT, WARP = range(len(FAMILIES))
 OFFSET = 0.15  # largest displacement of a shifted region along either axis, before it is turned, as a share of the side

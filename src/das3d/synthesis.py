@@ -104,7 +104,8 @@ def _check_shapes(
         return
     if tuple(textures.shape[1:]) != (3, side, side):
         raise ValueError(f"textures of shape {tuple(textures.shape)}; expected (N, 3, {side}, {side})")
-    if rgb.device.type == "cpu" and any(int(recipe.texture.max()) >= len(textures) for recipe in recipes):
+    there = range(len(textures))
+    if rgb.device.type == "cpu" and any(number not in there for recipe in recipes for number in recipe.texture.tolist()):
         raise ValueError(f"a recipe names a texture beyond the {len(textures)} there are")
 
 
