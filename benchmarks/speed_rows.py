@@ -628,7 +628,7 @@ def growth() -> list[Row]:
     pairs.append(("AU-PRO", "pixels", area(20, 400), area(20, 566)))
 
     for stage, what, once, twice in pairs:
-        times = side_by_side({"once": once, "twice": twice}, 5, warm=2)
+        times = side_by_side({"once": once, "twice": twice}, 15, warm=2)
         ratio = times["twice"].median / times["once"].median
         if (stage, what) == ("network", "pixels"):
             ratio /= (288 / 192) ** 2 / 2
