@@ -116,6 +116,8 @@ class Recipe(Bundle):
                 raise ValueError(f"{name} is {values.tolist()}, expected finite numbers{' above 0' * (name in positive)}")
             if name in whole and (values < 0).any():
                 raise ValueError(f"{name} is {values.tolist()}, expected 0 or more")
+            if name == "family" and (values >= len(FAMILIES)).any():
+                raise ValueError(f"family is {values.tolist()}, expected 0 to {len(FAMILIES) - 1}")
             return values
 
         return cls(**{field.name: column(field.name) for field in fields(cls)})
