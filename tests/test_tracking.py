@@ -16,7 +16,7 @@ from das3d import tracking
 from das3d.errors import Das3dError, SettingsError
 from das3d.run import train
 from das3d.settings import make_settings
-from das3d.tracking import Tracking, check_trackers, open_tracking, record
+from das3d.tracking import TensorBoard, Tracking, check_trackers, open_tracking, record
 from das3d.training import fit
 
 LOSSES = ("loss_rgb", "loss_depth", "loss_discriminator")
@@ -291,6 +291,17 @@ def test_server_that_does_not_answer_is_told_before_training(
     assert result.exit_code == 1
     assert result.stderr.startswith("error: --track mlflow: expected http://127.0.0.1:9 to answer, found ")
     assert not (tmp_path / "run" / "losses.csv").exists()
+
+
+@quiet
+@needs_tensorboard
+def test_tensorboard_s_files_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for iteration in (0, 3):
+        writes = TensorBoard(tmp_path, make_settings("demo"))
+        writes.begin(iteration)
+        writes.close(failed=False)
+    seconds = [path.name.split(".")[3] for path in tmp_path.iterdir()]
+    assert len(set(seconds)) == 2
 
 
 @quiet

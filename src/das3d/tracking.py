@@ -176,7 +176,10 @@ class TensorBoard:
     def begin(self, iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # TensorBoard hides what an earlier process logged from this step on, texts aside: where training begins, all of it.
+        # TensorBoard reads files in the order of their names, which tell the second and not what came first within it.
+        while list(self.folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(0.05)
+        # It hides what an earlier process logged from this step on, texts aside: where training begins, all of it.
         self.writer = SummaryWriter(str(self.folder), purge_step=iteration + 1 if iteration else 0)
         self.iteration = iteration
         if not iteration:
