@@ -23,7 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from das3d.noise import LATTICE
+from das3d.noise import LATTICE, mix
 from das3d.recipes import BLOB, CUT, OFFSET, SCRATCH, SPOT, WARP, Recipe
 from das3d.settings import SynthesisSettings
 from das3d.synthesis import EDGE_REACH, RIM, WARPED, Harmed
@@ -164,15 +164,16 @@ def harm(
     if recipe.family == BLOB or recipe.family == SPOT or recipe.family == SCRATCH:
         change = change_of_depth(region, inside, recipe, side, rules)  # pz dZ
         mask = marks(change, rules.mask_threshold)  # eq. (7)
-        covering = soft_edged(mask, inside, recipe.edge, rules)
         lower(new_depth, change)  # eq. (6)
-        if recipe.shade > 0:
-            shade(new_rgb, change, covering, recipe, side)
-        elif len(pictures):
-            picture = pictures[recipe.texture, :, box.top : box.bottom, box.left : box.right]
-            blend(new_rgb, picture, covering, recipe.beta, rules)
-        else:
-            paint(new_rgb, rgb[:, row, column], covering, recipe, box, side, rules)
+        if not recipe.keep_rgb:
+            covering = soft_edged(mask, inside, recipe.edge, rules)
+            if recipe.shade > 0:
+                shade(new_rgb, change, covering, recipe, side)
+            elif len(pictures):
+                picture = pictures[recipe.texture, :, box.top : box.bottom, box.left : box.right]
+                blend(new_rgb, picture, covering, recipe.beta, rules)
+            else:
+                paint(new_rgb, rgb[:, row, column], covering, recipe, box, side, rules)
     else:
         mask = marks(region, 0.5)
         covering = soft_edged(mask, inside, recipe.edge, rules)
@@ -309,20 +310,14 @@ def ternary_mask(inside: Array, recipe: Any, box: Box, side: int, centre_u: floa
 
 # ------------------------------------------------------------------------------------------- noise
 
+compiled_mix: Any = compiled(mix)
+
 
 @compiled
 def uniform(seed: int, key: int) -> float:
     """As `noise.hash_uniform`."""
-    h = mix(mix(mix((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
+    h = compiled_mix(compiled_mix(compiled_mix((seed + 0x9E3779B9) & 0xFFFFFFFF) ^ key))
     return (h >> 8) / (1 << 24)
-
-
-@compiled
-def mix(h: int) -> int:
-    """As `noise._mix`."""
-    h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 0x2C1B3C6D) & 0xFFFFFFFF
-    return h ^ (h >> 15)
 
 
 @compiled

@@ -17,13 +17,14 @@ def hash_uniform(seed: Tensor, *keys: Tensor | int) -> Tensor:
     is done on 32 bits inside int64, where multiplication cannot overflow silently into a device-dependent result.
     """
     # Mixed before the first key: by `seed ^ key` alone, neighbouring seeds would share their numbers in another order.
-    h = _mix((seed.long() + 0x9E3779B9) & 0xFFFFFFFF)
+    h = mix((seed.long() + 0x9E3779B9) & 0xFFFFFFFF)
     for key in keys:
-        h = _mix(h ^ ((key if isinstance(key, Tensor) else torch.tensor(key, device=seed.device)).long() & 0xFFFFFFFF))
-    return (_mix(h) >> 8).float() / float(1 << 24)
+        h = mix(h ^ ((key if isinstance(key, Tensor) else torch.tensor(key, device=seed.device)).long() & 0xFFFFFFFF))
+    return (mix(h) >> 8).float() / float(1 << 24)
 
 
-def _mix(h: Tensor) -> Tensor:
+def mix(h: Tensor) -> Tensor:
+    """Spread a change of any bit over all 32, in integers of 64: of tensors here, of single numbers in `compiled`."""
     # Two rounds of xor-shift and multiply by odd constants below 2^31, so that products stay below 2^63.
     h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 0x2C1B3C6D) & 0xFFFFFFFF
