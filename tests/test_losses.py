@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,22 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from das3d import losses
 from das3d.losses import depth_loss, focal_loss, rgb_loss, ssim, ssim_loss
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["compiled", "tensors"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU takes compiled code where Numba is installed, and all else takes operations on tensors."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(losses, "has_numba", lambda: False)
+        monkeypatch.setitem(sys.modules, "das3d.compiled_losses", None)
 
 
 # ------------------------------------------------------------------------------------------- SSIM
@@ -47,6 +60,7 @@ def test_ssim_of_equal_images_is_one_and_of_inverted_ones_negative() -> None:
     torch.testing.assert_close(ssim(x, 0.5 * x), ssim(0.5 * x, x))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("strength", [0.01, 0.3, 1.0])
 def test_the_gradient_of_ssim_loss_is_that_of_its_definition(strength: float) -> None:
     good = noise(3, 2, 20, 28, seed=1)
@@ -60,12 +74,27 @@ def test_the_gradient_of_ssim_loss_is_that_of_its_definition(strength: float) ->
     torch.testing.assert_close(one.grad, other.grad, atol=1e-4 * float(other.grad.abs().max()), rtol=1e-3)
 
 
+@pytest.mark.usefixtures("way")
 def test_ssim_loss_of_half_precision_gives_a_gradient_of_its_input_type() -> None:
     x = noise(1, 3, 24, 24).bfloat16().requires_grad_()
     ssim_loss(x, noise(1, 3, 24, 24, seed=1)).backward()
     assert x.grad is not None and x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all()
 
 
+@settings(deadline=None)
+@given(st.tuples(*[st.integers(1, n) for n in (3, 3, 30, 30)]), st.floats(0, 1), st.integers(0, 99))
+def test_compiled_and_as_tensors_ssim_is_the_same(shape: tuple[int, ...], strength: float, seed: int) -> None:
+    compiled_losses = pytest.importorskip("das3d.compiled_losses")
+    y = noise(*shape, seed=seed)
+    x = (y + strength * (noise(*shape, seed=seed + 100) - 0.5)).clamp(0, 1)
+    mean, gradient = compiled_losses.ssim_and_gradient(x, y)
+    similarity = losses._Similarity(x.double(), y.double())
+    torch.testing.assert_close(mean.double(), similarity.map.mean(), atol=1e-5, rtol=1e-5)
+    want = similarity.gradient()
+    assert (gradient - want).abs().max() <= 2e-4 * want.abs().max().clamp(min=1)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_ssim_has_finite_gradients_on_flat_images(value: float) -> None:
     x = torch.full((1, 3, 16, 16), value, requires_grad=True)

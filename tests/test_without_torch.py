@@ -21,9 +21,9 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 TRAINING = (
-    "_batch_norm", "_bundle", "_replay", "batches", "benchmark", "calibration", "compiled", "engines.torch_engine",
-    "exporting", "light", "losses", "network", "noise", "optimizer", "pairs", "preview", "recipes", "run", "synthesis",
-    "textures", "training",
+    "_batch_norm", "_bundle", "_numba", "_replay", "batches", "benchmark", "calibration", "compiled_losses",
+    "compiled_synthesis", "engines.torch_engine", "exporting", "light", "losses", "network", "noise", "optimizer",
+    "pairs", "preview", "recipes", "run", "synthesis", "textures", "training",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ Every random choice is drawn first, as a `Recipe`; applying a recipe is determin
 
 Arrays are batched tensors: RGB (B, 3, S, S) in (0, 1), depth (B, 1, S, S) normalised to (0, 1) and growing away from the
 camera, masks (B, 1, S, S) bool. The equations stand here for whole batches, as a GPU takes them; a CPU takes those of
-`compiled`, where Numba is installed, which make the same pixels but for rounding.
+`compiled_synthesis`, where Numba is installed, which make the same pixels but for rounding.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.util import find_spec
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from das3d._bundle import Bundle
+from das3d._numba import has_numba
 from das3d.noise import hash_uniform, perlin, pixel_centres
 from das3d.recipes import BLOB, CUT, FAMILIES, OFFSET, SCRATCH, SHIFT, WARP, Recipe
 from das3d.settings import SynthesisSettings
@@ -79,10 +79,10 @@ def apply_recipes(
         ValueError: where shapes or numbers of things do not fit together.
     """
     _check_shapes(rgb, depth, foreground, recipes, textures)
-    if rgb.device.type == "cpu" and _has_numba():
-        from das3d import compiled
+    if rgb.device.type == "cpu" and has_numba():
+        from das3d import compiled_synthesis
 
-        return compiled.apply_recipes(rgb, depth, foreground, recipes, settings, textures)
+        return compiled_synthesis.apply_recipes(rgb, depth, foreground, recipes, settings, textures)
     return apply_in_batch(rgb, depth, foreground, recipes, settings, textures)
 
 
@@ -107,11 +107,6 @@ def _check_shapes(
     there = range(len(textures))
     if rgb.device.type == "cpu" and any(number not in there for recipe in recipes for number in recipe.texture.tolist()):
         raise ValueError(f"a recipe names a texture beyond the {len(textures)} there are")
-
-
-@cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
 
 
 def apply_in_batch(

@@ -11,25 +11,22 @@ Images of one pair are (3, S, S) or (S, S), and arrays made for a box have its h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from das3d._numba import compiled, side_by_side
 from das3d.noise import LATTICE, mix
 from das3d.recipes import BLOB, CUT, OFFSET, SCRATCH, SPOT, WARP, Recipe
 from das3d.settings import SynthesisSettings
 from das3d.synthesis import EDGE_REACH, RIM, WARPED, Harmed
 
 Array = NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Rules(NamedTuple):
@@ -88,24 +85,17 @@ def apply_recipes(
     good = [member.contiguous().numpy() for member in (rgb.float(), depth[:, 0].float(), foreground[:, 0])]
     made = [member.numpy() for member in (harmed.rgb, harmed.depth[:, 0], harmed.mask[:, 0])]
     tables = [_table(recipe) for recipe in recipes]
-    pairs = iter(range(count))
 
-    def work(_: int) -> None:
-        for i in pairs:  # whoever is free takes the next one
-            good_rgb, good_depth, foreground = (member[i] for member in good)
-            made_rgb, made_depth, mask = (member[i] for member in made)
-            made_rgb[:], made_depth[:], mask[:] = good_rgb, good_depth, 0
-            part = foreground.copy()  # of which each round takes what it cuts away
-            for table in tables:
-                if not (table[i]["keep_rgb"] and table[i]["keep_depth"]):
-                    harm(good_rgb, good_depth, part, made_rgb, made_depth, mask, table[i], pictures, rules)
+    def make(pair: int) -> None:
+        good_rgb, good_depth, foreground = (member[pair] for member in good)
+        made_rgb, made_depth, mask = (member[pair] for member in made)
+        made_rgb[:], made_depth[:], mask[:] = good_rgb, good_depth, 0
+        part = foreground.copy()  # of which each round takes what it cuts away
+        for table in tables:
+            if not (table[pair]["keep_rgb"] and table[pair]["keep_depth"]):
+                harm(good_rgb, good_depth, part, made_rgb, made_depth, mask, table[pair], pictures, rules)
 
-    threads = min(torch.get_num_threads(), count)
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
-    else:
-        work(0)
+    side_by_side(make, count)
     return harmed
 
 
@@ -116,16 +106,6 @@ def _table(recipe: Recipe) -> Array:
     for name, column in columns.items():
         table[name] = column
     return table
-
-
-def compiled(function: Function) -> Function:
-    """Compile at the first call and keep the result on disk, beside this file or in the user's cache."""
-    # A product and a sum may be rounded once instead of twice; nothing else may change what comes out.
-    compile_it: Any = partial(njit, nogil=True, error_model="numpy", fastmath={"contract"})
-    try:
-        return compile_it(cache=True)(function)
-    except RuntimeError:  # there is no folder that it could be kept in
-        return compile_it(function)
 
 
 @compiled
