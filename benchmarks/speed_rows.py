@@ -438,7 +438,7 @@ def step_profile(steps: int = 12, warm: int = 2) -> list[Row]:
         done("backward pass")
         state.optimizer.step()
         done("optimiser")
-        update_average(state.average, state.network, 1 - settings.training.average)
+        update_average(*state.weights, 1 - settings.training.average)
         done("moving average of the weights")
     times = {what: Timing(seconds[warm:]) for what, seconds in spent.items()}
     whole = sum(timing.median for timing in times.values())

@@ -18,7 +18,17 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from das3d.losses import depth_loss, focal_loss, rgb_loss
-from das3d.network import CoarseLevel, DAS3DNet, DepthFeatures, FineLevel, Output, RepairNet, _Enlarged, upsample
+from das3d.network import (
+    CoarseLevel,
+    DAS3DNet,
+    DepthFeatures,
+    FineLevel,
+    Output,
+    RepairNet,
+    _Enlarged,
+    sums_along,
+    upsample,
+)
 from das3d.settings import PRESETS, Settings, make_settings
 
 MODALITIES = ("rgb+depth", "rgb", "depth")
@@ -346,6 +356,13 @@ def test_relief_is_the_height_above_the_mean_around_it() -> None:
     around = ndimage.uniform_filter(depth[0, 0].numpy(), 2 * round(side / 24 / 2) + 1, mode="nearest")
     want = np.tanh(32 * (depth[0, 0].numpy() - around))
     np.testing.assert_allclose(DepthFeatures(relief=True)(depth)[0, 3], want, atol=1e-9)
+
+
+@given(length=st.integers(1, 23), more=st.integers(0, 9), axis=st.sampled_from([-1, -2]))
+def test_sums_along_are_those_of_windows(length: int, more: int, axis: int) -> None:
+    x = torch.rand(2, 3, length + more, length + more, generator=torch.Generator().manual_seed(more))
+    want = x.unfold(axis, length, 1).sum(dim=-1)
+    torch.testing.assert_close(sums_along(x, length, axis), want)
 
 
 def test_a_small_dent_is_plainer_in_the_relief_than_in_the_depth() -> None:

@@ -141,8 +141,8 @@ def test_the_average_follows_alike_by_a_number_on_either_side(follow: float) -> 
     torch.manual_seed(0)
     network, average = DAS3DNet.from_settings(settings), DAS3DNet.from_settings(settings)
     other = copy.deepcopy(average)
-    update_average(average, network, follow)
-    update_average(other, network, torch.tensor(follow))
+    update_average(*State(network, average, None).weights, follow)
+    update_average(*State(network, other, None).weights, torch.tensor(follow))
     for one, another in zip(average.state_dict().values(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(one, another)
 

@@ -71,6 +71,12 @@ class Motion(Bundle):
     mirror: Tensor  # +1 or -1
     bend: Tensor  # (B, 2, n, n) displacements right and down at the nodes of a coarse grid, as a share of the side
 
+    @property
+    def is_any(self) -> Tensor:
+        """(B,) bool: False where a part stays as it is."""
+        rigid = (self.turn != 0) | (self.zoom != 1) | (self.shift_u != 0) | (self.shift_v != 0) | (self.mirror != 1)
+        return rigid | (self.bend != 0).flatten(1).any(dim=1)
+
 
 def draw_motion(batch: int, settings: TrainingSettings, generator: torch.Generator) -> Motion:
     def spread(limit: float) -> Tensor:
@@ -96,6 +102,17 @@ def draw_motion(batch: int, settings: TrainingSettings, generator: torch.Generat
 
 def moved(parts: GoodParts, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
     """RGB in (0, 1), depth and foreground of the parts, moved; what comes into view is background."""
+    if parts.device.type != "cpu":  # which must not be asked which parts are moved
+        return _resampled(parts, motion)
+    members = parts.rgb.float() / 255, parts.depth.clone(), parts.foreground.clone()
+    moving = motion.is_any.nonzero()[:, 0]
+    if len(moving):
+        for member, made in zip(members, _resampled(parts[moving], motion[moving]), strict=True):
+            member[moving] = made
+    return members
+
+
+def _resampled(parts: GoodParts, motion: Motion) -> tuple[Tensor, Tensor, Tensor]:
     cos, sin = motion.turn.cos() / motion.zoom, motion.turn.sin() / motion.zoom
     rows = [cos * motion.mirror, -sin, 2 * motion.shift_u, sin * motion.mirror, cos, 2 * motion.shift_v]
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)

@@ -24,9 +24,9 @@ ROUNDS = 5
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over all parameters."""
     decay = 0.0 if settings.optimizer == "adam" else settings.weight_decay
-    # On a GPU the count of steps lies there, so that a step can be captured and replayed, and one kernel does a step.
-    on_gpu = next(network.parameters()).device.type == "cuda"
-    device: dict[str, Any] = {"capturable": on_gpu, "fused": on_gpu or None}
+    # On a GPU the count of steps lies there, so that a step can be captured and replayed.
+    kind = next(network.parameters()).device.type
+    device: dict[str, Any] = {"capturable": kind == "cuda", "fused": kind in ("cuda", "cpu") or None}
     if settings.optimizer != "muon":
         return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=decay, **device)
     banks = [p for p in network.parameters() if p.ndim == 4 and p.shape[2:].numel() > 1]

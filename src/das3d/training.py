@@ -12,6 +12,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ class State:
     iteration: int = 0
     total: int = 0  # 0: not known yet, a time budget is being measured
     seconds: float = 0.0
+
+    @cached_property
+    def weights(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What `average` and `network` consist of, in the same order; looking for it takes longer than averaging."""
+        averaged, current = ([*network.parameters(), *network.buffers()] for network in (self.average, self.network))
+        return averaged, current
 
 
 def fit(
@@ -186,7 +193,7 @@ def advance(
     state.optimizer.zero_grad(set_to_none=True)
     fabric.backward(losses.sum())
     state.optimizer.step()
-    update_average(state.average, state.network, _number(todo.follow))
+    update_average(*state.weights, _number(todo.follow))
     return batch, output.detached(), losses.detach()
 
 
@@ -219,16 +226,15 @@ def learning_rate(iteration: int, total: int, settings: TrainingSettings) -> flo
 
 
 @torch.no_grad()
-def update_average(average: DAS3DNet, network: Any, follow: float | Tensor) -> None:
+def update_average(averaged: list[Tensor], current: list[Tensor], follow: float | Tensor) -> None:
     """Move an average of weights and of batch-norm statistics so far towards those of now."""
-    current = network.state_dict()
     kept, now = [], []
-    for name, value in average.state_dict().items():
-        if value.dtype.is_floating_point:
-            kept.append(value)
-            now.append(current[name].to(value.dtype))
+    for mean, value in zip(averaged, current, strict=True):
+        if mean.dtype.is_floating_point:
+            kept.append(mean)
+            now.append(value.to(mean.dtype))
         else:
-            value.copy_(current[name])
+            mean.copy_(value)
     if isinstance(follow, float):
         torch._foreach_lerp_(kept, now, follow)
     else:  # what PyTorch computes for all of them at once
