@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from das3d.console import is_worker, tell
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -26,12 +28,32 @@ def compiled(function: Function) -> Function:
     """Compile at the first call and keep the result on disk, beside its file or in the user's cache."""
     from numba import njit
 
+    _tell_of_compiling()
     # A product and a sum may be rounded once instead of twice; nothing else may change what comes out.
     compile_it: Any = partial(njit, nogil=True, error_model="numpy", fastmath={"contract"})
     try:
         return compile_it(cache=True)(function)
     except RuntimeError:  # there is no folder that it could be kept in
         return compile_it(function)
+
+
+@cache
+def _tell_of_compiling() -> None:
+    # Once a process, before the first thing that is not read from disk: nobody should wonder what takes so long.
+    from numba.core import event
+
+    class Listener(event.Listener):
+        told = is_worker()
+
+        def on_start(self, _: event.Event) -> None:
+            if not self.told:
+                self.told = True
+                tell("compiling for this processor, which takes some 20 seconds and is done once")
+
+        def on_end(self, _: event.Event) -> None:
+            pass
+
+    event.register("numba:compile", Listener())  # type: ignore[no-untyped-call]
 
 
 def side_by_side(work: Callable[[int], None], count: int) -> None:

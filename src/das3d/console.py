@@ -30,6 +30,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def tell(text: str) -> None:
+    """A line on what is being done, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """A line that is not part of the result, on standard error."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
