@@ -24,7 +24,7 @@ def hash_uniform(seed: Tensor, *keys: Tensor | int) -> Tensor:
 
 
 def mix(h: Tensor) -> Tensor:
-    """Spread a change of any bit over all 32, in integers of 64: of tensors here, of single numbers in `compiled`."""
+    """Spread a change of any bit over all 32, in integers of 64: of tensors here, in compiled code of single numbers."""
     # Two rounds of xor-shift and multiply by odd constants below 2^31, so that products stay below 2^63.
     h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 0x2C1B3C6D) & 0xFFFFFFFF
