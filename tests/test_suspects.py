@@ -146,6 +146,11 @@ def test_each_check_names_the_part_that_is_spoiled_and_says_why(check: str, chan
     assert check not in named(17).get(17, [])
 
 
+def test_sharpness_is_told_as_a_number_and_no_exponent() -> None:
+    (reason,) = unlike_the_others([facts(i, **({"sharpness": 0.5} if i == 17 else {})) for i in range(60)])[17]
+    assert reason.text.startswith("sharpness of RGB 3.2, others 77.6 to 144.1: ")
+
+
 def test_every_check_is_tested() -> None:
     (parameters,) = (mark.args[1] for mark in test_each_check_names_the_part_that_is_spoiled_and_says_why.pytestmark)
     assert {check for check, _ in parameters} == {check.name for check in CHECKS}

@@ -184,6 +184,10 @@ def _colour(facts: Sequence[Facts]) -> NDArray[np.float64]:
     return np.hypot(*(colours - np.nanmedian(colours, axis=0)).T)
 
 
+def _power_of_ten(exponent: float) -> str:
+    return f"{10**exponent:.1f}"
+
+
 def _exp(show: Callable[[float], str]) -> Callable[[float], str]:
     return lambda value: show(math.exp(value))
 
@@ -216,5 +220,5 @@ CHECKS = (
           "light or exposure changed"),
     Check("colour of the part", _colour, 1.0, "high", "{:.0f} Lab units from the middle".format,
           "another product, or other light"),
-    Check("sharpness of RGB", _of("sharpness"), 0.05, "low", "10^{:.1f}".format, "out of focus, or moved"),
+    Check("sharpness of RGB", _of("sharpness"), 0.05, "low", _power_of_ten, "out of focus, or moved"),
 )  # fmt: skip
