@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -394,6 +396,21 @@ def test_maps_and_masks_that_do_not_fit(maps: list, masks: list, message: str) -
         with pytest.raises(DataError) as caught:
             metric(maps, masks)  # type: ignore[operator]
         assert str(caught.value) == message.format(name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["dent"], "labels: expected (N,) numbers, found (1,) <U4"),
+        ([2], "label 0: expected 0 (good) or 1 (defective), found 2"),
+        ([math.nan], "label 0: expected 0 (good) or 1 (defective), found nan"),
+        ([[1]], "labels: expected (N,) numbers, found (1, 1) int64"),
+    ],
+)
+def test_a_pro_curve_takes_no_labels_that_are_none(labels: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        pro_curve([MAP], [MASK], labels)
+    assert str(caught.value) == message
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -100,7 +100,8 @@ def pro_curve(maps: Sequence[ScoreMap], masks: Sequence[Mask | None], labels: Ar
     good: frozenset[int] = frozenset()
     if labels is not None:
         _check_counts(maps=len(maps), labels=np.size(labels))
-        good = frozenset(np.flatnonzero(~np.asarray(labels, dtype=bool)).tolist())
+        defective, _ = _check_parts(labels, np.zeros(len(maps)))
+        good = frozenset(np.flatnonzero(~defective).tolist())
     tally = _Pixels(maps, masks, range(len(maps)), good).tally()
     _need_both(tally, "AU-PRO", "pixels")
     return _curve(tally, tally.share)
