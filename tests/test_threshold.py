@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from das3d.errors import SettingsError
+from das3d.errors import DataError, SettingsError
 from das3d.threshold import SAME, Threshold, parts_to_be_sure, threshold_from
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
@@ -104,6 +104,13 @@ def test_what_is_no_share_is_refused(rate: float) -> None:
         with pytest.raises(SettingsError) as caught:
             threshold_from(scores, rate)
         assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_what_is_no_score_sets_no_threshold(score: float) -> None:
+    # It would be the highest, and no part would ever be called defective.
+    with pytest.raises(DataError, match=f"^held-out scores: expected finite numbers, found 1 others, first {score}$"):
+        threshold_from([0.1, score, 0.2], 0.1)
 
 
 def test_description_says_what_can_be_expected() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from das3d.console import counted
-from das3d.errors import SettingsError
+from das3d.errors import DataError, SettingsError
 
 CONFIDENCE = 0.95  # of the upper bound on the false-alarm rate
 UNLIKELY = 0.01  # what further parts do by chance with a smaller probability is told: something has changed
@@ -224,8 +224,11 @@ def threshold_from(
 
     Raises:
         SettingsError: the rate is none.
+        DataError: a score is not finite; one that is no number would be the highest, and nothing lies above it.
     """
     expect_rate(requested)
+    if strange := [score for score in scores if not math.isfinite(score)]:
+        raise DataError(f"held-out scores: expected finite numbers, found {len(strange)} others, first {strange[0]}")
     count = len(scores)
     if count == 0:
         return None
