@@ -37,6 +37,12 @@ def test_compiling_is_told_once_and_only_where_it_happens(tmp_path: Path) -> Non
     assert said[1:] == ["", ""]  # read from disk; a worker, for which the first process speaks
 
 
+def test_code_of_others_is_compiled_without_a_word() -> None:
+    theirs = "import das3d.compiled_losses, numba; print(numba.njit(lambda x: x + 1)(1))"
+    done = subprocess.run([sys.executable, "-c", theirs], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_threads_share_work(threads: int, count: int) -> None:

@@ -45,8 +45,9 @@ def _tell_of_compiling() -> None:
     class Listener(event.Listener):
         told = is_worker()
 
-        def on_start(self, _: event.Event) -> None:
-            if not self.told:
+        def on_start(self, begun: event.Event) -> None:
+            ours = begun.data["dispatcher"].py_func.__module__.startswith("das3d.")  # and not the user's own
+            if ours and not self.told:
                 self.told = True
                 tell("compiling for this processor, which takes some 20 seconds and is done once")
 
