@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +156,27 @@ def test_file_in_place_of_the_run_folder_is_refused(tiny_data: Path, tmp_path: P
     with pytest.raises(ModelError, match="run: expected a folder for the run, found a file"):
         train(tiny_data, tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": "20m"}, "budget: expected a number of seconds above 0, found '20m'"),
+        ({"budget": -60}, "budget: expected a number of seconds above 0, found -60"),
+        ({"budget": 0}, "budget: expected a number of seconds above 0, found 0"),
+        ({"budget": math.nan}, "budget: expected a number of seconds above 0, found nan"),
+        ({"budget": math.inf}, "budget: expected a number of seconds above 0, found inf"),
+        ({"processes": 0}, "processes: expected a whole number above 0, found 0"),
+        ({"processes": 1.5}, "processes: expected a whole number above 0, found 1.5"),
+        ({"settings": {"preset": "demo"}}, "settings: expected Settings, as make_settings gives, found dict"),
+    ],
+)
+def test_what_cannot_work_is_told_before_any_part_is_prepared(
+    given: dict[str, Any], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        train(tiny_data, tmp_path / "run", **given)
+    assert str(caught.value) == message and not (tmp_path / "run").exists()
 
 
 def test_bad_data_leaves_no_run_behind(tmp_path: Path) -> None:

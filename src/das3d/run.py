@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import math
 import os
 import platform
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +79,14 @@ def train(
     Raises:
         DataError: something is wrong with the data; every problem is named.
         ModelError: `out` is a file or holds a run that is not to be resumed, or one of other settings or data.
-        SettingsError: the processes cannot share the batch equally or have one numbered device, precision is "auto" under
-            torchrun on CPUs, or the server of a tracker does not answer.
+        SettingsError: `settings` or `budget` are none, the processes cannot share the batch equally or have one numbered
+            device, precision is "auto" under torchrun on CPUs, or the server of a tracker does not answer.
         Das3dError: training diverged.
         MissingPackageError: the package of a tracker is not installed.
     """
     end_with_parent()
     check_trackers(track)
+    _check_given(settings, budget, processes)
     out = Path(out)
     _check_out(out, resume)
     settings = _settings_for(out, settings, resume)
@@ -288,6 +291,16 @@ def _alone_in(out: Path, resume: bool) -> Iterator[None]:
             pass  # there is no cache to write to
         _check_out(out, resume)  # which another may have written since
         yield
+
+
+def _check_given(settings: Any, budget: Any, processes: Any) -> None:
+    # What would otherwise be found out when all parts are prepared, or not at all.
+    if settings is not None and not isinstance(settings, Settings):
+        raise SettingsError(f"settings: expected Settings, as make_settings gives, found {type(settings).__name__}")
+    if budget is not None and not (isinstance(budget, Real) and 0 < float(budget) < math.inf):
+        raise SettingsError(f"budget: expected a number of seconds above 0, found {budget!r}")
+    if not (isinstance(processes, Integral) and int(processes) > 0):
+        raise SettingsError(f"processes: expected a whole number above 0, found {processes!r}")
 
 
 def _processes(asked: int) -> tuple[int, int]:
