@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,18 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from das3d.batches import BEND_NODES, Batch, GoodParts, Motion, compose, draw_batch, draw_motion, make_batch, moved
+from das3d.batches import (
+    BEND_NODES,
+    Batch,
+    GoodParts,
+    Motion,
+    _resampled,
+    compose,
+    draw_batch,
+    draw_motion,
+    make_batch,
+    moved,
+)
 from das3d.preparation import PreparedScan
 from das3d.settings import Settings, TrainingSettings, make_settings
 from das3d.synthesis import Harmed, synthesise
@@ -145,6 +156,25 @@ def test_each_number_of_a_motion_does_what_it_says(motion: dict[str, float], exp
     _, depth, foreground = moved(parts, at_rest(2, **motion))
     assert torch.equal(foreground, expected(parts.foreground))
     torch.testing.assert_close(depth, expected(parts.depth), atol=1e-3, rtol=0)
+
+
+def test_parts_that_keep_their_pose_are_as_resampling_leaves_them() -> None:
+    # A GPU resamples them all; a batch is the same on every device.
+    parts = good_parts(12)
+    motion = draw_motion(12, small("training.still=0.5", "training.flip=true").training, torch.Generator().manual_seed(3))
+    assert 0 < int(motion.is_any.sum()) < 12
+    before = [member.clone() for member in (parts.rgb, parts.depth, parts.foreground)]
+    found, want = moved(parts, motion), _resampled(parts, motion)
+    for member, other in zip(found, want, strict=True):
+        torch.testing.assert_close(member, other, atol=1e-4, rtol=0)
+    assert all(torch.equal(x, y) for x, y in zip(before, (parts.rgb, parts.depth, parts.foreground), strict=True))
+
+
+@pytest.mark.parametrize("member", [field.name for field in fields(Motion)])
+def test_each_number_of_a_motion_is_a_motion(member: str) -> None:
+    motion = at_rest(3)
+    getattr(motion, member)[1] += 0.25
+    assert motion.is_any.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("zoom", [0.75, 1.25])

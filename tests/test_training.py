@@ -228,6 +228,18 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         fit(tiny_parts(), tiny_settings("training.iterations=3"), tmp_path, fabric=cpu(), resume=True)
 
 
+def test_the_averaged_weights_are_looked_up_once_and_stay_those_of_the_networks(tmp_path: Path) -> None:
+    settings = tiny_settings("training.iterations=2")
+    fit(tiny_parts(), settings, tmp_path, fabric=cpu())
+    state = training.start(settings, cpu(), total=2)
+    averaged, current = state.weights
+    training.load_checkpoint(tmp_path / "checkpoint.pt", state, settings, cpu())
+    for found, network in ((averaged, state.average), (current, state.network)):
+        there = [*network.parameters(), *network.buffers()]
+        assert len(there) == len(network.state_dict()) and all(x is y for x, y in zip(found, there, strict=True))
+    assert any(not torch.equal(x, y) for x, y in zip(averaged, current, strict=True))
+
+
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ModelError, match=r"checkpoint\.pt: expected a checkpoint, found"):
