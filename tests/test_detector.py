@@ -241,6 +241,17 @@ def test_what_is_no_model_is_refused_and_never_unpickled(kind: str, both: Detect
     assert not trap.exists()
 
 
+def test_a_copy_that_was_cut_short_is_refused(both: Detector, tmp_path: Path) -> None:
+    # As under Windows, where a copy has its full length from the start. Its scores would be those of no defect at all.
+    file = tmp_path / MODEL_FILE
+    both.save(file)
+    content = file.read_bytes()
+    load(file)
+    file.write_bytes(content[: -len(content) // 4].ljust(len(content), b"\0"))
+    with pytest.raises(ModelError, match=r"model\.safetensors: expected the weights that were saved there, found damaged"):
+        load(file)
+
+
 def test_nothing_there_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected a run folder with model\.safetensors, .* it has no finished training"):
         load(tmp_path)

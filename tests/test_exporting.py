@@ -158,6 +158,12 @@ def test_openvino_ir_is_a_pair(tiny_run: Runs, trained: Detector, tmp_path: Path
     assert_same(exported, trained, 1e-5)
     assert exported.engine.describe() == "OpenVINO, fp32, CPU"
     assert exported.engine.about["export"]["licence"] == "MIT"  # type: ignore[attr-defined]
+    weights = (tmp_path / "ir" / "cover.bin").read_bytes()
+    other = bytearray(weights)  # as of another training of the same networks, of which one file alone was copied
+    other[64:68] = np.array([0.5], np.float32).tobytes()
+    (tmp_path / "ir" / "cover.bin").write_bytes(other)
+    with pytest.raises(ModelError, match=r"cover\.bin: expected the weights that were exported with cover\.xml, found oth"):
+        load(tmp_path / "ir" / "cover.xml")
     (tmp_path / "ir" / "cover.bin").unlink()
     with pytest.raises(ModelError, match=r"cover\.xml: expected a model as ONNX or OpenVINO IR, found: "):
         load(tmp_path / "ir" / "cover.xml")

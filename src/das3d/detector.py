@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 MODEL_FILE = "model.safetensors"
+HASH = "weights_sha256"  # of the weights in such a file; those of earlier versions lack it
 
 
 @dataclass(frozen=True)
@@ -227,11 +228,14 @@ class Detector:
         return None if self.threshold is None else self.threshold.is_defective(score)
 
     def save(self, path: Path | str) -> None:
-        """Write weights, settings, statistics, threshold and version into one safetensors file."""
+        """Write weights, their hash, settings, statistics, threshold and version into one safetensors file."""
         from safetensors.torch import save
 
+        from das3d.engines.torch_engine import weights_hash
+
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        write_atomically(Path(path), save(weights, metadata={"das3d": json.dumps(self.about())}))
+        about = self.about() | {HASH: weights_hash(weights)}
+        write_atomically(Path(path), save(weights, metadata={"das3d": json.dumps(about)}))
 
     def about(self) -> dict[str, Any]:
         """All but the weights, as plain values; every model file carries it."""
@@ -288,11 +292,12 @@ def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detect
         return Detector(engine=exported, **_facts(file, exported.about))
     if engine not in ("auto", "torch"):
         raise ModelError(f"{file}: expected engine torch for a model as it was trained, found {engine!r}; or export it")
-    facts = _facts(file, _about_in(file))
+    about = _about_in(file)
+    facts = _facts(file, about)
     with explained(f"{file}: a model as it was trained", hint="; or export it where it was trained (das3d export)"):
         from das3d.engines.torch_engine import TorchEngine
 
-        return Detector(engine=TorchEngine.open(file, facts["settings"], device), **facts)
+        return Detector(engine=TorchEngine.open(file, facts["settings"], device, about.get(HASH)), **facts)
 
 
 def _about_in(file: Path) -> Any:

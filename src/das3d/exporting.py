@@ -6,6 +6,7 @@ The graph holds all from the prepared part to its score. Beside it stands in the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -135,6 +136,8 @@ def export(
         engines = [agreement(load(model, "cpu", engine), scans, trained) for engine in _engines(to)]
         _refuse_what_differs(file, precision, engines)
         _refuse_other_verdicts(file, precision, engines, len(scans), max_changed)
+        if to == "openvino":
+            about["export"]["bin_sha256"] = hashlib.sha256(model.with_suffix(".bin").read_bytes()).hexdigest()
         about["export"]["check"] = {"parts": len(scans), "of": checked_on, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
         contents = [(file.with_suffix(written.suffix), written.read_bytes()) for written in _files(model)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -43,6 +44,7 @@ class OpenVinoEngine(ExportedEngine):
         inputs = {name for member in model.inputs for name in member.get_names()}
         outputs = {name for member in model.outputs for name in member.get_names()}
         super().__init__(file, _about_in(model), inputs, outputs)
+        self._expect_its_own_weights(file)
         hint, self.precision = "f32", self.exported_precision
         if self.exported_precision == "fp16":
             can = "FP16" in core.get_property(target, "OPTIMIZATION_CAPABILITIES")
@@ -53,6 +55,15 @@ class OpenVinoEngine(ExportedEngine):
         self._compiled = core.compile_model(model, target, hints)
         self._lock = Lock()  # a compiled model that is called has one request, whoever calls
         self.device = target if target == "CPU" else str(core.get_property(target, "FULL_DEVICE_NAME"))
+
+    def _expect_its_own_weights(self, file: Path) -> None:
+        # Of two files one may be copied alone, or cut short, and those of two exports of one recipe fit each other.
+        weights, told = file.with_suffix(".bin"), self.about["export"].get("bin_sha256")  # files of before have none
+        if file.suffix == ".xml" and told is not None and told != hashlib.sha256(weights.read_bytes()).hexdigest():
+            raise ModelError(
+                f"{weights}: expected the weights that were exported with {file.name}, found others, as where one of both is "
+                "copied alone or cut short; copy both again"
+            )
 
     def _compute(self, members: Members) -> EngineOutput:
         with self._lock:

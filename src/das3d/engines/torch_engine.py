@@ -151,12 +151,29 @@ class TorchEngine(Engine):
         self._graphs = {size: Replayed(self._found, self.torch_device) for size in (1, BATCH)} if cuda else {}
 
     @classmethod
-    def open(cls, file: Path, settings: Settings, device: str = "auto") -> TorchEngine:
-        """The engine of a safetensors model file. Raises ModelError where its weights are of other networks."""
+    def open(cls, file: Path, settings: Settings, device: str = "auto", told: str | None = None) -> TorchEngine:
+        """The engine of a safetensors model file.
+
+        Args:
+            file: the model.
+            settings: those beside its weights.
+            device: where it computes.
+            told: the hash of its weights (`weights_hash`); None where the file has none.
+
+        Raises:
+            ModelError: its weights are damaged, or of other networks; or there is no such device.
+        """
         from safetensors.torch import load_file
 
         network = DAS3DNet.from_settings(settings)
         weights = load_file(file)
+        if told is not None and told != weights_hash(
+            weights
+        ):  # a copy cut short may have its length, with zeros at its end
+            raise ModelError(
+                f"{file}: expected the weights that were saved there, found damaged ones, as a copy that was cut short "
+                "has; copy it again"
+            )
         if differs := _difference(network.state_dict(), weights):
             raise ModelError(
                 f"{file}: expected weights of the networks that its settings describe, found those of others "
@@ -169,11 +186,7 @@ class TorchEngine(Engine):
     @cached_property
     def weights(self) -> str:
         """See `Engine.weights`."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-        return digest.hexdigest()
+        return weights_hash(self.network.state_dict())
 
     def run(self, rgb: NDArray[np.uint8] | None = None, depth: Floats | None = None) -> EngineOutput:
         """See `Engine.run`."""
@@ -204,6 +217,15 @@ class TorchEngine(Engine):
     def _found(self, members: Inputs) -> Sequence[Tensor | None]:
         found: Sequence[Tensor | None] = self.scorer(members.rgb, members.depth)
         return found
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights by their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
