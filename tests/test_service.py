@@ -832,6 +832,13 @@ def test_what_no_address_takes_is_refused(shared: TestClient, part: tuple[Path, 
     refused(listed, 422, "verdicts: expected parameters of model, verdict, truth, part,")
 
 
+def test_what_comes_twice_is_refused(shared: TestClient, part: tuple[Path, Path]) -> None:
+    files = list(files_of(part).items())
+    refused(shared.post("/inspections", files=[*files, files[0]]), 422, "rgb: expected it once, found it 2 times")
+    listed = shared.get("/inspections", params={"verdict": ["good", "defective"]})
+    refused(listed, 422, "verdict: expected it once, found it 2 times")
+
+
 def test_text_in_the_place_of_a_file_is_told(shared: TestClient) -> None:
     answer = shared.post("/inspections", data={"rgb": "part.png"})
     refused(answer, 422, "rgb: expected a file, found text: 'part.png'")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
-from das3d.console import say, warn
+from das3d.console import counted, say, warn
 from das3d.detector import load, model_hash
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
@@ -82,7 +82,7 @@ def serve(
     with _listen(host, port) as listener:
         inspections = Inspections(out, database)
         kept = "maps and scans" if keep_scans else "maps"
-        say(f"{inspections.count()} inspections in {inspections.place}; {kept} in {out}")
+        say(f"{counted(inspections.count(), 'inspection')} in {inspections.place}; {kept} in {out}")
         if host not in LOOPBACK and key is None:
             warn(f"whoever reaches {host} may use this service; set DAS3D_API_KEY to ask for a key")
         hosts = LOOPBACK if host in LOOPBACK and key is None else None

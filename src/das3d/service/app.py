@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,16 +114,20 @@ WRONG_UPLOAD: dict[int | str, dict[str, Any]] = WRONG | {
 
 
 async def _only_known(request: Request) -> None:
-    # A misspelt field would be passed over in silence: `unit=mm` instead of `depth_unit=mm`, and a part is misjudged.
+    # A misspelt field would be passed over in silence: `unit=mm` instead of `depth_unit=mm`, and a part is misjudged. So
+    # would be all but the last of a field that comes twice.
     takes = request.scope["route"].dependant
-    sent: list[tuple[str, Iterable[str], Sequence[Any]]] = [("parameters", request.query_params, takes.query_params)]
+    query = [name for name, _ in request.query_params.multi_items()]
+    sent: list[tuple[str, list[str], Sequence[Any]]] = [("parameters", query, takes.query_params)]
     if takes.body_params:
-        sent.append(("fields", await request.form(), takes.body_params))
+        sent.append(("fields", [name for name, _ in (await request.form()).multi_items()], takes.body_params))
     for what, names, known in sent:
         allowed = [one.alias for one in known]
         if strange := sorted(set(names) - set(allowed)):
             expected = f"{what} of {', '.join(allowed)}" if allowed else f"no {what}"
             raise HTTPException(422, f"{one_line(', '.join(strange))}: expected {expected}")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise HTTPException(422, f"{twice[0]}: expected it once, found it {names.count(twice[0])} times")
 
 
 def _add_inspections(app: FastAPI, service: Service) -> None:
