@@ -164,6 +164,12 @@ def test_the_command_ends_with_0_or_3(run: Path, tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (3, "") and "100% score above" in result.stdout
 
 
+def test_a_table_that_excel_saved_is_read(run: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "scores.csv", [0.1 + i / 100 for i in range(40)], HELD_OUT)
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    assert das3d("drift", run, "--scores", table).exit_code == 0
+
+
 def test_the_last_parts_alone(run: Path, tmp_path: Path) -> None:
     table = write_table(tmp_path / "scores.csv", [*[0.2, 0.4] * 100, *[0.35] * 25], HELD_OUT)
     assert das3d("drift", run, "--scores", table).exit_code == 0

@@ -179,6 +179,9 @@ def test_a_name_that_no_table_can_hold_is_refused_before_any_work(
     named = Path(shutil.copy(rgb, tmp_path / "gr\udc81n.png"))
     with pytest.raises(DataError, match=r"gr\\udc81n\.png: expected a name in UTF-8"):
         predict_part(detector, named, depth, tmp_path / "out")
+    named = Path(shutil.copy(rgb, tmp_path / "0005\r.png"))
+    with pytest.raises(DataError, match=r"0005\\r\.png: expected a name without line breaks, found \\r, as names have"):
+        predict_part(detector, named, depth, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

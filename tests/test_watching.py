@@ -255,6 +255,17 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_part(detector: Detector, dro
     assert once(detector, drop, tmp_path / "out") == []
 
 
+def test_a_name_with_a_line_break_is_an_error_of_that_part(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put
+) -> None:
+    part(drop, "0005\r")
+    part(drop, "z")
+    first, second = once(detector, drop, tmp_path / "out")
+    assert "0005\\r_rgb.png: expected a name without line breaks, found \\r" in first.error and not second.error
+    assert [row["id"] for row in scores_of(tmp_path / "out")] == ["0005\\r", "z"], "and the table is whole"
+    assert once(detector, drop, tmp_path / "out") == []
+
+
 @pytest.mark.parametrize("letters", [67, 80])
 def test_a_long_name_stops_nothing(detector: Detector, drop: Path, tmp_path: Path, part: Put, letters: int) -> None:
     names = ["a", "\u4ef6" * letters]
@@ -488,6 +499,21 @@ def test_once_says_what_it_leaves(
     ]
 
 
+def test_links_that_lead_nowhere_hold_nobody_up_and_are_told(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, depth = part(drop, "a")
+    depth.unlink()
+    depth.symlink_to(tmp_path / "gone.tiff")
+    part(drop, "b")
+    (drop / "c_rgb.png").symlink_to("c_rgb.png")
+    assert [result.part.id for result in once(detector, drop, tmp_path / "out")] == ["b"]
+    assert capsys.readouterr().out == (
+        f"2 parts not complete yet, left for the next time, such as {depth}: expected a file, found a link to none that "
+        "can be read\n"
+    )
+
+
 # ------------------------------------------------------------------------------------ what is told while it waits
 
 
@@ -684,6 +710,22 @@ def test_what_cannot_be_watched_is_refused(tiny_run: Runs, tiny_data: Path, drop
     result = das3d("watch", tiny_run(), "--data", drop, "--out", tmp_path / "out", "--settle", "long")
     assert result.stderr == "error: --settle: expected a time such as 90s, 20m or 1h, found 'long'\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_excel_saved_goes_on_and_a_damaged_one_is_refused(
+    detector: Detector, drop: Path, tmp_path: Path, part: Put
+) -> None:
+    part(drop, "a")
+    assert len(once(detector, drop, tmp_path / "out")) == 1
+    table = tmp_path / "out" / "scores.csv"
+    content = table.read_bytes()
+    table.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert once(detector, drop, tmp_path / "out") == []
+    table.write_bytes(content + b'"' + b"x" * 200_000 + b"\n")
+    with pytest.raises(
+        DataError, match=r"scores\.csv: expected scores that das3d watch wrote, found a damaged table \(field"
+    ):
+        once(detector, drop, tmp_path / "out")
 
 
 def test_a_declaration_that_cannot_be_used_is_refused(detector: Detector, drop: Path, tmp_path: Path) -> None:

@@ -46,9 +46,18 @@ def folders_in(folder: Path) -> list[Path]:
 def _children(folder: Path) -> list[tuple[Path, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((folder / entry.name, entry.is_dir()) for entry in entries if not is_stray(entry.name))
+            return sorted((folder / entry.name, _is_folder(entry)) for entry in entries if not is_stray(entry.name))
     except OSError as error:
         raise DataError(f"{folder}: expected a readable folder, found {error.strerror or error}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        if entry.is_symlink():  # to itself, or to where nobody may look: it holds up no other, and reading it says why
+            return False
+        raise
 
 
 def natural_order(names: Iterable[str]) -> list[str]:

@@ -160,7 +160,7 @@ def expect_enough(place: Path, found: Drift) -> Drift:
 
 def _rows_of(table: Path) -> Iterator[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:  # -sig: as Excel saves it
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
             if "id" not in names or "score" not in names:

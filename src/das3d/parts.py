@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +98,32 @@ def size_problem(sizes: Mapping[Path, tuple[int, ...]]) -> str | None:
 
 
 def name_problem(part: Part) -> str | None:
-    """One line that names a file of the part whose name is no UTF-8, so that no table of results can hold it, else None."""
-    for file in (part.rgb, part.depth):
-        shown = str(file).encode(errors="backslashreplace").decode()
-        if shown != str(file):
+    """One line that names a file of the part whose name is no UTF-8 or has a line break, so that no table of results can
+    hold it, else None.
+    """
+    for name in (str(part.rgb), str(part.depth)):
+        shown = table_text(name)
+        if found := LINE_BREAK.search(name):
+            told = f"{_escaped(found)}, as names have that come from a list written under Windows"
+            return f"{shown}: expected a name without line breaks, found {told}; rename it"
+        if shown != name:
             return (
                 f"{shown}: expected a name in UTF-8, found one in another encoding, as archives from Windows may have; "
                 "rename it, such as by: convmv -r --notest -f cp850 -t utf-8 FOLDER"
             )
     return None
+
+
+LINE_BREAK = re.compile(r"[\r\n]")
+
+
+def table_text(text: str) -> str:
+    """Text as any table can hold it: what is no UTF-8, and line breaks, as escapes."""
+    return LINE_BREAK.sub(_escaped, text).encode(errors="backslashreplace").decode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "\\r" if found[0] == "\r" else "\\n"
 
 
 HOLD_OUT = 0.1  # share of the good parts that is held out where nobody says

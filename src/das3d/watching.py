@@ -26,7 +26,7 @@ from das3d.errors import DataError, ModelError
 from das3d.files import DepthFormat
 from das3d.layouts import DECLARATION, LAYOUTS, NAMING, Reading, Search, unlabelled
 from das3d.locks import HeldError, locked
-from das3d.parts import Part, name_problem
+from das3d.parts import Part, name_problem, table_text
 from das3d.prediction import with_focal_length
 from das3d.streaming import SCORE_COLUMNS, Inspected, inspect_parts, output_names, regions_line, score_row, why_not
 
@@ -226,6 +226,8 @@ def _look(folder: Path, reading: Reading) -> Look:
             look.lacking.append(f"{part.rgb or part.depth}: expected {member} file of the same name, found none")
         elif part.id not in search.doubled and (state := _state_of(part)) is not None:
             look.parts[part.id] = Found(part, state, _mark([file for _, file in needed if file], state))
+        elif dead := [file for _, file in needed if file and file.is_symlink()]:
+            look.lacking.append(f"{dead[0]}: expected a file, found a link to none that can be read")
     return look
 
 
@@ -344,17 +346,21 @@ class Record:
     def _load(self, file: Path, there: Set[str]) -> None:
         if not file.is_file() or not file.stat().st_size:
             return
-        with file.open(newline="", encoding="utf-8", errors="replace") as table:
-            rows = csv.DictReader(table)
-            if tuple(rows.fieldnames or ()) != COLUMNS:
-                raise DataError(
-                    f"{file}: expected scores that das3d watch wrote, found others; give another folder (--out)"
-                )
-            for row in rows:
-                if row["files"]:
-                    self.judged += 1
-                    self.seen[row["files"]] = None
-                    self.forget(there)
+        other = "give another folder (--out)"
+        try:
+            with file.open(newline="", encoding="utf-8-sig", errors="replace") as table:  # -sig: as Excel saves it
+                rows = csv.DictReader(table)
+                if tuple(rows.fieldnames or ()) != COLUMNS:
+                    raise DataError(f"{file}: expected scores that das3d watch wrote, found others; {other}")
+                for row in rows:
+                    if row["files"]:
+                        self.judged += 1
+                        self.seen[row["files"]] = None
+                        self.forget(there)
+        except csv.Error as error:
+            raise DataError(
+                f"{file}: expected scores that das3d watch wrote, found a damaged table ({error}); {other}"
+            ) from None
 
     def forget(self, there: Set[str]) -> None:
         """Now and then, drop the marks of parts that lie `there` no more, but for the last `RECENT`."""
@@ -369,7 +375,9 @@ class Record:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         files = {"map": result.map_file, "overlay": result.overlay_file}
         places = {name: file.relative_to(self.out).as_posix() if file else "" for name, file in files.items()}
-        row = {**score_row(result), "time": now, "model": self.model, "files": mark, **places}
+        # Names that no table can hold stand there as they do in their error.
+        named = {name: table_text(str(text)) for name, text in score_row(result).items()}
+        row = {**named, "time": now, "model": self.model, "files": mark, **places}
         text = io.StringIO()
         csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
         self.scores.add(text.getvalue())

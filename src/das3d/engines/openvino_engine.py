@@ -61,8 +61,8 @@ class OpenVinoEngine(ExportedEngine):
         weights, told = file.with_suffix(".bin"), self.about["export"].get("bin_sha256")  # files of before have none
         if file.suffix == ".xml" and told is not None and told != hashlib.sha256(weights.read_bytes()).hexdigest():
             raise ModelError(
-                f"{weights}: expected the weights that were exported with {file.name}, found others, as where one of both is "
-                "copied alone or cut short; copy both again"
+                f"{weights}: expected the weights that were exported with {file.name}, found others, as where one of both "
+                "is copied alone or cut short; copy both again"
             )
 
     def _compute(self, members: Members) -> EngineOutput:
