@@ -167,9 +167,8 @@ class TorchEngine(Engine):
 
         network = DAS3DNet.from_settings(settings)
         weights = load_file(file)
-        if told is not None and told != weights_hash(
-            weights
-        ):  # a copy cut short may have its length, with zeros at its end
+        # A copy that was cut short may have its length all the same, with zeros at its end.
+        if told is not None and told != weights_hash(weights):
             raise ModelError(
                 f"{file}: expected the weights that were saved there, found damaged ones, as a copy that was cut short "
                 "has; copy it again"
