@@ -130,6 +130,11 @@ def test_variants_share_everything_but_what_they_set(tiny_data: Path, tmp_path: 
     assert "published mean of such a variant" in text and text.count("| 0.922 |") == 1  # which is of both modalities
     row = next(row for row in rows_of(tmp_path / "out" / "i_auroc.csv") if row["source"] == "published for such a variant")
     assert (row["method"], row["value"]) == ("das3d, plain", "0.922")
+    # What a later call does not ask for is told all the same, as its figures are.
+    file.write_text('[dropped]\nset = ["synthesis.drop=0.9"]\n')
+    result = run(tiny_data, tmp_path / "out", "--seeds", "3", "--variants", file, "--modalities", "rgb+depth,rgb")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "benchmark.md").read_text() == text
 
 
 def test_ablation_of_the_paper_is_what_it_says() -> None:

@@ -10,7 +10,7 @@ import json
 import tomllib
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,15 +164,15 @@ def benchmark(plan: Plan, *, cluster: Any = None) -> list[Outcome]:
 
     for category in plan.categories:
         expect_outside(plan.out, plan.data, category)
-    known = _keep_recipe(plan)
+    told, known = _keep_recipe(plan)
     todo = [run for run in plan.runs() if not run.finished]
     count = len(plan.runs())
     say(f"{count} runs, {count - len(todo)} of them finished before")
     for done, outcome in enumerate(_outcomes(plan, todo, cluster), start=count - len(todo) + 1):
         say(f"[{done}/{count}] {outcome.run.name}: {tables.in_short(outcome)}")
-        tables.write(plan, [outcome_of(run) for run in known])
+        tables.write(told, [outcome_of(run) for run in known])
     outcomes = [outcome_of(run) for run in known]
-    tables.write(plan, outcomes, pictures=True)
+    tables.write(told, outcomes, pictures=True)
     return outcomes
 
 
@@ -228,10 +228,12 @@ def _first_line(error: Exception) -> str:
     return one_line(kind + lines[0], most=300) + more
 
 
-def _keep_recipe(plan: Plan) -> list[Run]:
-    # Refuses a folder of another recipe; keeps this one with all runs that the folder has been asked for.
+def _keep_recipe(plan: Plan) -> tuple[Plan, list[Run]]:
+    # Refuses a folder of another recipe; keeps this one with all runs that the folder has been asked for. Gives those, and
+    # the plan with the variants of earlier ones too, of which the tables tell.
     file = plan.out / RECIPE_FILE
-    recipe = plan.recipe()
+    recipe, published = plan.recipe(), {variant.name: variant.published for variant in plan.variants}
+    earlier: tuple[Variant, ...] = ()
     asked: list[Any] = [[run.variant, run.category, run.modality, run.seed] for run in plan.runs()]
     if file.is_file():
         try:
@@ -240,6 +242,12 @@ def _keep_recipe(plan: Plan) -> list[Run]:
             asked = [*known["runs"], *(run for run in asked if run not in known["runs"])]
             shared = {name: before["variants"][name] for name in recipe["variants"] if name in before["variants"]}
             found = differences(_plain(before | {"variants": shared}), _plain(recipe))
+            published = known.get("published", {}) | published
+            earlier = tuple(
+                Variant(name, settings_from_dict(values, source=str(file)), published.get(name, {}))
+                for name, values in before["variants"].items()
+                if name not in recipe["variants"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError(f"{file}: expected the recipe of a benchmark, found {one_line(error)}") from None
         if found:
@@ -247,8 +255,9 @@ def _keep_recipe(plan: Plan) -> list[Run]:
                 f"{file}: expected the recipe that this benchmark began with, found {found}; use a new --out"
             )
         recipe["variants"] = before["variants"] | recipe["variants"]
-    write_atomically(file, json.dumps({"recipe": recipe, "runs": asked}, indent=2).encode())
-    return [plan.run(*which) for which in asked]
+    kept = {"recipe": recipe, "published": published, "runs": asked}
+    write_atomically(file, json.dumps(kept, indent=2).encode())
+    return replace(plan, variants=(*earlier, *plan.variants)), [plan.run(*which) for which in asked]
 
 
 def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
