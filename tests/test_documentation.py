@@ -327,6 +327,13 @@ def test_whatever_a_page_names_exists(page: Path) -> None:
         assert (PROJECT / link).exists(), f"{page.name}: {link}"
 
 
+def test_the_map_of_the_code_has_every_module() -> None:
+    told = set(re.findall(r"`([\w.*/]+)`", (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    there = {file.name for file in (PROJECT / "src/das3d").glob("*.py")}
+    there |= {f"{file.parent.name}/" for file in (PROJECT / "src/das3d").glob("*/__init__.py")}
+    assert not there - told - {"__main__.py"}, "modules that CONTRIBUTING.md does not name"
+
+
 def test_the_version_of_pytorch_to_install_first_is_the_one_that_das3d_takes() -> None:
     # Any other is replaced, a CPU build by one of several GB.
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
