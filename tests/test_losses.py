@@ -27,7 +27,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     if request.param == "compiled":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(losses, "has_numba", lambda: False)
+        monkeypatch.setattr(losses, "takes_compiled", lambda _: False)
         monkeypatch.setitem(sys.modules, "das3d.compiled_losses", None)
 
 

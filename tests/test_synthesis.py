@@ -803,7 +803,7 @@ def test_pictures_may_be_bytes_on_cpus_and_gpus(kind: torch.dtype) -> None:
 
 
 def test_without_numba_a_cpu_takes_the_equations_for_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis, "has_numba", lambda: False)
+    monkeypatch.setattr(synthesis, "takes_compiled", lambda _: False)
     monkeypatch.setitem(sys.modules, "das3d.compiled_synthesis", None)
     rgb, depth, foreground = good_pairs(4, 32)
     recipe = drawn(4, PAPER)

@@ -13,15 +13,23 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from das3d.console import is_worker, tell
 
+Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @cache
-def has_numba() -> bool:
+def _has_numba() -> bool:
     return find_spec("numba") is not None
+
+
+def takes_compiled(tensor: Tensor) -> bool:
+    """Whether compiled code does what is to be done with a tensor: one on a CPU, where Numba is installed."""
+    return tensor.device.type == "cpu" and _has_numba()
 
 
 def compiled(function: Function) -> Function:

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from das3d._numba import compiled, side_by_side
+from das3d._numba import Array, compiled, side_by_side
 from das3d.losses import C1, C2, WINDOW, gaussian
 
-Array = NDArray[Any]
 REACH = WINDOW // 2
 assert REACH == 5, "`blur` names its eleven pixels one by one"
 

@@ -17,16 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from das3d._numba import compiled, side_by_side
+from das3d._numba import Array, compiled, side_by_side
 from das3d.noise import LATTICE, mix
 from das3d.recipes import BLOB, CUT, OFFSET, SCRATCH, SPOT, WARP, Recipe
 from das3d.settings import SynthesisSettings
 from das3d.synthesis import EDGE_REACH, RIM, WARPED, Harmed
-
-Array = NDArray[Any]
 
 
 class Rules(NamedTuple):

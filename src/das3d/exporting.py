@@ -6,7 +6,6 @@ The graph holds all from the prepared part to its score. Beside it stands in the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -137,7 +136,9 @@ def export(
         _refuse_what_differs(file, precision, engines)
         _refuse_other_verdicts(file, precision, engines, len(scans), max_changed)
         if to == "openvino":
-            about["export"]["bin_sha256"] = hashlib.sha256(model.with_suffix(".bin").read_bytes()).hexdigest()
+            from das3d.engines.openvino_engine import BIN_HASH, bin_hash
+
+            about["export"][BIN_HASH] = bin_hash(model)
         about["export"]["check"] = {"parts": len(scans), "of": checked_on, "engines": [asdict(one) for one in engines]}
         _write_model(graph, about, model)
         contents = [(file.with_suffix(written.suffix), written.read_bytes()) for written in _files(model)]

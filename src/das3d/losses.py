@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from das3d._numba import has_numba
+from das3d._numba import takes_compiled
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian, pixels
 C1, C2 = 0.01**2, 0.03**2
@@ -53,7 +53,7 @@ class _Similarity:
 
 def ssim_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean SSIM of float32 images (B, C, S, S), and the gradient of its sum by `x`."""
-    if x.device.type == "cpu" and has_numba():
+    if takes_compiled(x):
         from das3d import compiled_losses
 
         return compiled_losses.ssim_and_gradient(x, y)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from das3d._bundle import Bundle
-from das3d._numba import has_numba
+from das3d._numba import takes_compiled
 from das3d.noise import hash_uniform, perlin, pixel_centres
 from das3d.recipes import BLOB, CUT, FAMILIES, OFFSET, SCRATCH, SHIFT, WARP, Recipe
 from das3d.settings import SynthesisSettings
@@ -79,7 +79,7 @@ def apply_recipes(
         ValueError: where shapes or numbers of things do not fit together.
     """
     _check_shapes(rgb, depth, foreground, recipes, textures)
-    if rgb.device.type == "cpu" and has_numba():
+    if takes_compiled(rgb):
         from das3d import compiled_synthesis
 
         return compiled_synthesis.apply_recipes(rgb, depth, foreground, recipes, settings, textures)

@@ -14,6 +14,7 @@ from das3d.errors import ModelError, one_line
 
 # The first byte of an ONNX file (the field ir_version) and of an IR (XML).
 BEGINS = {".onnx": b"\x08", ".xml": b"<"}
+BIN_HASH = "bin_sha256"  # where an IR's "export" keeps the hash of its weights
 
 
 class OpenVinoEngine(ExportedEngine):
@@ -58,17 +59,22 @@ class OpenVinoEngine(ExportedEngine):
 
     def _expect_its_own_weights(self, file: Path) -> None:
         # Of two files one may be copied alone, or cut short, and those of two exports of one recipe fit each other.
-        weights, told = file.with_suffix(".bin"), self.about["export"].get("bin_sha256")  # files of before have none
-        if file.suffix == ".xml" and told is not None and told != hashlib.sha256(weights.read_bytes()).hexdigest():
+        told = self.about["export"].get(BIN_HASH)  # files of before have none
+        if file.suffix == ".xml" and told is not None and told != bin_hash(file):
             raise ModelError(
-                f"{weights}: expected the weights that were exported with {file.name}, found others, as where one of both "
-                "is copied alone or cut short; copy both again"
+                f"{file.with_suffix('.bin')}: expected the weights that were exported with {file.name}, found others, as "
+                "where one of both is copied alone or cut short; copy both again"
             )
 
     def _compute(self, members: Members) -> EngineOutput:
         with self._lock:
             found = self._compiled(members)
         return named({name: found[name] for name in self._outputs})
+
+
+def bin_hash(xml: Path) -> str:
+    """SHA-256 of the file with an IR's weights."""
+    return hashlib.sha256(xml.with_suffix(".bin").read_bytes()).hexdigest()
 
 
 def _about_in(model: Any) -> str | None:
