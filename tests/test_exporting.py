@@ -25,6 +25,7 @@ from das3d import exporting
 from das3d.agreement import Agreement, agreement, find_parts, made_up_parts, prepare_some
 from das3d.demo import CATEGORY
 from das3d.detector import FORMAT, MODEL_FILE, Detector, load
+from das3d.engines import seal_of
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.exporting import export
@@ -147,6 +148,25 @@ def test_the_hash_is_that_of_the_weights(tiny_onnx: Path, tiny_run: Runs, traine
     assert trained.engine.weights == digest.hexdigest()
     for engine in ENGINES:
         assert load(tiny_onnx, "cpu", engine).engine.weights == digest.hexdigest()
+
+
+@pytest.mark.parametrize("harm", ["zeros", "cut short", "written again"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_damaged_file_is_told(harm: str, engine: str, tiny_onnx: Path, tmp_path: Path) -> None:
+    content = bytearray(tiny_onnx.read_bytes())
+    if harm == "zeros":  # in the weights, which leaves a graph that loads
+        weights = onnx.numpy_helper.to_array(max(onnx.load(tiny_onnx).graph.initializer, key=lambda one: len(one.raw_data)))
+        begin = content.index(weights.tobytes())
+        content[begin : begin + weights.nbytes // 2] = bytes(weights.nbytes // 2)
+    elif harm == "cut short":
+        del content[-len(seal_of(b"")) :]
+    else:
+        content = bytearray(onnx.load(tiny_onnx).SerializeToString() + b"\x72\x00")
+    file = tmp_path / "damaged.onnx"
+    file.write_bytes(content)
+    onnx.checker.check_model(onnx.load(file))
+    with pytest.raises(ModelError, match=r"damaged\.onnx: expected the file as it was exported, found other content"):
+        load(file, "cpu", engine)
 
 
 @pytest.mark.usefixtures("quick")
@@ -342,9 +362,12 @@ def test_files_of_something_else_are_refused(
         del model.metadata_props[:]
     if kind == "newer":
         model.metadata_props[0].value = json.dumps({**about(tiny_onnx), "format": FORMAT + 1})
+        del model.metadata_props[1:]
+    newer = model.SerializeToString()
     contents = {"empty": b"", "text": b"hello\n", "half": content[: len(content) // 2]}
+    contents["newer"] = newer + seal_of(newer)
     contents["picture"] = b"\x89PNG\r\n\x1a\n" + bytes(64)
-    file.write_bytes(contents.get(kind, model.SerializeToString()))
+    file.write_bytes(contents.get(kind, newer))
     with pytest.raises(ModelError) as caught:
         load(file, "cpu", engine)
     text = str(caught.value)

@@ -24,7 +24,7 @@ from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_p
 from das3d.atomic import write_atomically, write_pair
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
-from das3d.engines import EXPORTED, OUTPUTS, batch_of, in_batches, installed
+from das3d.engines import EXPORTED, OUTPUTS, SEALED, batch_of, in_batches, installed, seal_of
 from das3d.engines.torch_engine import TorchEngine
 from das3d.errors import DataError, ModelError, SettingsError
 from das3d.parts import GOOD
@@ -120,7 +120,7 @@ def export(
         scans = made_up_parts(detector.settings.preparation.size, PARTS)
         checked_on = f"made up, as no parts of the training data {source} can be used".replace("  ", " ")
 
-    about = detector.about() | {"export": _facts(detector, precision, licence)}
+    about = detector.about() | {"export": _facts(detector, precision, licence) | {SEALED: to == "onnx"}}
     with tempfile.TemporaryDirectory(prefix="das3d_export_") as folder:
         graph = Path(folder) / "graph.onnx"
         _write_graph(detector, graph)
@@ -263,7 +263,8 @@ def _write_model(graph: Path, about: dict[str, Any], file: Path) -> None:
     if file.suffix == ".onnx":
         model = onnx.load(graph)
         onnx.helper.set_model_props(model, {"das3d": text})
-        onnx.save(model, file)
+        content = model.SerializeToString()
+        file.write_bytes(content + seal_of(content))
         return
     import openvino
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -26,6 +27,7 @@ Members = dict[str, NDArray[Any]]  # what the networks see of a batch: those arg
 # The outputs of an exported graph in the order of EngineOutput; a repaired image is missing where its modality is not used.
 OUTPUTS = ("map", "score", "repaired_rgb", "repaired_depth")
 EXPORTED = (".onnx", ".xml")
+SEAL, SEALED = "das3d_sha256", "sealed"  # the entry that ends an ONNX file of ours, and where "export" says that it has one
 BATCH = 8  # parts that are computed at a time, where there are many
 
 T = TypeVar("T")
@@ -145,6 +147,11 @@ class ExportedEngine(Engine):
         if not {"map", "score"} <= outputs or not inputs <= {"rgb", "depth"}:
             found = f"{', '.join(sorted(inputs))} and {', '.join(sorted(outputs))}"
             raise ModelError(f"{file}: expected inputs rgb, depth and outputs map, score, found {found}")
+        if self.about["export"].get(SEALED) and not is_sealed(file.read_bytes()):  # files of before are not
+            raise ModelError(
+                f"{file}: expected the file as it was exported, found other content, as where it was cut short, damaged or "
+                "written again by another program; copy or export it again"
+            )
         self._outputs = outputs
 
     @property
@@ -158,6 +165,25 @@ class ExportedEngine(Engine):
 
     @abstractmethod
     def _compute(self, members: Members) -> EngineOutput: ...
+
+
+def seal_of(content: bytes) -> bytes:
+    """What makes an ONNX file tell its own damage: one more entry of its metadata, with the SHA-256 of all before it.
+
+    A file whose weights are zeros in part is a valid one, and may call every part good. An entry of `metadata_props`, the
+    field 14 of ONNX's ModelProto, may stand anywhere in the file, so also at its end.
+    """
+    entry = b"".join(
+        bytes([field, len(text)]) + text
+        for field, text in ((0x0A, SEAL.encode()), (0x12, hashlib.sha256(content).hexdigest().encode()))  # key, value
+    )
+    return bytes([0x72, len(entry)]) + entry
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether an ONNX file ends by `seal_of` all before its end."""
+    end = len(content) - len(seal_of(b""))
+    return end > 0 and content[end:] == seal_of(content[:end])
 
 
 def open_exported(file: Path, device: str = "auto", engine: str = "auto") -> ExportedEngine:
