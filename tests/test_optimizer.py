@@ -12,8 +12,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from das3d.optimizer import Muon, make_optimizer, orthogonal
+from das3d.optimizer import Muon, as_matrix, is_wide, make_optimizer, polar_factors
 from das3d.settings import TrainingSettings
+
+
+def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
+    factors = zip(matrices, polar_factors(matrices), strict=True)
+    return [factor @ matrix if is_wide(matrix) else matrix @ factor for matrix, factor in factors]
 
 
 def small_network() -> nn.Sequential:
@@ -61,6 +66,24 @@ def test_steps_are_those_of_the_published_rounds_even_where_most_directions_are_
         square = x @ x.T
         x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
     torch.testing.assert_close(orthogonal([matrix])[0].double(), x, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_filters_are_seen_as_matrices_without_a_copy(memory: torch.memory_format) -> None:
+    bank = torch.randn(4, 5, 3, 2, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=memory)
+    matrix = as_matrix(bank, bank)
+    assert matrix.shape == (4, 30) and matrix.data_ptr() == bank.data_ptr()
+    assert sorted(matrix[1].tolist()) == sorted(bank[1].flatten().tolist())
+    assert torch.equal(as_matrix(bank.contiguous(), bank), matrix), "the same columns whatever the order of its own memory"
+    matrix.zero_()
+    assert not bank.any()
+
+
+def test_the_order_in_memory_does_not_change_a_step() -> None:
+    plain, other = small_network(), small_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for network in (plain, other):
+        train(network, make_optimizer(network, TrainingSettings(optimizer="muon", learning_rate=0.01)), 3)
+    torch.testing.assert_close(plain[0].weight, other[0].weight, atol=1e-5, rtol=1e-4)
 
 
 def test_matrices_of_many_sizes_do_not_change_each_other() -> None:

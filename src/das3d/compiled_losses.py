@@ -1,4 +1,4 @@
-"""The loss 1 - SSIM and its gradient, compiled by Numba: how CPUs compute it.
+"""The loss of repaired RGB and its gradient, compiled by Numba: how CPUs compute it.
 
 PyTorch's convolutions take twelve times as long for its narrow windows. What the names mean is told in `losses`, where the
 same stands as operations on tensors; tests compare the two. Images are (H, W).
@@ -19,25 +19,25 @@ REACH = WINDOW // 2
 assert REACH == 5, "`blur` names its eleven pixels one by one"
 
 
-def ssim_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM of images (B, C, H, W) float32 on a CPU, and the gradient of its sum by `x`."""
+def rgb_loss_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of images (B, C, H, W) float32 on a CPU, and its gradient by `x`."""
     gradient = torch.empty(x.shape)
     planes_x, planes_y, planes_gradient = (
         images.detach().contiguous().numpy().reshape(-1, *x.shape[2:]) for images in (x, y, gradient)
     )
     weights = tuple(gaussian().numpy()[REACH:])
-    sums = np.empty(len(planes_x))
+    share, sums = np.float32(1 / x.numel()), np.empty(len(planes_x))
 
     def work(i: int) -> None:
-        sums[i] = similarity(planes_x[i], planes_y[i], planes_gradient[i], weights, np.float32(C1), np.float32(C2))
+        sums[i] = losses_of(planes_x[i], planes_y[i], planes_gradient[i], weights, share, np.float32(C1), np.float32(C2))
 
     side_by_side(work, len(sums))
-    return torch.tensor(sums.sum() / x.numel(), dtype=torch.float32), gradient
+    return torch.tensor(1 + sums.sum() / x.numel(), dtype=torch.float32), gradient
 
 
 @compiled
-def similarity(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], c1: Any, c2: Any) -> float:
-    """Sum of the SSIM map of two images; writes its gradient by the first."""
+def losses_of(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], share: Any, c1: Any, c2: Any) -> float:
+    """Sum of squared errors less that of the SSIM map of two images; writes its gradient by the first, times `share`."""
     height, width = x.shape
     # What is blurred has zeros beyond its ends.
     maps = np.zeros((4, height, width + 2 * REACH), np.float32)
@@ -65,7 +65,7 @@ def similarity(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], 
             structure_below = mean_squares[j] - squares_of_means + c2
             whole = one / (brightness_below * structure_below)
             similar = brightness_above * structure_above * whole
-            sums[j] += similar
+            sums[j] -= similar
             by_square[j] = -similar * brightness_below * whole
             by_product[j] = two * brightness_above * whole
             by_mean[j] = (
@@ -77,7 +77,9 @@ def similarity(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], 
     for i in range(height):
         mean, square, product, of_x, of_y, to = blurred[0, i], blurred[1, i], blurred[2, i], x[i], y[i], gradient[i]
         for j in range(width):
-            to[j] = mean[j] + two * of_x[j] * square[j] + of_y[j] * product[j]
+            apart = of_x[j] - of_y[j]
+            sums[j] += apart * apart
+            to[j] = share * (two * apart - (mean[j] + two * of_x[j] * square[j] + of_y[j] * product[j]))
     return sums.sum()
 
 

@@ -19,12 +19,6 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return _Similarity(x.float(), y.float()).map
 
 
-def ssim_loss(x: Tensor, y: Tensor) -> Tensor:
-    """1 - SSIM as a mean over pixels and channels, of images (B, C, S, S) in (0, 1); only `x` takes a gradient."""
-    loss: Tensor = _SsimLoss.apply(x.float(), y.float())  # type: ignore[no-untyped-call]
-    return loss
-
-
 class _Similarity:
     """The similarity of two images, as two fractions above and below their lines, and what its gradient is made of."""
 
@@ -51,30 +45,6 @@ class _Similarity:
         return mean + 2 * self.x * square + self.y * product
 
 
-def ssim_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM of float32 images (B, C, S, S), and the gradient of its sum by `x`."""
-    if takes_compiled(x):
-        from das3d import compiled_losses
-
-        return compiled_losses.ssim_and_gradient(x, y)
-    similarity = _Similarity(x, y)
-    return similarity.map.mean(), similarity.gradient()
-
-
-class _SsimLoss(torch.autograd.Function):
-    # Left to autograd, the loss keeps two dozen full-size images a pair and reads them again: on a CPU, 4 % of a step.
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        mean, gradient = ssim_and_gradient(x, y)
-        ctx.save_for_backward(gradient)
-        return 1 - mean
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * (-upstream[0] / gradient.numel()), None
-
-
 def gaussian(device: torch.device | str = "cpu") -> Tensor:
     """SSIM's window along one axis, (WINDOW,); its sum is 1."""
     offsets = torch.arange(WINDOW, device=device, dtype=torch.float32) - WINDOW // 2
@@ -98,9 +68,37 @@ def depth_loss(repaired: Tensor, depth: Tensor) -> Tensor:
 
 
 def rgb_loss(repaired: Tensor, rgb: Tensor) -> Tensor:
-    """L_recI of eq. (10): squared error and 1 - SSIM, both as means over pixels and channels."""
-    repaired = repaired.float()
-    return F.mse_loss(repaired, rgb) + ssim_loss(repaired, rgb)
+    """L_recI of eq. (10): squared error and 1 - SSIM, both as means over pixels and channels of images (B, C, S, S).
+
+    Only the repaired images, in (0, 1), take a gradient.
+    """
+    loss: Tensor = _RgbLoss.apply(repaired.float(), rgb.float())  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _RgbLoss(torch.autograd.Function):
+    # Left to autograd, the loss keeps two dozen full-size images a pair and reads them again: on a CPU, 4 % of a step.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        loss, gradient = rgb_loss_and_gradient(x, y)
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None
+
+
+def rgb_loss_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`rgb_loss` of float32 images (B, C, S, S), and its gradient by `x`."""
+    if takes_compiled(x):
+        from das3d import compiled_losses
+
+        return compiled_losses.rgb_loss_and_gradient(x, y)
+    similarity, apart = _Similarity(x, y), x - y
+    loss = apart.square().mean() + 1 - similarity.map.mean()
+    return loss, (2 * apart - similarity.gradient()) / x.numel()
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:

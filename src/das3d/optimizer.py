@@ -61,37 +61,50 @@ class Muon(torch.optim.AdamW):
                 self.state[bank]["step"] += 1
             momenta, gradients = [self.state[bank]["momentum"] for bank in banks], [bank.grad for bank in banks]
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
-            steps = orthogonal([one.reshape(len(one), -1) for one in ahead])  # (C out, C in h w)
-            steps = [
-                (step * (0.2 * max(step.shape) ** 0.5)).reshape(bank.shape) for bank, step in zip(banks, steps, strict=True)
-            ]
-            torch._foreach_mul_(steps, group["lr"])
+            ahead = torch._foreach_lerp(momenta, gradients, 1 - MOMENTUM)  # Nesterov's
             torch._foreach_mul_(banks, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_sub_(banks, steps)
+            steps = [as_matrix(one, bank) for one, bank in zip(ahead, banks, strict=True)]
+            for bank, step, factor in zip(banks, steps, polar_factors(steps), strict=True):
+                factor = factor * (0.2 * max(step.shape) ** 0.5 * group["lr"])
+                as_matrix(bank, bank).addmm_(*((factor, step) if is_wide(step) else (step, factor)), alpha=-1)
             for bank in banks:
                 bank.grad = None  # AdamW leaves alone what has no gradient
         super().step()
         return loss
 
 
-def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """About the orthogonal matrix nearest to each (rows, columns) matrix: same singular vectors, singular values near 1.
+def as_matrix(values: Tensor, bank: Tensor) -> Tensor:
+    """Values of a filter bank (C out, C in, h, w) as a matrix with one row an output channel.
 
-    Each round of the quintic is a polynomial in x x^T times x, so all but the last product is done on that small square
-    matrix, in a third of the time, and at once for all that have one of the same size. It takes float32: eigenvalues that
-    bfloat16 makes negative grow twelvefold a round.
+    Its columns come in the order in which the bank lies in memory, so that of the bank itself it is a view.
     """
-    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
-    norms = torch._foreach_add(torch._foreach_norm(wide), 1e-7)
-    wide = [matrix / norm for matrix, norm in zip(wide, norms, strict=True)]
+    if bank.is_contiguous(memory_format=torch.channels_last):
+        values, bank = values.permute(0, 2, 3, 1), bank.permute(0, 2, 3, 1)
+    assert bank.is_contiguous(), "or a copy would be changed instead of the bank"
+    return values.reshape(len(values), -1)
+
+
+def is_wide(matrix: Tensor) -> bool:
+    return matrix.shape[0] <= matrix.shape[1]
+
+
+def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """What makes each (rows, columns) matrix about orthogonal: same singular vectors, singular values near 1.
+
+    A wide matrix is to be multiplied by it from the left, a tall one from the right. Each round of the quintic is a
+    polynomial in x x^T times x, so all of them are done on that small square matrix, in a third of the time, and at once
+    for all that have one of the same size. It takes float32: eigenvalues that bfloat16 makes negative grow twelvefold a
+    round.
+    """
     result = list(matrices)
-    for rows in {len(matrix) for matrix in wide}:
-        same = [i for i, matrix in enumerate(wide) if len(matrix) == rows]
-        products = _quintic(torch.stack([wide[i] @ wide[i].T for i in same]))
-        for i, product in zip(same, products, strict=True):
-            x = product @ wide[i]
-            result[i] = x if x.shape == matrices[i].shape else x.T
+    sides = [min(matrix.shape) for matrix in matrices]
+    for side in set(sides):
+        same = [i for i, own in enumerate(sides) if own == side]
+        wide = [matrices[i] if is_wide(matrices[i]) else matrices[i].T for i in same]
+        squares = torch.stack([x @ x.T for x in wide])
+        scales = 1 / (squares.diagonal(dim1=1, dim2=2).sum(dim=1).sqrt() + 1e-7)[:, None, None]  # 1 / Frobenius norms
+        for i, product in zip(same, _quintic(squares * scales**2) * scales, strict=True):
+            result[i] = product
     return result
 
 
