@@ -259,12 +259,13 @@ def network_gpu() -> list[Row]:
     return rows
 
 
-def multiply_adds(network: DAS3DNet, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
+@contextmanager
+def operations_counted() -> Iterator[Callable[[], int]]:
+    """How many additions and multiplications networks take in this block, by what is yielded."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*batch)
-    return counter.get_total_flops() / 2
+    with FlopCounterMode(display=False) as counter:
+        yield counter.get_total_flops
 
 
 def peak_share() -> list[Row]:
@@ -277,7 +278,9 @@ def peak_share() -> list[Row]:
         inputs = batch_of(prepared_of(settings, count), rgb=True, depth=True)
         batch = torch.from_numpy(inputs["rgb"]).to(device).float() / 255, torch.from_numpy(inputs["depth"]).to(device)
         batch = tuple(images.contiguous(memory_format=torch.channels_last) for images in batch)  # type: ignore[assignment]
-        operations = 2 * multiply_adds(network, batch)
+        with operations_counted() as counted, torch.no_grad():
+            network(*batch)
+        operations = counted()
         side = 8192 if device == "cuda" else 2048
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None
         kinds = (torch.bfloat16, torch.float32)
@@ -408,7 +411,21 @@ def training() -> list[Row]:
     ours, first = (statistics.median(values) for values in paces.values())
     spread = {name: f"{statistics.median(v):.1f} ({min(v):.1f} to {max(v):.1f})" for name, v in paces.items()}
     return [Row(stage, against, goal, f"{ours / first:.2f}x", ours >= 5 * first, f"{spread['ours']} samples a second",
-                f"{spread['first']} samples a second"), *step_profile()]  # fmt: skip
+                f"{spread['first']} samples a second"), bound_of_training(first), *step_profile()]  # fmt: skip
+
+
+def bound_of_training(first: float) -> Row:
+    """What the networks' multiply-adds leave possible: were there nothing else, and at the rate of a matrix product."""
+    settings, side = make_settings("fast"), 2048
+    matrix = torch.randn(side, side).to(torch.bfloat16)
+    seconds = timed(lambda: matrix @ matrix, 5, warm=2).median
+    size = settings.preparation.size
+    with operations_counted() as counted:
+        output = untrained(settings).network(torch.rand(1, 3, size, size), torch.rand(1, 1, size, size))
+        sum(member.mean() for member in output).backward()
+    bound = 2 * side**3 / seconds / counted()
+    stage = "  its networks' multiply-adds alone, as fast as a bf16 matrix product"
+    return Row(stage, "", "", f"{bound / first:.2f}x", None, f"{bound:.0f} samples a second")
 
 
 def step_profile(steps: int = 12, warm: int = 2) -> list[Row]:
