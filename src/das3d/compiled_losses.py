@@ -29,14 +29,14 @@ def rgb_loss_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     share, sums = np.float32(1 / x.numel()), np.empty(len(planes_x))
 
     def work(i: int) -> None:
-        sums[i] = losses_of(planes_x[i], planes_y[i], planes_gradient[i], weights, share, np.float32(C1), np.float32(C2))
+        sums[i] = loss_of_plane(planes_x[i], planes_y[i], planes_gradient[i], weights, share, np.float32(C1), np.float32(C2))
 
     side_by_side(work, len(sums))
     return torch.tensor(1 + sums.sum() / x.numel(), dtype=torch.float32), gradient
 
 
 @compiled
-def losses_of(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], share: Any, c1: Any, c2: Any) -> float:
+def loss_of_plane(x: Array, y: Array, gradient: Array, weights: tuple[float, ...], share: Any, c1: Any, c2: Any) -> float:
     """Sum of squared errors less that of the SSIM map of two images; writes its gradient by the first, times `share`."""
     height, width = x.shape
     # What is blurred has zeros beyond its ends.
