@@ -366,6 +366,16 @@ def test_exports_of_before_are_pointed_at(tiny_run: Runs, new_parts: Path, tmp_p
     assert (run / "model.onnx").read_bytes() == b"exported"
 
 
+def test_exports_are_pointed_at_whatever_the_model_is_called(tiny_run: Runs, tmp_path: Path) -> None:
+    model = Path(shutil.copy(tiny_run() / "model.safetensors", tmp_path / "cover[1].safetensors"))
+    for name in ("cover[1].onnx", "cover[1]_int8.xml", "cover1.onnx"):
+        (tmp_path / name).write_bytes(b"exported")
+    result = das3d("calibrate", model, "--max-false-alarm", "50%")
+    assert result.exit_code == 0
+    warned = [line for line in result.stderr.splitlines() if "exported before" in line]
+    assert [name in line for name, line in zip(("cover[1].onnx", "cover[1]_int8.xml"), warned, strict=True)] == [True, True]
+
+
 def test_defective_parts_are_refused(detector: Detector, tiny_data: Path) -> None:
     folder = tiny_data / CATEGORY / "test" / "dent"
     with pytest.raises(

@@ -556,7 +556,8 @@ def calibrate(
     print(f"written to {target}; the weights are the same")
     if before is not None:
         print(f"the model of before is kept as {before}; to go back, rename it to {target.name}")
-    for exported in sorted(file for file in target.parent.glob(f"{target.stem}*") if file.suffix in EXPORTED):
+    beside = (file for file in target.parent.iterdir() if file.name.startswith(target.stem))  # names may hold [ or *
+    for exported in sorted(file for file in beside if file.suffix in EXPORTED):
         warn(f"{exported}: exported before, so with the threshold of before; das3d export writes it anew")
 
 
