@@ -1,15 +1,84 @@
-"""What the words of the command line mean: durations, shares, lists, units. Errors name the option."""
+"""What arguments mean: those of Python functions, and the words of the command line. Errors name the argument or option.
+
+Public functions check what they are given by the first few functions here, once, and what lies behind them trusts it.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from das3d.choices import Modality
-from das3d.errors import DataError, SettingsError, one_line
+from das3d.errors import Das3dError, DataError, SettingsError, one_line
+
+Kind = TypeVar("Kind")
+KINDS: dict[type, str] = {str: "text"}  # what people call kinds of things whose class has another name
+
+# ------------------------------------------------------------------------------------------- of Python functions
+
+
+def path_of(given: Any, name: str, error: type[Das3dError] = DataError) -> Path:
+    """The path that is given as one, or as text. Raises `error` where it is neither."""
+    if not isinstance(given, str | os.PathLike):
+        raise error(f"{name}: expected a path, found {shown(given)}")
+    return Path(given)
+
+
+def list_of(kind: type[Kind], given: Any, name: str, error: type[Das3dError] = SettingsError) -> list[Kind]:
+    """What a sequence of things of one kind holds.
+
+    Raises `error` where something else is given. A single text is no sequence: it would be taken letter by letter.
+    """
+    what = KINDS.get(kind, kind.__name__)
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise error(f"{name}: expected a sequence of {what}, such as a list, found {shown(given)}")
+    things = list(given)
+    for thing in things:
+        if not isinstance(thing, kind):
+            raise error(f"{name}: expected a sequence of {what}, found {shown(thing)} in it")
+    return things
+
+
+def expect_kind(kind: type, given: Any, name: str, error: type[Das3dError] = SettingsError, *, giver: str = "") -> None:
+    """Raises `error` where something of another kind is given; `giver` names what gives one."""
+    if not isinstance(given, kind):
+        source = f", as {giver} gives" if giver else ""
+        raise error(f"{name}: expected {KINDS.get(kind, kind.__name__)}{source}, found {shown(given)}")
+
+
+def expect_one_of(words: Sequence[str], given: Any, name: str, error: type[Das3dError] = SettingsError) -> None:
+    """Raises `error` where none of these words is given."""
+    if given not in words:
+        raise error(f"{name}: expected one of {', '.join(words)}, found {shown(given)}")
+
+
+def is_number(given: Any) -> bool:
+    """Whether this is a number; NaN and infinity are."""
+    try:
+        math.isnan(given)
+    except (TypeError, ValueError, OverflowError):  # text, arrays, whole numbers beyond any use
+        return False
+    return True
+
+
+def is_whole(given: Any, least: int) -> bool:
+    """Whether this is a whole number, and no less than that."""
+    return isinstance(given, Integral) and int(given) >= least
+
+
+def shown(given: Any) -> str:
+    """A wrong argument for a message: plain values as they are, of others their kind."""
+    plain = given is None or isinstance(given, str | bytes | int | float)
+    return one_line(repr(given)) if plain else type(given).__name__
+
+
+# ------------------------------------------------------------------------------------------- of the command line
 
 
 def parse_duration(text: str, option: str = "--budget", example: str = "90s, 20m or 1h") -> float:

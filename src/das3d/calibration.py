@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from das3d.arguments import expect_kind, list_of, path_of
 from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
 from das3d.console import counted, progress, say, warn
@@ -109,6 +110,12 @@ def calibrate(
         SettingsError: a change is not of the score, or its value cannot work; `max_false_alarm` is no share; or `parts`
             come without `data`.
     """
+    expect_kind(Detector, detector, "detector", ModelError, giver="load")
+    data = None if data is None else path_of(data, "data")
+    changes = list_of(str, changes, "changes")
+    if category is not None:
+        expect_kind(str, category, "category", DataError)
+    parts = None if parts is None else list_of(Part, parts, "parts", DataError)
     if max_false_alarm is not None:
         expect_rate(max_false_alarm)  # before minutes of work
     if parts is not None and data is None:
@@ -130,7 +137,7 @@ def calibrate(
 
 def _calibrated_anew(
     detector: Detector,
-    data: Path | str | None,
+    data: Path | None,
     max_false_alarm: float | None,
     merge: bool,
     category: str | None,
@@ -146,9 +153,9 @@ def _calibrated_anew(
         threshold = threshold_from(known.good_scores, rate, known.synthetic_scores, known.good_parts)
         return replace(detector, threshold=threshold)
     if found is None:
-        parts = _good_parts(detector, Path(data), category, merge, reading)
+        parts = _good_parts(detector, data, category, merge, reading)
     else:
-        parts = _unseen(detector, Path(data), found, found, merge)
+        parts = _unseen(detector, data, found, found, merge)
     fresh = _measured(detector, parts, rate)
     if not merge:
         return fresh

@@ -13,8 +13,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from das3d._listing import files_in, folders_in
+from das3d.arguments import expect_kind, expect_one_of, path_of
 from das3d.console import counted, warn
 from das3d.errors import DataError
 from das3d.files import HOW_TO_DECLARE, METRES, DepthFormat, depth_size, mask_size, rgb_size
@@ -111,8 +113,12 @@ def find_dataset(
     Raises:
         DataError: anything is wrong; every problem has its line, and those of one kind are cut short after ten.
     """
-    folder, layout = _choose(Path(root), category)
+    root = path_of(root, "root")
+    if category is not None:
+        expect_kind(str, category, "category", DataError)
+    expect_one_of(get_args(Split), needs, "needs", DataError)
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format, hold_out=hold_out)
+    folder, layout = _choose(root, category)
     parts = layout.parts(folder, search)
     _check_names(parts, search)
     _check_labels(parts, search)
@@ -153,7 +159,7 @@ def find_folder(
     closer: one that lacks a member or cannot be read shows when it is used, and does not hold up the others. Without
     `truth` the parts have no ground truth, and what is wrong with it is a warning.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
     search = Search(rgb=rgb, depth=depth, light=light, depth_format=depth_format, hold_out=hold_out)
     _expect_folder(folder)
     plain = files_in(folder) or any(child.name.lower() in ROLES for child in folders_in(folder))
@@ -182,7 +188,7 @@ def find_categories(root: Path | str) -> list[str]:
     Raises:
         DataError: there is no such folder.
     """
-    root = Path(root)
+    root = path_of(root, "root")
     _expect_folder(root)
     if _layout_of(root):
         return [name_of(root)]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
+from das3d.arguments import expect_kind, path_of
 from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
@@ -127,6 +128,8 @@ class Detector:
         Returns:
             Arguments of `find_dataset` and `find_folder`.
         """
+        if depth_format is not None:
+            expect_kind(DepthFormat, depth_format, "depth_format", DataError, giver="DepthFormat.from_unit")
         return {
             "rgb": self.statistics.has_rgb,
             "depth": self.statistics.has_depth,
@@ -235,7 +238,7 @@ class Detector:
 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         about = self.about() | {HASH: weights_hash(weights)}
-        write_atomically(Path(path), save(weights, metadata={"das3d": json.dumps(about)}))
+        write_atomically(path_of(path, "path", ModelError), save(weights, metadata={"das3d": json.dumps(about)}))
 
     def about(self) -> dict[str, Any]:
         """All but the weights, as plain values; every model file carries it."""
@@ -282,7 +285,8 @@ def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detect
         ModelError: there is no model there, or not one that this version, engine and device can compute.
         MissingPackageError: the library that computes this kind of model is not installed.
     """
-    path = Path(path)
+    path = path_of(path, "path", ModelError)
+    device = str(device)  # PyTorch's own devices are taken, too
     file = model_file(path)
     if not file.is_file():
         hint = "; it has no finished training" if path.is_dir() else ""

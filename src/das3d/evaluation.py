@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
+from das3d.arguments import expect_kind, path_of
 from das3d.atomic import write_atomically
 from das3d.console import counted, progress, say, warn
 from das3d.datasets import Dataset, expect_outside, find_dataset, folder_of
 from das3d.detector import Detector
-from das3d.errors import DataError
+from das3d.errors import DataError, ModelError
 from das3d.files import DepthFormat, read_mask
 from das3d.layouts import splits_in
 from das3d.metrics import evaluate_maps
@@ -63,9 +64,10 @@ def evaluate(
         DataError: there are no test parts, or none of the good or of the defective ones can be judged; all that cannot are
             named. Or `out` lies in the data.
     """
-    out = Path(out)
+    expect_kind(Detector, detector, "detector", ModelError, giver="load")
+    data, out = path_of(data, "data"), path_of(out, "out")
     settings = detector.settings
-    data = Path(data) if category else folder_of(Path(data), detector.training.get("category"))
+    data = data if category else folder_of(data, detector.training.get("category"))
     reading = detector.reading(light=light, depth_format=depth_format)
     dataset = find_dataset(data, category, needs="test", headers=False, **reading)
     expect_outside(out, dataset.root)

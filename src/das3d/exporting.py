@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
+from das3d.arguments import expect_kind, expect_one_of, is_number, path_of, shown
 from das3d.atomic import write_atomically, write_pair
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
@@ -94,14 +95,19 @@ def export(
     Raises:
         ModelError: there is no trained model, or the exported one differs from it; then nothing is written.
         DataError: there is something wrong with `data`, or no part in it to check or no good one to calibrate by.
-        SettingsError: `out` does not end as files of `to` do, or `max_changed` is no share.
+        SettingsError: `to` or `precision` is unknown, `out` does not end as files of `to` do, or `max_changed` is no share.
         MissingPackageError: a package that it takes is not installed.
     """
-    run = Path(run)
+    run = path_of(run, "run", ModelError)
+    out = None if out is None else path_of(out, "out", SettingsError)
+    data = None if data is None else path_of(data, "data")
+    expect_one_of(get_args(Target), to, "to")
+    expect_one_of(get_args(Precision), precision, "precision")
+    expect_kind(str, licence, "licence")
     if run.suffix in EXPORTED:
         raise ModelError(f"{run}: expected a model as it was trained, found an exported one")
-    if not 0 <= max_changed <= 1:
-        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {max_changed:g}")
+    if not (is_number(max_changed) and 0 <= max_changed <= 1):
+        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {shown(max_changed)}")
     detector = load(run, "cpu", "torch")
     file = _out_file(run, to, precision, out)
     parts, source = find_parts(detector, data)
@@ -149,13 +155,13 @@ def export(
     return Export(file, len(scans), checked_on, trained.ms, engines)
 
 
-def _out_file(run: Path, to: Target, precision: Precision, out: Path | str | None) -> Path:
+def _out_file(run: Path, to: Target, precision: Precision, out: Path | None) -> Path:
     if out is None:
         trained = run / "model" if run.is_dir() else run.with_suffix("")
         return trained.with_name(trained.name + ("" if precision == "fp32" else f"_{precision}") + SUFFIX[to])
-    if Path(out).suffix != SUFFIX[to]:
+    if out.suffix != SUFFIX[to]:
         raise SettingsError(f"{out}: expected a file name that ends in {SUFFIX[to]}, as --to {to} writes")
-    return Path(out)
+    return out
 
 
 def _files(model: Path) -> list[Path]:

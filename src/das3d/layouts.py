@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TypedDict
 
 from das3d._listing import files_in, folders_in, is_stray, natural_order, read_yaml
+from das3d.arguments import expect_kind, is_number, is_whole, shown
 from das3d.errors import DataError, one_line
 from das3d.files import DEPTH_SUFFIXES, MASK_SUFFIXES, METRES, RGB_SUFFIXES, DepthFormat
 from das3d.parts import GOOD, HOLD_OUT, UNKNOWN, Part, Split, split_good
@@ -58,6 +59,14 @@ class Search:
     hold_out: float = HOLD_OUT
     problems: dict[str, list[str]] = field(default_factory=dict)
     doubled: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.light is not None and not is_whole(self.light, 0):
+            raise DataError(f"light: expected the number of an image, such as {DEFAULT_LIGHT}, found {shown(self.light)}")
+        if self.depth_format is not None:
+            expect_kind(DepthFormat, self.depth_format, "depth_format", DataError, giver="DepthFormat.from_unit")
+        if not (is_number(self.hold_out) and 0 <= self.hold_out < 1):
+            raise DataError(f"hold_out: expected a share from 0 up and below 1, found {shown(self.hold_out)}")
 
     def report(self, kind: str, line: str) -> None:
         self.problems.setdefault(kind, []).append(line)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from das3d import pictures
+from das3d.arguments import path_of
 from das3d.batches import GoodParts
 from das3d.errors import DataError
 from das3d.files import DepthFormat
@@ -206,6 +207,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         Raises:
             DataError: something is wrong with the data; every problem is named. Or no part is to be used.
         """
+        data = path_of(data, "data")
         if most_parts is not None and most_parts < 1:
             raise DataError(f"most_parts: expected a number from 1 up, or None for all, found {most_parts}")
         settings = settings or make_settings()

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lightning.fabric import Fabric
 
 import das3d
 from das3d import training
+from das3d.arguments import expect_kind, is_number, is_whole, list_of, path_of
 from das3d.atomic import write_atomically
 from das3d.batches import GoodParts
 from das3d.cache import cache_folder
@@ -85,12 +85,13 @@ def train(
         MissingPackageError: the package of a tracker is not installed.
     """
     end_with_parent()
+    track = list_of(str, track, "track")
     check_trackers(track)
     _check_given(settings, budget, processes)
-    out = Path(out)
+    data, out = path_of(data, "data"), path_of(out, "out", ModelError)
     _check_out(out, resume)
     settings = _settings_for(out, settings, resume)
-    target = choose_device(device)
+    target = choose_device(str(device))
     processes, nodes = _processes(processes)
     _check_shares(settings, target, processes * nodes)
     dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
@@ -295,11 +296,11 @@ def _alone_in(out: Path, resume: bool) -> Iterator[None]:
 
 def _check_given(settings: Any, budget: Any, processes: Any) -> None:
     # What would otherwise be found out when all parts are prepared, or not at all.
-    if settings is not None and not isinstance(settings, Settings):
-        raise SettingsError(f"settings: expected Settings, as make_settings gives, found {type(settings).__name__}")
-    if budget is not None and not (isinstance(budget, Real) and 0 < float(budget) < math.inf):
+    if settings is not None:
+        expect_kind(Settings, settings, "settings", giver="make_settings")
+    if budget is not None and not (is_number(budget) and 0 < budget < math.inf):
         raise SettingsError(f"budget: expected a number of seconds above 0, found {budget!r}")
-    if not (isinstance(processes, Integral) and int(processes) > 0):
+    if not is_whole(processes, 1):
         raise SettingsError(f"processes: expected a whole number above 0, found {processes!r}")
 
 

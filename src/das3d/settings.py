@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from das3d.arguments import list_of, path_of
 from das3d.choices import Modality, Preset
 from das3d.errors import SettingsError
 
@@ -280,7 +281,7 @@ class Settings(_Section):
             SettingsError: one cannot work, or is of the preset, which would change its name and none of its values.
         """
         values = self.model_dump(mode="json")
-        for change in changes:
+        for change in list_of(str, changes, "changes"):
             parsed = _parse_change(change)
             if "preset" in parsed:
                 raise SettingsError(
@@ -357,14 +358,14 @@ def make_settings(
         SettingsError: a name is unknown or a value cannot work (every such value is named), or the file is of another
             preset than the one that is asked for.
     """
-    given: dict[str, Any] = {} if file is None else read_toml(Path(file))
+    given: dict[str, Any] = {} if file is None else read_toml(path_of(file, "file", SettingsError))
     if preset is not None and (named := given.get("preset", preset)) != preset:
         raise SettingsError(f"{file}: expected settings of the preset {preset!r}, which is asked for, found {named!r}")
     if modality is not None:
         given["modality"] = modality
     if seed is not None:
         given["seed"] = seed
-    for change in changes:
+    for change in list_of(str, changes, "changes"):
         _merge(given, _parse_change(change))
     preset = given.get("preset", preset or "fast")
     if preset not in list(PRESETS):

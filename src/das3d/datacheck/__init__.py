@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from das3d.arguments import path_of
 from das3d.background import RELATIVE_NOISE
 from das3d.choices import Modality, Preset
 from das3d.console import counted, progress
@@ -106,7 +107,7 @@ def check_data(
     """
     settings = make_settings(preset, file=file, modality=modality)
     dataset = find_dataset(
-        Path(data), category, rgb=settings.modality == "rgb", depth=settings.modality == "depth", light=light,
+        path_of(data, "data"), category, rgb=settings.modality == "rgb", depth=settings.modality == "depth", light=light,
         depth_format=depth_format, hold_out=settings.training.hold_out,
     )  # fmt: skip
     if settings.modality == "rgb+depth":  # not chosen, or as chosen: what is not there cannot be used

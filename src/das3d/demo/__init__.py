@@ -17,6 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from das3d.arguments import path_of
 from das3d.demo.camera import Light, changed, draw_light, look, meet, sense
 from das3d.demo.defects import DEFECTS
 from das3d.demo.part import Surface, draw_part, surface_of
@@ -89,7 +90,7 @@ def scanned(
 
 
 def make_demo(
-    folder: Path,
+    folder: Path | str,
     *,
     train: int = 80,
     validation: int = 10,
@@ -118,7 +119,7 @@ def make_demo(
     Raises:
         DataError: the folder holds something else, also where a part would be written, or a number is out of range.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
     counts = {"train": train, "validation": validation, "good": good, "defective": defective}
     _check(counts, size, seed)
     before = _files_of(folder, _earlier(folder))

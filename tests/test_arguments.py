@@ -1,0 +1,179 @@
+"""What the public functions say to arguments that are none: one error of this package, which names the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import das3d
+from das3d import (
+    Das3dError,
+    DataError,
+    Detector,
+    ModelError,
+    Settings,
+    SettingsError,
+    calibrate,
+    check_data,
+    evaluate,
+    export,
+    find_categories,
+    find_dataset,
+    load,
+    make_demo,
+    make_settings,
+    train,
+)
+from das3d.arguments import list_of
+from das3d.datasets import find_folder
+
+Runs = Callable[..., Path]
+Call = Callable[[Any], object]
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_run: Runs) -> Detector:
+    return load(tiny_run(), "cpu")
+
+
+def said(error: type[Das3dError], call: Callable[[], object]) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize("given", [5, None, b"run", ["run"]])
+@pytest.mark.parametrize(
+    ("name", "error", "call"),
+    [
+        ("path", ModelError, lambda given: load(given)),
+        ("data", DataError, lambda given: train(given, "out")),
+        ("out", ModelError, lambda given: train("data", given)),
+        ("run", ModelError, lambda given: export(given)),
+        ("root", DataError, find_dataset),
+        ("folder", DataError, find_folder),
+        ("root", DataError, find_categories),
+        ("data", DataError, check_data),
+        ("data", DataError, das3d.SyntheticPairs.from_data),
+        ("folder", DataError, make_demo),
+    ],
+)
+def test_what_is_no_path_is_named(name: str, error: type[Das3dError], call: Call, given: object) -> None:
+    found = "list" if isinstance(given, list) else repr(given)
+    assert said(error, lambda: call(given)) == f"{name}: expected a path, found {found}"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "call"),
+    [
+        ("data", DataError, lambda detector: evaluate(detector, 5, "out")),
+        ("out", DataError, lambda detector: evaluate(detector, "data", 5)),
+        ("data", DataError, lambda detector: calibrate(detector, 5)),
+        ("path", ModelError, lambda detector: detector.save(5)),
+        ("file", SettingsError, lambda _: make_settings(file=5)),
+        ("out", SettingsError, lambda _: export("run", out=5)),
+        ("data", DataError, lambda _: export("run", data=5)),
+    ],
+)
+def test_what_is_no_path_is_named_behind_a_detector_too(
+    detector: Detector, name: str, error: type[Das3dError], call: Callable[[Detector], object]
+) -> None:
+    assert said(error, lambda: call(detector)) == f"{name}: expected a path, found 5"
+
+
+# ------------------------------------------------------------------------------------------- sequences
+
+
+@pytest.mark.parametrize("given", ["score.turn=0", 5, None])
+def test_a_single_text_or_number_is_no_sequence(detector: Detector, given: Any) -> None:
+    for name, call in (
+        ("changes", lambda: make_settings(changes=given)),
+        ("changes", lambda: Settings().with_changes(given)),
+        ("changes", lambda: calibrate(detector, changes=given)),
+        ("track", lambda: train("data", "out", track=given)),
+    ):
+        assert said(SettingsError, call) == f"{name}: expected a sequence of text, such as a list, found {given!r}"
+
+
+def test_a_sequence_holds_things_of_one_kind(detector: Detector) -> None:
+    assert said(SettingsError, lambda: make_settings(changes=[5])) == "changes: expected a sequence of text, found 5 in it"
+    wrong: Any = [("synthesis.drop", 0.5)]
+    assert said(SettingsError, lambda: Settings().with_changes(wrong)).endswith("found tuple in it")
+    parts: Any = ["train/good/000"]
+    assert said(DataError, lambda: calibrate(detector, "data", parts=parts)).startswith(
+        "parts: expected a sequence of Part"
+    )
+
+
+def test_any_sequence_will_do() -> None:
+    changes = ["synthesis.drop=0.5", "seed=3"]
+    for given in (changes, tuple(changes), iter(changes), dict.fromkeys(changes)):
+        assert make_settings(changes=given).seed == 3
+    assert list_of(str, np.array(changes), "changes") == changes
+
+
+# ------------------------------------------------------------------------------------------- kinds and words
+
+
+@pytest.mark.parametrize("given", [None, "runs/gland", Path("runs/gland")])
+def test_what_is_no_detector_is_told_how_to_get_one(given: Any, tmp_path: Path) -> None:
+    for call in (lambda: evaluate(given, tmp_path, tmp_path / "out"), lambda: calibrate(given, tmp_path)):
+        assert said(ModelError, call).startswith("detector: expected Detector, as load gives, found ")
+
+
+@pytest.mark.parametrize("given", ["mm", 0.001])
+def test_what_is_no_depth_format_is_told_how_to_get_one(detector: Detector, tiny_data: Path, given: Any) -> None:
+    for call in (
+        lambda: find_dataset(tiny_data, depth_format=given),
+        lambda: find_folder(tiny_data, depth_format=given),
+        lambda: check_data(tiny_data, depth_format=given),
+        lambda: calibrate(detector, tiny_data, depth_format=given),
+        lambda: evaluate(detector, tiny_data, "out", depth_format=given),
+    ):
+        expected = "depth_format: expected DepthFormat, as DepthFormat.from_unit gives"
+        assert said(DataError, call) == f"{expected}, found {given!r}"
+
+
+def test_how_data_is_read_is_checked(detector: Detector, tiny_data: Path) -> None:
+    wrong: Sequence[tuple[str, Any]] = [
+        ("category", 5), ("category", Path("moulded_cover")), ("light", "4"), ("light", 1.5), ("hold_out", "10%"),
+        ("hold_out", math.nan), ("hold_out", 1), ("needs", "training"),
+    ]  # fmt: skip
+    for name, given in wrong:
+        assert said(DataError, lambda n=name, g=given: find_dataset(tiny_data, **{n: g})).startswith(f"{name}: expected ")
+    category: Any = 5
+    assert said(DataError, lambda: calibrate(detector, tiny_data, category=category)).startswith("category: expected text")
+    assert said(DataError, lambda: evaluate(detector, tiny_data, "out", category=category)).startswith("category: expected")
+
+
+def test_words_and_numbers_of_training_and_export_are_checked(detector: Detector, tiny_run: Runs, tmp_path: Path) -> None:
+    def tried(**wrong: Any) -> str:
+        return said(SettingsError, lambda: export(tiny_run(), out=tmp_path / "cover.onnx", **wrong))
+
+    assert tried(to="tensorrt") == "to: expected one of onnx, openvino, found 'tensorrt'"
+    assert tried(to=["onnx"]) == "to: expected one of onnx, openvino, found list"
+    assert tried(precision="fp8") == "precision: expected one of fp32, fp16, int8, found 'fp8'"
+    assert tried(max_changed="5%") == "max_changed: expected a share of verdicts from 0 to 1, found '5%'"
+    assert tried(licence=None) == "licence: expected text, found None"
+    rate: Any = "1%"
+    assert said(SettingsError, lambda: calibrate(detector, max_false_alarm=rate)).endswith("found '1%'")
+    for name, given in (("settings", {}), ("settings", "fast"), ("budget", "20m"), ("processes", "2"), ("processes", None)):
+        assert said(SettingsError, lambda n=name, g=given: train("data", tmp_path / "out", **{n: g})).startswith(name)
+
+
+def test_devices_are_told_by_name_or_as_those_of_pytorch(tiny_run: Runs, tmp_path: Path) -> None:
+    import torch
+
+    device: Any = torch.device("cpu")
+    assert load(tiny_run(), device).engine.describe() == load(tiny_run(), "cpu").engine.describe()
+    device = None
+    assert "expected auto, cpu, cuda" in said(ModelError, lambda: load(tiny_run(), device))
+    assert "expected auto, cpu, cuda" in said(ModelError, lambda: train("data", tmp_path / "out", device=device))
