@@ -31,6 +31,7 @@ from das3d import (
 )
 from das3d.arguments import list_of
 from das3d.datasets import find_folder
+from das3d.metrics import aupro, evaluate_maps, image_auroc, pixel_auroc, pro_curve
 
 Runs = Callable[..., Path]
 Call = Callable[[Any], object]
@@ -177,3 +178,52 @@ def test_devices_are_told_by_name_or_as_those_of_pytorch(tiny_run: Runs, tmp_pat
     device = None
     assert "expected auto, cpu, cuda" in said(ModelError, lambda: load(tiny_run(), device))
     assert "expected auto, cpu, cuda" in said(ModelError, lambda: train("data", tmp_path / "out", device=device))
+
+
+# ------------------------------------------------------------------------------------------- metrics
+
+MAPS = [np.linspace(0, index + 1, 64, dtype=np.float32).reshape(8, 8) for index in range(4)]
+MASKS = [np.zeros((8, 8), bool), np.zeros((8, 8), bool), np.tri(8, k=-2, dtype=bool), np.eye(8, dtype=bool)]
+FIGURED: dict[str, Any] = {
+    "maps": MAPS, "masks": MASKS, "labels": [0, 0, 1, 1], "scores": [0.1, 0.2, 0.8, 0.9], "defects": ["", "", "a", "a"],
+}  # fmt: skip
+
+
+def test_limits_are_a_sequence_of_shares() -> None:
+    for limits in (0.3, "0.3", None):
+        assert said(SettingsError, lambda given=limits: aupro(MAPS, MASKS, given)).startswith("limits: expected a sequence")
+    for limits in (["0.3"], [None], [math.nan], [0], [[0.3, 0.1]]):
+        assert "AU-PRO limit: expected more than 0" in said(SettingsError, lambda given=limits: aupro(MAPS, MASKS, given))
+    limits = [0.3, 0.1]
+    assert aupro(MAPS, MASKS, iter(limits)) == aupro(MAPS, MASKS, limits)  # and not {}, as of what is used up
+
+
+@pytest.mark.parametrize("given", [5, None, iter(MAPS), "good"])
+def test_figures_are_of_sequences_that_have_a_length(given: Any) -> None:
+    expected = "expected a sequence, one for each part, found "
+    for name in ("maps", "masks", "defects", "names"):
+        if name == "names" and given is None:
+            continue
+        assert said(DataError, lambda n=name: evaluate_maps(**{**FIGURED, n: given})).startswith(f"{name}: {expected}")
+    for call in (pixel_auroc, pro_curve, aupro):
+        assert said(DataError, lambda c=call: c(given, MASKS)).startswith(f"maps: {expected}")
+    assert said(DataError, lambda: pixel_auroc(MAPS, given)).startswith(f"masks: {expected}")
+
+
+def test_arrays_of_figures_that_are_none_are_named() -> None:
+    ragged: Any = [[1.0], [0.0, 1.0]]
+    assert said(DataError, lambda: image_auroc(ragged, [1, 2])).startswith("labels: expected an array, found list")
+    assert said(DataError, lambda: image_auroc([0, 1], ragged)).startswith("scores: expected an array, found list")
+    for name in ("labels", "scores"):
+        assert said(DataError, lambda n=name: evaluate_maps(**{**FIGURED, n: ragged})).startswith(
+            f"{name}: expected an array"
+        )
+    assert said(DataError, lambda: pixel_auroc([*MAPS[:3], ragged], MASKS)).startswith("map 3: expected an array")
+    assert said(DataError, lambda: pixel_auroc(MAPS, [*MASKS[:3], ragged])).startswith("mask 3: expected an array")
+    masks = [*MASKS[:3], "gt/003.png"]
+    assert said(DataError, lambda: evaluate_maps(**{**FIGURED, "masks": masks})).startswith("mask 3: expected (H, W) bool")
+
+
+def test_parts_may_be_called_by_numbers() -> None:
+    notes = evaluate_maps(**{**FIGURED, "masks": [*MASKS[:3], None]}, names=[17, 18, 19, 20])["notes"]
+    assert notes == ["no mask for 1 of 2 defective parts, left out of pixel metrics: 20"]

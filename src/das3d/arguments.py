@@ -31,17 +31,17 @@ def path_of(given: Any, name: str, error: type[Das3dError] = DataError) -> Path:
 
 
 def list_of(kind: type[Kind], given: Any, name: str, error: type[Das3dError] = SettingsError) -> list[Kind]:
-    """What a sequence of things of one kind holds.
+    """What a sequence of things of one kind, or of any `object`, holds.
 
     Raises `error` where something else is given. A single text is no sequence: it would be taken letter by letter.
     """
-    what = KINDS.get(kind, kind.__name__)
+    what = "" if kind is object else f" of {KINDS.get(kind, kind.__name__)}"
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise error(f"{name}: expected a sequence of {what}, such as a list, found {shown(given)}")
+        raise error(f"{name}: expected a sequence{what}, such as a list, found {shown(given)}")
     things = list(given)
     for thing in things:
         if not isinstance(thing, kind):
-            raise error(f"{name}: expected a sequence of {what}, found {shown(thing)} in it")
+            raise error(f"{name}: expected a sequence{what}, found {shown(thing)} in it")
     return things
 
 
@@ -54,7 +54,7 @@ def expect_kind(kind: type, given: Any, name: str, error: type[Das3dError] = Set
 
 def expect_one_of(words: Sequence[str], given: Any, name: str, error: type[Das3dError] = SettingsError) -> None:
     """Raises `error` where none of these words is given."""
-    if given not in words:
+    if not (isinstance(given, str) and given in words):
         raise error(f"{name}: expected one of {', '.join(words)}, found {shown(given)}")
 
 

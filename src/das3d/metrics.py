@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from das3d.errors import DataError, SettingsError
+from das3d.arguments import is_number, list_of, shown
+from das3d.errors import DataError, SettingsError, one_line
 from das3d.scan import Mask
 
 Scores = NDArray[np.floating[Any]]  # (N,), higher is more defective
@@ -84,7 +85,7 @@ def pixel_auroc(maps: Sequence[ScoreMap], masks: Sequence[Mask]) -> float:
     Raises:
         DataError: maps and masks do not fit, a score is not finite, or all pixels are of one class.
     """
-    tally = _Pixels(maps, masks, range(len(maps))).tally()
+    tally = _Pixels(maps, masks, range(_count("maps", maps))).tally()
     _need_both(tally, "P-AUROC", "pixels")
     return _auroc(tally)
 
@@ -99,10 +100,11 @@ def pro_curve(maps: Sequence[ScoreMap], masks: Sequence[Mask | None], labels: Ar
     """
     good: frozenset[int] = frozenset()
     if labels is not None:
-        _check_counts(maps=len(maps), labels=np.size(labels))
+        labels = _array("labels", labels)
+        _check_counts(maps=_count("maps", maps), labels=labels.size)
         defective, _ = _check_parts(labels, np.zeros(len(maps)))
         good = frozenset(np.flatnonzero(~defective).tolist())
-    tally = _Pixels(maps, masks, range(len(maps)), good).tally()
+    tally = _Pixels(maps, masks, range(_count("maps", maps)), good).tally()
     _need_both(tally, "AU-PRO", "pixels")
     return _curve(tally, tally.share)
 
@@ -122,10 +124,11 @@ def aupro(maps: Sequence[ScoreMap], masks: Sequence[Mask], limits: Sequence[floa
         DataError: maps and masks do not fit, a score is not finite, or all pixels are of one class.
         SettingsError: a limit is out of range.
     """
-    for limit in limits:
-        if not 0 < limit <= 1:
-            raise SettingsError(f"AU-PRO limit: expected more than 0 and at most 1, found {limit}")
-    return _areas(pro_curve(maps, masks), limits)
+    checked: list[Any] = list_of(object, limits, "limits")
+    for limit in checked:
+        if not (is_number(limit) and 0 < limit <= 1):
+            raise SettingsError(f"AU-PRO limit: expected more than 0 and at most 1, found {shown(limit)}")
+    return _areas(pro_curve(maps, masks), checked)
 
 
 def evaluate_maps(
@@ -152,9 +155,11 @@ def evaluate_maps(
     Raises:
         DataError: they do not fit each other, a score is not finite, or the mask of a good part marks pixels.
     """
-    _check_counts(maps=len(maps), masks=len(masks), labels=np.size(labels), scores=np.size(scores), defects=len(defects))
+    labels, scores = _array("labels", labels), _array("scores", scores)
+    counts = {"maps": _count("maps", maps), "masks": _count("masks", masks), "labels": labels.size, "scores": scores.size}
+    _check_counts(**counts, defects=_count("defects", defects))
     if names is not None:
-        _check_counts(maps=len(maps), names=len(names))
+        _check_counts(maps=len(maps), names=_count("names", names))
     defective, values = _check_parts(labels, scores)
     notes: list[str] = []
 
@@ -200,6 +205,8 @@ def _parts_with_known_pixels(
         mask = masks[i]
         if mask is None:
             unknown.append(i)
+        elif (mask := _array(f"mask {i if names is None else names[i]}", mask)).dtype != np.bool_:
+            continue  # which `_Pixels.read` refuses
         elif not np.any(mask):
             empty.append(i)
         elif np.mean(mask) > 0.5:
@@ -276,7 +283,7 @@ class _Pixels:
 
     def tally(self) -> _Tally:
         """Tally of all pixels; a DataError holds all that is wrong with the maps and masks, before the long work."""
-        _check_counts(maps=len(self.maps), masks=len(self.masks))
+        _check_counts(maps=len(self.maps), masks=_count("masks", self.masks))
         scores: list[Scores] = [np.empty(0, np.float32)]
         shares = [np.empty(0)]
         problems: list[str] = []
@@ -309,7 +316,7 @@ class _Pixels:
     def read(self, i: int) -> tuple[ScoreMap, Mask]:
         """Map and mask of part `i`, checked, the map as float32 or float64, whichever holds it exactly."""
         name = i if self.names is None else self.names[i]
-        score_map = np.asarray(self.maps[i])
+        score_map = _array(f"map {name}", self.maps[i])
         if score_map.ndim != 2 or score_map.dtype.kind != "f":
             raise DataError(f"map {name}: expected (H, W) floats, found {score_map.shape} {score_map.dtype}")
         wrong = ~np.isfinite(score_map)
@@ -322,7 +329,7 @@ class _Pixels:
             mask = np.zeros(score_map.shape, bool)
         if mask is None:
             raise DataError(f"mask {name}: expected (H, W) bool, found None")
-        mask = np.asarray(mask)
+        mask = _array(f"mask {name}", mask)
         if mask.ndim != 2 or mask.dtype != np.bool_:
             raise DataError(f"mask {name}: expected (H, W) bool, found {mask.shape} {mask.dtype}")
         if mask.shape != score_map.shape:
@@ -368,7 +375,7 @@ def _areas(curve: Curve, limits: Sequence[float]) -> dict[float, float]:
 
 def _check_parts(labels: ArrayLike, scores: ArrayLike) -> tuple[Mask, NDArray[np.float64]]:
     """Labels as bool and scores as float64, both (N,); a DataError holds all that is wrong with them."""
-    truth, values = np.asarray(labels), np.asarray(scores)
+    truth, values = _array("labels", labels), _array("scores", scores)
     for what, array in (("labels", truth), ("scores", values)):
         if array.ndim != 1 or array.dtype.kind not in "biuf":
             raise DataError(f"{what}: expected (N,) numbers, found {array.shape} {array.dtype}")
@@ -381,6 +388,20 @@ def _check_parts(labels: ArrayLike, scores: ArrayLike) -> tuple[Mask, NDArray[np
     if problems:
         raise DataError(problems)
     return truth.astype(bool), values.astype(np.float64)
+
+
+def _array(what: str, given: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except Exception as error:  # rows that differ in length, or whatever the arrays of other libraries raise
+        raise DataError(f"{what}: expected an array, found {type(given).__name__} ({one_line(error)})") from error
+
+
+def _count(what: str, given: Sequence[Any]) -> int:
+    """How many there are; a single text is no sequence of kinds or names."""
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        raise DataError(f"{what}: expected a sequence, one for each part, found {shown(given)}")
+    return len(given)
 
 
 def _check_counts(**counts: int) -> None:
@@ -404,5 +425,5 @@ def _need_both(tally: _Tally, what: str, members: str) -> None:
 
 def _some(parts: Sequence[int], names: Sequence[str] | None) -> str:
     """The first few parts by name or number, for a message."""
-    shown = ", ".join(str(i) if names is None else names[i] for i in parts[:10])
+    shown = ", ".join(str(i if names is None else names[i]) for i in parts[:10])
     return ("parts " if names is None else "") + shown + (" and others" if len(parts) > 10 else "")
