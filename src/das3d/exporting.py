@@ -107,7 +107,8 @@ def export(
     if run.suffix in EXPORTED:
         raise ModelError(f"{run}: expected a model as it was trained, found an exported one")
     if not (is_number(max_changed) and 0 <= max_changed <= 1):
-        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {shown(max_changed)}")
+        found = f"{max_changed:g}" if is_number(max_changed) else shown(max_changed)
+        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {found}")
     detector = load(run, "cpu", "torch")
     file = _out_file(run, to, precision, out)
     parts, source = find_parts(detector, data)
