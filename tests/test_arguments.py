@@ -12,10 +12,13 @@ import pytest
 
 import das3d
 from das3d import (
+    Camera,
     Das3dError,
     DataError,
+    DepthFormat,
     Detector,
     ModelError,
+    Scan,
     Settings,
     SettingsError,
     calibrate,
@@ -27,11 +30,13 @@ from das3d import (
     load,
     make_demo,
     make_settings,
+    scan_from_arrays,
     train,
 )
 from das3d.arguments import list_of
 from das3d.datasets import find_folder
 from das3d.metrics import aupro, evaluate_maps, image_auroc, pixel_auroc, pro_curve
+from das3d.preparation import prepare
 
 Runs = Callable[..., Path]
 Call = Callable[[Any], object]
@@ -227,3 +232,102 @@ def test_arrays_of_figures_that_are_none_are_named() -> None:
 def test_parts_may_be_called_by_numbers() -> None:
     notes = evaluate_maps(**{**FIGURED, "masks": [*MASKS[:3], None]}, names=[17, 18, 19, 20])["notes"]
     assert notes == ["no mask for 1 of 2 defective parts, left out of pixel metrics: 20"]
+
+
+# ------------------------------------------------------------------------------------------- scans
+
+RGB, DEPTH = np.zeros((6, 8, 3), np.uint8), np.ones((6, 8), np.float32)
+
+
+@pytest.mark.parametrize("given", ["part.png", Path("part.png"), 5, {"a": 1}, iter([RGB])])
+def test_what_is_no_array_is_named(detector: Detector, given: Any) -> None:
+    found = repr(given) if isinstance(given, str | int) else type(given).__name__
+    for member, more in (("RGB", {"rgb": given}), ("depth", {"depth": given}), ("the mask", {"rgb": RGB, "mask": given})):
+        expected = f"part 7: expected {member} as an array, found {found}"
+        assert said(DataError, lambda m=more: scan_from_arrays(**m, name="part 7")) == expected
+        if "mask" not in more:
+            assert said(DataError, lambda m=more: detector.predict(**m, name="part 7")) == expected
+
+
+def test_a_scan_is_of_arrays_and_a_camera() -> None:
+    valid, expected = np.ones((6, 8), bool), "as an array, found list; scan_from_arrays"
+    listed: dict[str, dict[str, Any]] = {
+        "RGB": {"rgb": RGB.tolist()},
+        "depth": {"depth": DEPTH.tolist(), "valid": valid},
+        "validity": {"depth": DEPTH, "valid": valid.tolist()},
+        "mask": {"rgb": RGB, "mask": valid.tolist()},
+    }
+    for member, given in listed.items():
+        assert f"part 7: expected {member} {expected}" in said(DataError, lambda g=given: Scan("part 7", **g))
+    camera: Any = np.eye(3)
+    for call in (
+        lambda: Scan("part 7", RGB, camera=camera),
+        lambda: scan_from_arrays(RGB, DEPTH, camera=camera, name="part 7"),
+    ):
+        assert said(DataError, call) == "part 7: camera: expected Camera, found ndarray"
+
+
+@pytest.mark.parametrize("given", ["500", None, [1], np.eye(2)])
+def test_cameras_and_depth_formats_are_of_numbers(given: Any) -> None:
+    assert said(DataError, lambda: Camera(given, 1, 1, 1)).startswith("camera: expected finite numbers")
+    assert said(DataError, lambda: DepthFormat(given)).startswith("depth scale: expected metres per count above 0, found ")
+    assert said(DataError, lambda: DepthFormat(1.0, offset=given)).startswith("depth offset: expected metres, found ")
+    if given is not None:
+        assert said(DataError, lambda: DepthFormat(1.0, missing=given)).startswith(
+            "depth missing: expected a number, found "
+        )
+        assert said(DataError, lambda: DepthFormat(1.0, focal_length=given)).startswith(
+            "depth focal length: expected a number"
+        )
+
+
+def test_units_are_told_in_text() -> None:
+    unit: Any
+    for unit in (None, ["mm"], {}):
+        assert said(DataError, lambda given=unit: DepthFormat.parse(given)).startswith("expected one of m, cm, mm, um")
+        assert said(DataError, lambda given=unit: DepthFormat.from_unit(given)).startswith(
+            "depth unit: expected one of m, cm"
+        )
+
+
+def test_no_scans_have_no_predictions(detector: Detector) -> None:
+    assert detector.predict_prepared([]) == list(detector.predict_scans([])) == []
+    assert said(DataError, lambda: detector.run([])) == "scans: expected one prepared scan or more, found none"
+
+
+def test_scans_are_a_sequence_of_scans(detector: Detector, tiny_data: Path) -> None:
+    part = find_dataset(tiny_data).train[0]
+    scan = part.read()
+    ready = prepare(scan, detector.statistics, detector.settings.preparation)
+    given: Any
+    for given in (ready, None, 5, [scan], [part], [None]):
+        for call in (detector.run, detector.predict_prepared):
+            assert said(DataError, lambda c=call, g=given: c(g)).startswith("scans: expected a sequence of PreparedScan")
+    for given in (scan, None, 5):
+        assert said(DataError, lambda g=given: next(detector.predict_scans(g))).startswith(
+            "scans: expected a sequence of Scan"
+        )
+    for given in (part, ready, (scan.rgb, scan.depth), None):
+        stream = detector.predict_scans([scan, given])
+        assert next(stream).name == scan.name, "those before it are judged"
+        assert said(DataError, lambda s=stream: next(s)).startswith(
+            "scans: expected Scan, as scan_from_arrays gives, found "
+        )
+    (prediction,) = detector.predict_prepared(iter([ready]))
+    assert prediction.score == detector.predict_prepared([ready])[0].score
+
+
+def test_scans_that_another_model_prepared_are_refused(detector: Detector, tiny_data: Path) -> None:
+    settings = detector.settings.preparation.model_copy(update={"size": 96})
+    other = prepare(find_dataset(tiny_data).train[0].read(), detector.statistics, settings)
+    assert said(DataError, lambda: detector.run([other])).endswith("prepared to 64 x 64 pixels, found 96 x 96")
+
+
+def test_numbers_and_parts_that_a_detector_is_given_are_checked(detector: Detector) -> None:
+    given: Any
+    for given in ("1", None, 1.5, math.nan, 0):
+        assert "batch: expected 1 or more scans" in said(SettingsError, lambda g=given: next(detector.predict_scans([], g)))
+    for given in ("0.5", None, [0.5]):
+        assert said(DataError, lambda g=given: detector.verdict(g)).startswith("score: expected a number, found ")
+    for given in ("train/good/000", None, RGB):
+        assert said(DataError, lambda g=given: detector.fingerprint_of(g)).startswith("part: expected Part, found ")

@@ -163,7 +163,7 @@ def test_arrays_of_the_caller_are_not_written_to() -> None:
         ),
         ({"depth": np.zeros(24)}, r"found shape \(24,\)$"),
         ({"depth": np.ones((24, 3))}, r"found shape \(24, 3\)$"),  # points without a grid
-        ({"depth": 0.5}, r"found shape \(\)$"),
+        ({"depth": 0.5}, "expected depth as an array, found 0.5$"),
         ({"depth": [[0.5, 0.6], [0.7]]}, r"expected depth as an array, found a list that is none \(.*inhomogeneous.*\)$"),
         ({"rgb": [[1, 2], [3]]}, "expected RGB as an array, found a list that is none"),
         ({"rgb": RGB.tolist()}, r"expected RGB as .* found \(4, 6, 3\) int64$"),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import das3d
-from das3d.arguments import expect_kind, path_of
+from das3d.arguments import expect_kind, is_number, is_whole, list_of, path_of, shown
 from das3d.atomic import write_atomically
 from das3d.engines import BATCH, EXPORTED, Engine, EngineOutput, batch_of, open_exported
 from das3d.errors import DataError, ModelError, SettingsError, explained
@@ -140,6 +140,7 @@ class Detector:
 
     def fingerprint_of(self, part: Part) -> str:
         """What the detector knows a part by: a hash of the members that it needs. Errors are those of `Part.read`."""
+        expect_kind(Part, part, "part", DataError)
         return fingerprint_of(part, rgb=self.statistics.has_rgb, depth=self.statistics.has_depth)
 
     def predict(
@@ -178,15 +179,18 @@ class Detector:
         Raises:
             DataError: a scan cannot be made, prepared or judged; the predictions before it have been given.
             ModelError: as of `run`.
-            SettingsError: `batch` is below 1.
+            SettingsError: `batch` is no whole number from 1 up.
         """
-        if batch < 1:  # which would take in none and give none
-            raise SettingsError(f"batch: expected 1 or more scans at a time, found {batch}")
+        if not is_whole(batch, 1):  # 0 is one which would take in none and give none
+            raise SettingsError(f"batch: expected 1 or more scans at a time, found {shown(batch)}")
+        if not isinstance(scans, Iterable):
+            raise DataError(f"scans: expected a sequence of Scan, such as a list, found {shown(scans)}")
         stream, problem = iter(scans), None
         while problem is None:
             ready: list[PreparedScan] = []
             try:
                 for scan in islice(stream, batch):
+                    expect_kind(Scan, scan, "scans", DataError, giver="scan_from_arrays")
                     ready.append(prepare(scan, self.statistics, self.settings.preparation).judgeable)
             except DataError as error:
                 problem = error
@@ -199,8 +203,10 @@ class Detector:
     def predict_prepared(self, scans: Sequence[PreparedScan], *, regions: bool = True) -> list[Prediction]:
         """Score one batch of prepared scans, and find the regions of defective parts: two more passes for each of them.
 
-        Errors are those of `run`.
+        No scans have no predictions. Errors are those of `run`.
         """
+        if not (scans := list_of(PreparedScan, scans, "scans", DataError)):
+            return []
         output = self.run(scans)
         chance = self.threshold.false_alarm_probability if self.threshold else lambda score: None
         found: list[tuple[Region, ...]] = [()] * len(scans)
@@ -215,8 +221,16 @@ class Detector:
         """Maps, scores and repaired images of one batch of prepared scans, on the networks' own grid.
 
         Raises:
+            DataError: there are no scans, or they are none or not as large as the networks' images.
             ModelError: a score or a map is not finite; no threshold would find it too high, so it would pass for good.
         """
+        if not (scans := list_of(PreparedScan, scans, "scans", DataError)):
+            raise DataError("scans: expected one prepared scan or more, found none")
+        side = self.settings.preparation.size
+        for scan in scans:
+            if scan.depth.shape != (side, side):
+                found = " x ".join(map(str, scan.depth.shape))
+                raise DataError(f"{scan.name}: expected a scan that is prepared to {side} x {side} pixels, found {found}")
         output = self.engine.run(**batch_of(scans, rgb=self.settings.uses_rgb, depth=self.settings.uses_depth))
         finite = np.isfinite(output.score) & np.isfinite(output.map).all(axis=(1, 2))
         if not finite.all():
@@ -228,6 +242,8 @@ class Detector:
         return output
 
     def verdict(self, score: float) -> bool | None:
+        if not is_number(score):
+            raise DataError(f"score: expected a number, found {shown(score)}")
         return None if self.threshold is None else self.threshold.is_defective(score)
 
     def save(self, path: Path | str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from das3d import _arrays, _clouds
 from das3d._arrays import MOST_PIXELS, Declared, expect_upright, open_picture, open_tiff, png_type, tiff_shape
+from das3d.arguments import is_number, shown
 from das3d.errors import DataError, one_line
 from das3d.scan import (
     RGB,
@@ -65,10 +66,13 @@ class DepthFormat:
     focal_length: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise DataError(f"depth scale: expected metres per count above 0, found {self.scale}")
-        if not math.isfinite(self.offset):
-            raise DataError(f"depth offset: expected metres, found {self.offset}")
+        for name, number in (("missing", self.missing), ("focal length", self.focal_length)):
+            if number is not None and not is_number(number):
+                raise DataError(f"depth {name}: expected a number, found {shown(number)}")
+        if not (is_number(self.scale) and math.isfinite(self.scale) and self.scale > 0):
+            raise DataError(f"depth scale: expected metres per count above 0, found {shown(self.scale)}")
+        if not (is_number(self.offset) and math.isfinite(self.offset)):
+            raise DataError(f"depth offset: expected metres, found {shown(self.offset)}")
         if self.missing is not None and not math.isfinite(self.missing):
             object.__setattr__(self, "missing", None)  # NaN would differ from itself, and such depths never count
         if self.focal_length is not None and not (math.isfinite(self.focal_length) and self.focal_length > 0):
@@ -86,11 +90,11 @@ class DepthFormat:
         Raises:
             DataError: it is neither.
         """
-        if text in UNITS:
+        if isinstance(text, str) and text in UNITS:
             return cls.from_unit(text)
         try:
             scale = float(text)
-        except ValueError:
+        except (TypeError, ValueError):
             scale = -1
         if not 0 < scale < 1000:
             found = f"found {one_line(text)!r}"

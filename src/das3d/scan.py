@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from das3d.arguments import expect_kind, is_number, shown
 from das3d.errors import DataError, one_line
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Camera:
 
     def __post_init__(self) -> None:
         numbers = (self.fx, self.fy, self.cx, self.cy)
-        if not all(map(math.isfinite, numbers)) or not self.fx * self.fy:
+        if not all(is_number(number) and math.isfinite(number) for number in numbers) or not self.fx * self.fy:
             raise DataError(f"camera: expected finite numbers of pixels and focal lengths other than 0, found {numbers}")
 
     @classmethod
@@ -65,6 +66,12 @@ class Scan:
     def __post_init__(self) -> None:
         if self.rgb is None and self.depth is None:
             raise DataError(f"{self.name}: expected RGB, depth or both, found neither")
+        for what, member in (("RGB", self.rgb), ("depth", self.depth), ("validity", self.valid), ("mask", self.mask)):
+            if member is not None and not isinstance(member, np.ndarray):
+                found = f"found {shown(member)}; scan_from_arrays takes what can become one"
+                raise DataError(f"{self.name}: expected {what} as an array, {found}")
+        if self.camera is not None:
+            expect_kind(Camera, self.camera, f"{self.name}: camera", DataError)
         if (self.depth is None) != (self.valid is None):
             raise DataError(f"{self.name}: depth and its validity belong together, found only one of them")
         if self.rgb is not None and (self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8):
@@ -164,10 +171,13 @@ def _array(values: ArrayLike, what: str, name: str) -> NDArray[Any]:
         found = "a masked one; write 0 where depth is masked"
         raise DataError(f"{name}: expected {what} as a plain array, found {found}")
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except Exception as error:  # rows that differ in length, or whatever the arrays of other libraries raise
         found = f"a {type(values).__name__} that is none ({one_line(error)})"
         raise DataError(f"{name}: expected {what} as an array, found {found}") from error
+    if not array.ndim:  # whatever NumPy makes of a single number, a path or a whole scan
+        raise DataError(f"{name}: expected {what} as an array, found {shown(values)}")
+    return array
 
 
 def _marked(mask: NDArray[Any], name: str) -> Mask:
@@ -275,7 +285,7 @@ def metres_per(unit: str) -> float:
     """
     try:
         return UNITS[unit]
-    except KeyError:
+    except (KeyError, TypeError):
         raise DataError(f"depth unit: expected one of {', '.join(UNITS)}, found {unit!r}") from None
 
 
