@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-import das3d
 from das3d import (
     Camera,
     Das3dError,
@@ -18,15 +18,19 @@ from das3d import (
     DepthFormat,
     Detector,
     ModelError,
+    Part,
     Scan,
     Settings,
     SettingsError,
+    SyntheticPairs,
     calibrate,
     check_data,
+    draw_recipe,
     evaluate,
     export,
     find_categories,
     find_dataset,
+    harm_pairs,
     load,
     make_demo,
     make_settings,
@@ -37,6 +41,7 @@ from das3d.arguments import list_of
 from das3d.datasets import find_folder
 from das3d.metrics import aupro, evaluate_maps, image_auroc, pixel_auroc, pro_curve
 from das3d.preparation import prepare
+from das3d.settings import SynthesisSettings
 
 Runs = Callable[..., Path]
 Call = Callable[[Any], object]
@@ -68,7 +73,7 @@ def said(error: type[Das3dError], call: Callable[[], object]) -> str:
         ("folder", DataError, find_folder),
         ("root", DataError, find_categories),
         ("data", DataError, check_data),
-        ("data", DataError, das3d.SyntheticPairs.from_data),
+        ("data", DataError, SyntheticPairs.from_data),
         ("folder", DataError, make_demo),
     ],
 )
@@ -176,8 +181,6 @@ def test_words_and_numbers_of_training_and_export_are_checked(detector: Detector
 
 
 def test_devices_are_told_by_name_or_as_those_of_pytorch(tiny_run: Runs, tmp_path: Path) -> None:
-    import torch
-
     device: Any = torch.device("cpu")
     assert load(tiny_run(), device).engine.describe() == load(tiny_run(), "cpu").engine.describe()
     device = None
@@ -331,3 +334,93 @@ def test_numbers_and_parts_that_a_detector_is_given_are_checked(detector: Detect
         assert said(DataError, lambda g=given: detector.verdict(g)).startswith("score: expected a number, found ")
     for given in ("train/good/000", None, RGB):
         assert said(DataError, lambda g=given: detector.fingerprint_of(g)).startswith("part: expected Part, found ")
+
+
+def test_a_part_is_of_files(tiny_data: Path) -> None:
+    part = next(one for one in find_dataset(tiny_data).test if one.masks)
+    assert part.rgb and part.depth
+    about = part.id, part.split, part.defect
+    told: dict[str, Any] = {"rgb": str(part.rgb), "depth": str(part.depth), "masks": [str(mask) for mask in part.masks]}
+    assert Part(*about, **told, depth_format=part.depth_format) == part
+    wrong: dict[str, Any] = {"rgb": 5, "depth": RGB, "masks": part.masks[0], "depth_format": "mm"}
+    for name, given in wrong.items():
+        with_it = {"rgb": part.rgb, "depth": part.depth, name: given}
+        assert said(DataError, lambda w=with_it: Part(*about, **w)).startswith(f"{name}: expected ")
+
+
+# ------------------------------------------------------------------------------------------- made-up data and defects
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("train", "5"), ("train", 1.5), ("good", None), ("defective", -1), ("seed", "x"), ("seed", 1.5), ("seed", None),
+        ("size", 128), ("size", "128x128"), ("size", (128,)), ("size", (128, 128, 3)), ("size", (128.0, 128.0)),
+        ("size", (math.nan, 128)), ("size", None),
+    ],
+)  # fmt: skip
+def test_numbers_of_the_demo_are_whole(name: str, given: Any, tmp_path: Path) -> None:
+    assert said(DataError, lambda: make_demo(tmp_path / "demo", **{name: given})).startswith(f"{name}: expected ")
+    assert not (tmp_path / "demo").exists()
+
+
+def pairs_of(tiny_data: Path, **more: Any) -> SyntheticPairs:
+    return SyntheticPairs.from_data(
+        tiny_data, **{"settings": make_settings("demo", changes=["preparation.size=64"]), **more}
+    )
+
+
+def test_what_synthetic_pairs_are_made_of_is_checked(tiny_data: Path) -> None:
+    wrong: Sequence[tuple[type[Das3dError], str, Any]] = [
+        (SettingsError, "settings", "fast"), (SettingsError, "seed", "x"), (SettingsError, "length", "10"),
+        (SettingsError, "length", -1), (SettingsError, "length", 2.5), (DataError, "most_parts", "2"),
+        (DataError, "most_parts", 1.5), (DataError, "most_parts", math.nan), (DataError, "only", "train/good/000"),
+        (DataError, "only", 5), (DataError, "statistics", "run"), (DataError, "category", 5),
+    ]  # fmt: skip
+    for error, name, given in wrong:
+        assert said(error, lambda n=name, g=given: pairs_of(tiny_data, **{n: g})).startswith(f"{name}: expected ")
+    only: Any = iter(["train/good/001", "train/good/002"])
+    assert pairs_of(tiny_data, only=only).names == ["train/good/001", "train/good/002"]
+    with pytest.raises(DataError, match="expected good training parts train/good/999, found others only"):
+        pairs_of(tiny_data, only=iter(["train/good/000", "train/good/999"]))
+
+
+def test_what_synthetic_pairs_are_prepared_of_is_checked(detector: Detector, tiny_data: Path) -> None:
+    scan = find_dataset(tiny_data).train[0].read()
+    ready = prepare(scan, detector.statistics, detector.settings.preparation)
+    sound: dict[str, Any] = {"names": ["a"], "scans": [ready], "statistics": detector.statistics}
+    wrong: Sequence[tuple[str, Any]] = [
+        ("names", "a"), ("names", None), ("scans", [scan]), ("scans", ready), ("scans", None), ("statistics", None),
+    ]  # fmt: skip
+    for name, given in wrong:
+        assert said(DataError, lambda n=name, g=given: SyntheticPairs(**{**sound, n: g})).startswith(f"{name}: expected ")
+
+
+def test_pairs_to_harm_are_tensors_that_fit() -> None:
+    sound: dict[str, Any] = {
+        "rgb": torch.rand(2, 3, 32, 32), "depth": torch.rand(2, 1, 32, 32), "foreground": torch.ones(2, 1, 32, 32) > 0,
+    }  # fmt: skip
+    wrong: Sequence[tuple[type[Das3dError], str, Any]] = [
+        *((DataError, name, tensor.numpy()) for name, tensor in sound.items()),
+        *((DataError, name, tensor[0]) for name, tensor in sound.items()),
+        (DataError, "foreground", None), (DataError, "rgb", torch.rand(0, 3, 32, 32)), (DataError, "textures", "wood"),
+        (DataError, "textures", torch.rand(0, 3, 32, 32)), (SettingsError, "settings", "fast"),
+        (SettingsError, "settings", make_settings()), (SettingsError, "seed", "x"), (SettingsError, "seed", 1.5),
+        (SettingsError, "seed", None), (SettingsError, "first", "x"),
+    ]  # fmt: skip
+    for error, name, given in wrong:
+        assert said(error, lambda n=name, g=given: harm_pairs(**{**sound, n: g})).startswith(f"{name}: expected ")
+    unlike = {**sound, "foreground": torch.ones(2, 1, 32, 32)}
+    assert (
+        said(DataError, lambda: harm_pairs(**unlike)) == "pairs to harm: foreground of torch.float32; expected torch.bool"
+    )
+
+
+def test_what_a_recipe_is_drawn_of_is_checked() -> None:
+    sound: dict[str, Any] = {"batch": 2, "settings": SynthesisSettings(), "generator": torch.Generator()}
+    wrong: Sequence[tuple[str, Any]] = [
+        ("batch", "2"), ("batch", 2.5), ("batch", 0), ("batch", -1), ("settings", None), ("settings", make_settings()),
+        ("generator", 5), ("generator", None), ("textures", 5), ("textures", []),
+    ]  # fmt: skip
+    for name, given in wrong:
+        assert said(SettingsError, lambda n=name, g=given: draw_recipe(**{**sound, n: g})).startswith(f"{name}: expected ")

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from das3d import pictures
-from das3d.arguments import path_of
+from das3d.arguments import expect_kind, is_whole, list_of, path_of, shown
 from das3d.batches import GoodParts
-from das3d.errors import DataError
+from das3d.errors import DataError, SettingsError
 from das3d.files import DepthFormat
 from das3d.measurement import Statistics
 from das3d.preparation import PreparedScan
@@ -62,11 +62,32 @@ def harm_pairs(
     Returns:
         The harmed pairs with their masks (1 on defects; nothing but 0 where a pair was left good), and the recipes, one
         for each of ``settings.rounds``, which `apply_recipes` makes the same pixels of again.
+
+    Raises:
+        DataError: pairs or pictures are no tensors, or do not fit together.
+        SettingsError: `settings` are none, or `seed` or `first` is no number from 0 up.
     """
-    settings = settings or SynthesisSettings()
+    tensor: Any
+    for name, tensor in (("rgb", rgb), ("depth", depth), ("foreground", foreground), ("textures", textures)):
+        if name != "textures" or tensor is not None:
+            expect_kind(Tensor, tensor, name, DataError)
+            if tensor.ndim != 4 or not len(tensor):
+                raise DataError(f"{name}: expected (N, C, S, S), N of them from 1 up, found {tuple(tensor.shape)}")
+    settings = SynthesisSettings() if settings is None else settings
+    expect_kind(SynthesisSettings, settings, "settings", giver="Settings.synthesis")
+    for name, number in (("seed", seed), ("first", first)):
+        _expect_number(number, name)
     recipes = draw_recipes(range(first, first + len(rgb)), settings, seed, rgb=use_rgb, depth=use_depth, textures=textures)
     recipes = [recipe.to(rgb.device) for recipe in recipes]
-    return apply_recipes(rgb, depth, foreground, recipes, settings, textures), recipes
+    try:
+        return apply_recipes(rgb, depth, foreground, recipes, settings, textures), recipes
+    except ValueError as error:
+        raise DataError(f"pairs to harm: {error}") from None
+
+
+def _expect_number(given: Any, name: str) -> None:
+    if not is_whole(given, 0):
+        raise SettingsError(f"{name}: expected a number from 0 up, found {shown(given)}")
 
 
 def draw_recipes(
@@ -164,9 +185,16 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             length: number of pairs; None: as many as parts.
 
         Raises:
-            DataError: names repeat, or are not as many as the scans, or there are none.
+            DataError: names repeat, or are not as many as the scans, or there are none, or they are of something else.
+            SettingsError: `settings` are none, or `seed` or `length` is no number from 0 up.
         """
-        self.names = list(names)
+        self.names = list_of(str, names, "names", DataError)
+        scans = list_of(PreparedScan, scans, "scans", DataError)
+        expect_kind(Statistics, statistics, "statistics", DataError)
+        settings = _settings_or_fast(settings)
+        for name, number in (("seed", seed), ("length", length)):
+            if number is not None:
+                _expect_number(number, name)
         self._places = {name: place for place, name in enumerate(self.names)}
         if not len(self._places) == len(self.names) == len(scans):
             found = f"{len(self.names)}, {len(self._places)} of them different"
@@ -174,9 +202,9 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         if not self.names:
             raise DataError("names: expected at least one part, found none")
         self.statistics = statistics
-        self.settings = settings or make_settings()
+        self.settings = settings
         self.seed = self.settings.seed if seed is None else seed
-        self._parts = GoodParts.from_scans(list(scans))
+        self._parts = GoodParts.from_scans(scans)
         self._length = len(self._parts) if length is None else length
         self._textures = load_textures(self.settings.synthesis, self._parts)
 
@@ -208,15 +236,18 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             DataError: something is wrong with the data; every problem is named. Or no part is to be used.
         """
         data = path_of(data, "data")
-        if most_parts is not None and most_parts < 1:
-            raise DataError(f"most_parts: expected a number from 1 up, or None for all, found {most_parts}")
-        settings = settings or make_settings()
+        if most_parts is not None and not is_whole(most_parts, 1):
+            raise DataError(f"most_parts: expected a number from 1 up, or None for all, found {shown(most_parts)}")
+        if statistics is not None:
+            expect_kind(Statistics, statistics, "statistics", DataError)
+        only = None if only is None else set(list_of(str, only, "only", DataError))
+        settings = _settings_or_fast(settings)
         expect_textures(settings.synthesis)
         dataset = find_training_data(data, category, settings, light=light, depth_format=depth_format)
         train, _ = train_and_held_out(dataset)
         statistics = statistics or measure_parts(train, settings)
         chosen = [part for part in train if only is None or part.id in only]
-        if lacking := sorted(set(only or ()) - {part.id for part in chosen}):
+        if lacking := sorted((only or set()) - {part.id for part in chosen}):
             raise DataError(f"{dataset.root}: expected good training parts {', '.join(lacking)}, found others only")
         if not chosen:
             raise DataError(f"{dataset.root}: expected ids of good training parts to use, found none")
@@ -269,6 +300,12 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         rgb = good.rgb.float() / 255
         harmed = apply_recipes(rgb, good.depth, good.foreground, recipes, self.settings.synthesis, self._textures)
         return Pair(number, part, rgb, good.depth, good.foreground, harmed, tuple(recipes))
+
+
+def _settings_or_fast(settings: Settings | None) -> Settings:
+    settings = make_settings() if settings is None else settings
+    expect_kind(Settings, settings, "settings", giver="make_settings")
+    return settings
 
 
 # ------------------------------------------------------------------------------------------- in words and pictures

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from das3d.arguments import expect_kind, list_of, path_of
 from das3d.errors import DataError
 from das3d.files import DepthFormat, lacks_grid, read_depth, read_mask, read_rgb, rgb_size
 from das3d.scan import Scan
@@ -41,6 +42,16 @@ class Part:
     depth: Path | None
     masks: tuple[Path, ...] = ()
     depth_format: DepthFormat | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rgb", "depth"):
+            if (file := getattr(self, name)) is not None and not isinstance(file, Path):
+                object.__setattr__(self, name, path_of(file, name))
+        if not (isinstance(self.masks, tuple) and all(isinstance(file, Path) for file in self.masks)):
+            masks: list[Any] = list_of(object, self.masks, "masks", DataError)
+            object.__setattr__(self, "masks", tuple(path_of(file, "masks") for file in masks))
+        if self.depth_format is not None:
+            expect_kind(DepthFormat, self.depth_format, "depth_format", DataError, giver="DepthFormat.from_unit")
 
     @property
     def defective(self) -> bool:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from das3d._bundle import Bundle
+from das3d.arguments import expect_kind, is_whole, shown
+from das3d.errors import SettingsError
 from das3d.settings import SynthesisSettings
 
 # Saved recipes and compiled code name a family by its number, so others are added at the end.
@@ -139,7 +141,17 @@ def draw_recipe(
         generator: on the CPU, so that a seed gives the same recipe whatever the device.
         rgb, depth: which modalities are used; an unused one counts as unharmed.
         textures: the pictures there are to choose from; their number counts.
+
+    Raises:
+        SettingsError: what is given is none of these, or there is no pair to draw for or no picture to choose.
     """
+    if not is_whole(batch, 1):
+        raise SettingsError(f"batch: expected a number of pairs from 1 up, found {shown(batch)}")
+    expect_kind(SynthesisSettings, settings, "settings", giver="Settings.synthesis")
+    expect_kind(torch.Generator, generator, "generator", giver="torch.Generator()")
+    if textures is not None and not (isinstance(textures, Sized) and len(textures)):
+        found = "none" if isinstance(textures, Sized) else shown(textures)
+        raise SettingsError(f"textures: expected one picture or more, or None, found {found}")
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, generator=generator)

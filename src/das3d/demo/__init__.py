@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from das3d.arguments import path_of
+from das3d.arguments import is_whole, path_of, shown
 from das3d.demo.camera import Light, changed, draw_light, look, meet, sense
 from das3d.demo.defects import DEFECTS
 from das3d.demo.part import Surface, draw_part, surface_of
@@ -149,15 +149,21 @@ def _parts(counts: Mapping[str, int]) -> list[tuple[str, str, int]]:
 
 
 def _check(counts: dict[str, int], size: tuple[int, int], seed: int) -> None:
-    problems = [f"{name}: expected a number of parts from 0 up, found {n}" for name, n in counts.items() if n < 0]
+    problems = [
+        f"{name}: expected a number of parts from 0 up, found {shown(n)}"
+        for name, n in counts.items()
+        if not is_whole(n, 0)
+    ]
     problems += _wrong_size(size)
-    if seed < 0:
-        problems.append(f"seed: expected a number from 0 up, found {seed}")
+    if not is_whole(seed, 0):
+        problems.append(f"seed: expected a number from 0 up, found {shown(seed)}")
     if problems:
         raise DataError(problems)
 
 
 def _wrong_size(size: tuple[int, int]) -> list[str]:
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(is_whole(side, 0) for side in size)):
+        return [f"size: expected height and width in pixels, such as (256, 256), found {one_line(repr(size))}"]
     if min(size) < SMALLEST:
         return [f"size: expected at least {SMALLEST} x {SMALLEST} pixels, found {size[1]} x {size[0]}"]
     if max(size) > LONGEST * min(size):
