@@ -284,6 +284,18 @@ def test_cameras_and_depth_formats_are_of_numbers(given: Any) -> None:
         )
 
 
+@pytest.mark.parametrize("given", [6, None, "6x8", (6,), (6, 8, 3), ("6", "8")])
+def test_a_centred_camera_is_of_an_image_with_two_sides(given: Any) -> None:
+    assert said(DataError, lambda: Camera.centred(500, given)).startswith(
+        "size: expected height and width in pixels, found "
+    )
+
+
+def test_a_model_is_saved_to_a_file(detector: Detector, tmp_path: Path) -> None:
+    expected = f"{tmp_path}: expected a file for the model, such as {tmp_path / 'model.safetensors'}, found a folder"
+    assert said(ModelError, lambda: detector.save(tmp_path)) == expected
+
+
 def test_units_are_told_in_text() -> None:
     unit: Any
     for unit in (None, ["mm"], {}):

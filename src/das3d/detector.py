@@ -247,14 +247,21 @@ class Detector:
         return None if self.threshold is None else self.threshold.is_defective(score)
 
     def save(self, path: Path | str) -> None:
-        """Write weights, their hash, settings, statistics, threshold and version into one safetensors file."""
+        """Write weights, their hash, settings, statistics, threshold and version into one safetensors file.
+
+        Raises:
+            ModelError: `path` is a folder, or the model an exported one.
+        """
+        file = path_of(path, "path", ModelError)
+        if file.is_dir():
+            raise ModelError(f"{file}: expected a file for the model, such as {file / MODEL_FILE}, found a folder")
         from safetensors.torch import save
 
         from das3d.engines.torch_engine import weights_hash
 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         about = self.about() | {HASH: weights_hash(weights)}
-        write_atomically(path_of(path, "path", ModelError), save(weights, metadata={"das3d": json.dumps(about)}))
+        write_atomically(file, save(weights, metadata={"das3d": json.dumps(about)}))
 
     def about(self) -> dict[str, Any]:
         """All but the weights, as plain values; every model file carries it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class Camera:
     @classmethod
     def centred(cls, focal_length: float, size: tuple[int, int]) -> Camera:
         """Square pixels, and the axis through the middle of an image of `size` (height, width)."""
+        if not (isinstance(size, Sequence) and len(size) == 2 and all(map(is_number, size))):
+            raise DataError(f"size: expected height and width in pixels, found {one_line(repr(size))}")
         return cls(focal_length, focal_length, (size[1] - 1) / 2, (size[0] - 1) / 2)
 
 
