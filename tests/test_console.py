@@ -83,10 +83,20 @@ def test_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     # One line in ten seconds, and the time left at the pace of one a second.
     assert captured.err.splitlines() == [
         "training: 10 of 200, 10 s so far, 3 min 31 s left, loss 0.5",
-        "training: 20 of 200, 20 s so far, 3 min 09 s left, loss 0.5",
-        "training: 30 of 200, 30 s so far, 2 min 56 s left, loss 0.5",
+        "training: 20 of 200, 20 s so far, 3 min 00 s left, loss 0.5",
+        "training: 30 of 200, 30 s so far, 2 min 50 s left, loss 0.5",
     ]
     assert captured.out == ""
+
+
+def test_time_left_follows_a_pace_that_changes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress("calibrating", 40) as step:
+        for done in range(1, 25):
+            now[0] += 0.1 if done <= 20 else 5.0  # scores first, which take no time, then synthetic defects
+            step()
+    assert capsys.readouterr().err.splitlines()[-1] == "calibrating: 24 of 40, 22 s so far, 1 min 20 s left"
 
 
 def test_plain_lines_of_a_resumed_run_count_only_what_is_new(

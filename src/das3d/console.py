@@ -118,22 +118,24 @@ class _Lines:
     def __init__(self, what: str, total: int | None) -> None:
         self.what, self.total, self.done = what, total, 0
         self.start = time.monotonic()
-        self.first: int | None = None
-        self.last = self.start
+        self.last, self.last_done = self.start, 0
+        self.begun = False
 
     def __call__(self, done: int | None = None, total: int | None = None, note: str = "") -> None:
         self.done = self.done + 1 if done is None else done
         self.total = total if total is not None else self.total
-        self.first = self.done if self.first is None else self.first
+        if not self.begun:
+            self.begun, self.last_done = True, self.done
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
-        self.last = now
         text = f"{self.what}: {self.done}"
         if self.total:
-            since = max(self.done - self.first, 1)
-            left = (now - self.start) / since * max(self.total - self.done, 0)
+            # At the pace since the line before: steps that follow may take longer than those at the beginning.
+            pace = (now - self.last) / max(self.done - self.last_done, 1)
+            left = pace * max(self.total - self.done, 0)
             text += f" of {self.total}, {duration(now - self.start)} so far, {duration(left)} left"
+        self.last, self.last_done = now, self.done
         print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
 
