@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -255,6 +257,14 @@ def test_settings_that_were_edited_are_kept(sound_check: DataCheck, tmp_path: Pa
     assert mine.read_text() == as_written + "# mine\n" and suggested.read_text() == as_written
     mine.unlink()
     assert write_check(sound_check, tmp_path) == mine and not suggested.exists()
+
+
+def test_settings_begin_with_a_command_that_a_shell_takes(sound_check: DataCheck, tmp_path: Path) -> None:
+    dataset = replace(sound_check.dataset, root=Path("scans of today"))
+    second = settings_text(replace(sound_check, dataset=dataset)).splitlines()[1]
+    words = shlex.split(second.removeprefix("# "))
+    # The file lies in another folder than the user stands in, and may be settings_suggested.toml.
+    assert words == ["das3d", "train", "scans of today", "--settings", "THIS_FILE", "--out", "RUN"]
 
 
 def test_settings_shrink_to_the_window_and_never_magnify(sound_check: DataCheck, tmp_path: Path) -> None:

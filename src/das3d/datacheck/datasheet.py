@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -235,7 +236,7 @@ def settings_text(check: DataCheck) -> str:
     settings = check.settings.model_copy(update={"preparation": preparation})
     head = [
         f"Settings for {check.dataset.category}, from what was measured on its good parts; edit them, then:",
-        f"das3d train {check.dataset.root} --settings settings.toml --out RUN",
+        f"das3d train {shlex.quote(str(check.dataset.root))} --settings THIS_FILE --out RUN",
         "",
         *(f"{name}: {value}" for name, value in _prepared_rows(check)),
         *(f"note: {line}" for line in check.advice),
