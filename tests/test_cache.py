@@ -19,9 +19,8 @@ from hypothesis.extra import numpy as hnp
 from scenes import Box, Dome, see
 
 from das3d import cache
-from das3d.cache import cache_folder, key_of, load_json, load_scan, save_json, save_scan
+from das3d.cache import CacheError, cache_folder, key_of, load_json, load_scan, save_json, save_scan
 from das3d.datasets import find_dataset
-from das3d.errors import DataError
 from das3d.measurement import measure
 from das3d.preparation import DEPTH_STEP, PreparedScan, prepare
 from das3d.scan import Scan
@@ -234,7 +233,7 @@ def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DAS3D_CACHE", str(tmp_path / "file" / "cache"))
     for write in (lambda: save_scan(KEY, prepared(size=32)), lambda: save_json(KEY, 1)):
-        with pytest.raises(DataError, match=r"expected a cache that can be written, found: .*; DAS3D_CACHE") as caught:
+        with pytest.raises(CacheError, match=r"expected a cache that can be written, found: .*; DAS3D_CACHE") as caught:
             write()
         assert str(caught.value).startswith(str(tmp_path / "file" / "cache"))
     assert load_scan(KEY) is None and load_json(KEY) is None

@@ -309,6 +309,18 @@ def test_others_take_the_place_of_parts_that_cannot_be_prepared(trained: Detecto
     assert len(names) == 5 and not names & {str(parts[0].rgb), str(parts[0].depth)}
 
 
+def test_no_part_is_left_out_for_a_cache_that_cannot_be_written(
+    tiny_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run()
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DAS3D_CACHE", str(tmp_path / "file"))
+    result = das3d("export", run, "--out", tmp_path / "model.onnx")
+    assert result.exit_code == 1 and not (tmp_path / "model.onnx").exists()
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'file'}") and line.endswith("DAS3D_CACHE chooses another")
+
+
 @pytest.mark.usefixtures("quick")
 def test_made_up_parts_serve_where_the_data_is_gone(tiny_run: Runs, tmp_path: Path) -> None:
     moved = load(tiny_run(), "cpu")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from das3d.atomic import write_atomically
-from das3d.errors import DataError
+from das3d.errors import Das3dError, DataError
 from das3d.preparation import DEPTH_STEP, PreparedScan
 from das3d.settings import PreparationSettings
 from das3d.versions import version_of
@@ -35,6 +35,10 @@ READERS = ("numpy", "cv2", "PIL", "tifffile", "imagecodecs", "plyfile")
 LOWEST = -0.5  # normalised depth of code 0
 VALID, FOREGROUND, MASK, HAS_MASK = 1, 2, 4, 8
 CHECKSUM = 16  # bytes
+
+
+class CacheError(Das3dError):
+    """The cache cannot be written. No `DataError`: it says nothing of the part at hand, which would be left out for it."""
 
 
 def cache_folder() -> Path:
@@ -147,6 +151,6 @@ def _keep(path: Path, content: bytes) -> None:
         write_atomically(path, content, lasting=False)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(
+        raise CacheError(
             f"{path}: expected a cache that can be written, found: {reason}; DAS3D_CACHE chooses another"
         ) from None
