@@ -265,6 +265,11 @@ def test_run_that_is_none(tmp_path: Path) -> None:
     assert result.exit_code == 1 and result.stderr == f"error: {tmp_path / 'no'}: expected a run folder, found nothing\n"
 
 
+def test_page_names_the_command_that_tells_whether_the_promise_still_holds(copied: Path) -> None:
+    assert das3d("report", copied).exit_code == 0
+    assert f"das3d drift {copied} --scores" in page_of(copied).text
+
+
 def test_threshold_that_has_changed_since_is_told(copied: Path) -> None:
     change_scores(copied, {}, threshold=0.123)
     assert das3d("report", copied).exit_code == 0
