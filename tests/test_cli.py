@@ -174,6 +174,16 @@ def test_who_is_terminated_ends_as_who_is_interrupted(capsys: pytest.CaptureFixt
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_who_stops_a_training_is_told_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "DATA").mkdir()
+    monkeypatch.setattr("das3d.run.train", stop)
+    stopped = das3d("train", tmp_path / "DATA", "--out", tmp_path / "run")
+    assert (stopped.exit_code, stopped.stderr) == (130, "stopped; the same command with --resume goes on\n")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

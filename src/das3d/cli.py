@@ -41,6 +41,10 @@ app = typer.Typer(
 )
 
 
+# What to do after Ctrl-C, of commands that go on where they were stopped.
+GOES_ON = {"benchmark": "; the same command goes on", "train": "; the same command with --resume goes on"}
+
+
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Print errors that a user can mend as plain lines, without a traceback, and exit with 1 (130 when interrupted, 143
     when terminated, which ends a command in the same way: what was done is kept).
@@ -70,7 +74,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             print(f"error: the device has too little memory; {hint}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stop:
-            print("stopped", file=sys.stderr)
+            onwards = GOES_ON.get(command.__name__, "")
+            print(f"stopped{onwards}", file=sys.stderr)
             raise typer.Exit(143 if stop.args else 130) from None
 
     return run
@@ -138,7 +143,7 @@ AsJson = Annotated[
 ]
 Database = Annotated[
     str | None,
-    typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of a SQLite file in --out."),
+    typer.Option(envvar="DAS3D_DATABASE", help="URL of a PostgreSQL database instead of the service's SQLite file."),
 ]
 KeepGood = Annotated[
     str | None, typer.Option(help="How long to keep the files of good parts, such as 30d; for ever by default.")
