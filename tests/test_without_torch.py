@@ -50,6 +50,11 @@ def test_training_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == f"das3d.errors.MissingPackageError: das3d.train {needs}"
 
 
+def test_a_wrong_setting_is_told_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    result = das3d("train", tmp_path, "--out", tmp_path / "run", "--set", "training.iteration=4")
+    assert (result.returncode, result.stderr) == (1, "error: settings: unknown setting 'training.iteration'\n")
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_a_trained_model_says_what_to_install(command: str, tiny_run: Callable[..., Path], tmp_path: Path) -> None:
     done = das3d(command, tiny_run(), "--data", tmp_path, "--out", tmp_path / "out")

@@ -290,8 +290,6 @@ def train(
     """Train a detector on good parts."""
     seconds = None if budget is None else parse_duration(budget)
     depth_format = parse_depth_unit(depth_unit, data, category)
-    from das3d.run import holds_run
-    from das3d.run import train as run
     from das3d.settings import make_settings
 
     changes = [*(change or []), *texture_changes(textures)]
@@ -305,6 +303,9 @@ def train(
         file=settings,
         changes=changes,
     )
+    from das3d.run import holds_run  # loads PyTorch, which takes seconds: a wrong setting is told before
+    from das3d.run import train as run
+
     quieten_lightning()
     if resume and not holds_run(out):
         print(f"{out}: no checkpoint there, so a new training begins")
