@@ -23,7 +23,7 @@ from scenes import Scene, see
 from scipy import ndimage
 
 from das3d.batches import GoodParts
-from das3d.detector import FORMAT, MODEL_FILE, Detector, load
+from das3d.detector import CHECKPOINT_FILE, FORMAT, MODEL_FILE, Detector, load
 from das3d.engines import EngineOutput, batch_of, side_by_side
 from das3d.engines.torch_engine import TorchEngine, choose_device, fused, part_scores, turned
 from das3d.errors import DataError, ModelError, SettingsError
@@ -254,6 +254,11 @@ def test_a_copy_that_was_cut_short_is_refused(both: Detector, tmp_path: Path) ->
 
 def test_nothing_there_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected a run folder with model\.safetensors, .* it has no finished training"):
+        load(tmp_path)
+    (tmp_path / CHECKPOINT_FILE).touch()
+    with pytest.raises(
+        ModelError, match=r"no finished training, das3d train with --resume goes on"
+    ):
         load(tmp_path)
     with pytest.raises(ModelError, match=r"absent: expected a run folder with model\.safetensors, or a .*, found none$"):
         load(tmp_path / "absent")

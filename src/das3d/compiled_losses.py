@@ -26,10 +26,11 @@ def rgb_loss_and_gradient(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         images.detach().contiguous().numpy().reshape(-1, *x.shape[2:]) for images in (x, y, gradient)
     )
     weights = tuple(gaussian().numpy()[REACH:])
-    share, sums = np.float32(1 / x.numel()), np.empty(len(planes_x))
+    constants = np.float32(1 / x.numel()), np.float32(C1), np.float32(C2)
+    sums = np.empty(len(planes_x))
 
     def work(i: int) -> None:
-        sums[i] = loss_of_plane(planes_x[i], planes_y[i], planes_gradient[i], weights, share, np.float32(C1), np.float32(C2))
+        sums[i] = loss_of_plane(planes_x[i], planes_y[i], planes_gradient[i], weights, *constants)
 
     side_by_side(work, len(sums))
     return torch.tensor(1 + sums.sum() / x.numel(), dtype=torch.float32), gradient

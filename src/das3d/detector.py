@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 MODEL_FILE = "model.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"  # of a training that goes on, or could
 HASH = "weights_sha256"  # of the weights in such a file; those of earlier versions lack it
 
 
@@ -313,6 +314,8 @@ def load(path: Path | str, device: str = "auto", engine: str = "auto") -> Detect
     file = model_file(path)
     if not file.is_file():
         hint = "; it has no finished training" if path.is_dir() else ""
+        if (path / CHECKPOINT_FILE).is_file():
+            hint += ", das3d train with --resume goes on with the one that was stopped"
         raise ModelError(f"{path}: expected a run folder with {MODEL_FILE}, or a model file, found none{hint}")
     if file.suffix in EXPORTED:
         exported = open_exported(file, device, engine)

@@ -28,7 +28,7 @@ from das3d.cache import cache_folder
 from das3d.calibration import HeldOut, calibrated
 from das3d.console import counted, is_worker, say
 from das3d.datasets import Dataset, expect_outside
-from das3d.detector import MODEL_FILE, Detector, load
+from das3d.detector import CHECKPOINT_FILE, MODEL_FILE, Detector, load
 from das3d.engines.torch_engine import TorchEngine, choose_device
 from das3d.errors import ModelError, SettingsError
 from das3d.files import DepthFormat
@@ -126,7 +126,7 @@ def train(
         fabric.launch()
         if fabric.is_global_zero:
             say(_summary(dataset, prepared, f"{fabric.device} in {precision}"))
-        anew = not (resume and (out / "checkpoint.pt").is_file())
+        anew = not (resume and (out / CHECKPOINT_FILE).is_file())
         asked = [*(trackers_of(out) if resume else ()), *track]
         with open_tracking(out, asked, settings, anew=anew) if fabric.is_global_zero else Tracking() as tracking:
             if tracking.trackers:
@@ -262,7 +262,7 @@ def machine(device: torch.device) -> str:
 
 def holds_run(out: Path) -> bool:
     """Whether a folder holds a finished or half-finished run."""
-    return (out / "checkpoint.pt").exists() or (out / MODEL_FILE).exists()
+    return (out / CHECKPOINT_FILE).exists() or (out / MODEL_FILE).exists()
 
 
 def _check_out(out: Path, resume: bool) -> None:

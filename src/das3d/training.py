@@ -27,6 +27,7 @@ from das3d._replay import Replayed
 from das3d.atomic import write_atomically
 from das3d.batches import Batch, Draw, GoodParts, compose, draw_batch, make_batch
 from das3d.console import duration, progress
+from das3d.detector import CHECKPOINT_FILE
 from das3d.errors import Das3dError, ModelError
 from das3d.losses import depth_loss, focal_loss, rgb_loss
 from das3d.network import DAS3DNet, Output
@@ -96,8 +97,8 @@ def fit(
     textures = load_textures(settings.synthesis, parts)
     state = start(settings, fabric, total=0 if budget else training.iterations)
     log = LossLog(out / "losses.csv", training.batch, tracking, writes=fabric.is_global_zero)
-    if resume and (out / "checkpoint.pt").is_file():
-        unlogged = load_checkpoint(out / "checkpoint.pt", state, settings, fabric)
+    if resume and (out / CHECKPOINT_FILE).is_file():
+        unlogged = load_checkpoint(out / CHECKPOINT_FILE, state, settings, fabric)
         if not budget and not state.total:  # stopped before a budget was measured, and now goes on without one
             state.total = training.iterations
         log.resume(state.iteration, unlogged)
@@ -127,12 +128,12 @@ def fit(
                 state.total = pacer.total(state.iteration, agreed(fabric, state.seconds)) or state.total
             step(state.iteration, state.total or None, log.note)
             if time.monotonic() - saved > training.checkpoint_minutes * 60:
-                save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
+                save_checkpoint(out / CHECKPOINT_FILE, state, log.kept, settings, fabric)
                 if fabric.is_global_zero:
                     tracking.picture(save_repairs(out / "pictures", state.iteration, batch, output), state.iteration)
                 saved = time.monotonic()
     log.flush(state)
-    save_checkpoint(out / "checkpoint.pt", state, log.kept, settings, fabric)
+    save_checkpoint(out / CHECKPOINT_FILE, state, log.kept, settings, fabric)
     if fabric.is_global_zero and state.iteration > first:
         tracking.picture(save_repairs(out / "pictures", state.iteration, batch, output), state.iteration)
     return state
