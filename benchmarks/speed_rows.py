@@ -421,7 +421,7 @@ def bound_of_training(first: float) -> Row:
     seconds = timed(lambda: matrix @ matrix, 5, warm=2).median
     size = settings.preparation.size
     with operations_counted() as counted:
-        output = untrained(settings).network(torch.rand(1, 3, size, size), torch.rand(1, 1, size, size))
+        output = DAS3DNet.from_settings(settings)(torch.rand(1, 3, size, size), torch.rand(1, 1, size, size))
         sum(member.mean() for member in output).backward()
     bound = 2 * side**3 / seconds / counted()
     stage = "  its networks' multiply-adds alone, as fast as a bf16 matrix product"

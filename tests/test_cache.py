@@ -119,7 +119,8 @@ def test_keys_change_with_all_code_that_reads_and_prepares(tmp_path: Path, monke
         for name in re.findall(r"^\s*from das3d\.(\w+) import", (package / file).read_text(encoding="utf-8"), re.MULTILINE)
     }
     known = {file.removesuffix(".py") for file in cache.CODE}
-    # Neither messages, nor what refuses wrong arguments, nor how a file is written change a scan; settings and versions are part of the key by what they tell.
+    # Neither messages, nor what refuses wrong arguments, nor how a file is written change a scan; settings and versions are
+    # part of the key by what they tell.
     assert used - known == {"arguments", "atomic", "errors", "settings", "versions"}
     imported = {
         name

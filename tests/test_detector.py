@@ -256,9 +256,7 @@ def test_nothing_there_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"expected a run folder with model\.safetensors, .* it has no finished training"):
         load(tmp_path)
     (tmp_path / CHECKPOINT_FILE).touch()
-    with pytest.raises(
-        ModelError, match=r"no finished training, das3d train with --resume goes on"
-    ):
+    with pytest.raises(ModelError, match=r"no finished training, das3d train with --resume goes on"):
         load(tmp_path)
     with pytest.raises(ModelError, match=r"absent: expected a run folder with model\.safetensors, or a .*, found none$"):
         load(tmp_path / "absent")

@@ -78,6 +78,11 @@ def shown(given: Any) -> str:
     return one_line(repr(given)) if plain else type(given).__name__
 
 
+def shown_number(given: Any) -> str:
+    """The same where a number belongs, which is shown in short: 0 and not 0.0."""
+    return f"{given:g}" if is_number(given) else shown(given)
+
+
 # ------------------------------------------------------------------------------------------- of the command line
 
 

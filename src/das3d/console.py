@@ -118,14 +118,13 @@ class _Lines:
     def __init__(self, what: str, total: int | None) -> None:
         self.what, self.total, self.done = what, total, 0
         self.start = time.monotonic()
-        self.last, self.last_done = self.start, 0
-        self.begun = False
+        self.last = self.start
+        self.last_done: int | None = None
 
     def __call__(self, done: int | None = None, total: int | None = None, note: str = "") -> None:
         self.done = self.done + 1 if done is None else done
         self.total = total if total is not None else self.total
-        if not self.begun:
-            self.begun, self.last_done = True, self.done
+        self.last_done = self.done if self.last_done is None else self.last_done
         now = time.monotonic()
         if now - self.last < SECONDS_BETWEEN_LINES:
             return

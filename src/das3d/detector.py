@@ -182,7 +182,7 @@ class Detector:
             ModelError: as of `run`.
             SettingsError: `batch` is no whole number from 1 up.
         """
-        if not is_whole(batch, 1):  # 0 is one which would take in none and give none
+        if not is_whole(batch, 1):  # with 0 it would take in none and give none
             raise SettingsError(f"batch: expected 1 or more scans at a time, found {shown(batch)}")
         if not isinstance(scans, Iterable):
             raise DataError(f"scans: expected a sequence of Scan, such as a list, found {shown(scans)}")

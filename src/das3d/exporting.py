@@ -21,7 +21,7 @@ import torch
 
 import das3d.engines.onnx_engine  # noqa: F401  (switches ONNX Runtime's reporting off before anything imports it)
 from das3d.agreement import Agreement, agreement, compute, find_parts, made_up_parts, prepare_some
-from das3d.arguments import expect_kind, expect_one_of, is_number, path_of, shown
+from das3d.arguments import expect_kind, expect_one_of, is_number, path_of, shown_number
 from das3d.atomic import write_atomically, write_pair
 from das3d.choices import Precision, Target
 from das3d.detector import Detector, load
@@ -107,8 +107,7 @@ def export(
     if run.suffix in EXPORTED:
         raise ModelError(f"{run}: expected a model as it was trained, found an exported one")
     if not (is_number(max_changed) and 0 <= max_changed <= 1):
-        found = f"{max_changed:g}" if is_number(max_changed) else shown(max_changed)
-        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {found}")
+        raise SettingsError(f"max_changed: expected a share of verdicts from 0 to 1, found {shown_number(max_changed)}")
     detector = load(run, "cpu", "torch")
     file = _out_file(run, to, precision, out)
     parts, source = find_parts(detector, data)

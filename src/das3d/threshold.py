@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from das3d.arguments import is_number, shown
+from das3d.arguments import is_number, shown_number
 from das3d.console import counted
 from das3d.errors import DataError, SettingsError
 
@@ -30,8 +30,8 @@ TERMS = 100_000  # of a sum that are held at a time
 def expect_rate(rate: float) -> None:
     """Raise SettingsError where this is no false-alarm rate."""
     if not (is_number(rate) and 0 < rate < 1):
-        found = f"{rate:g}" if is_number(rate) else shown(rate)
-        raise SettingsError(f"false-alarm rate: expected a share above 0 and below 1, such as 0.05 for 5%, found {found}")
+        expected = "a share above 0 and below 1, such as 0.05 for 5%"
+        raise SettingsError(f"false-alarm rate: expected {expected}, found {shown_number(rate)}")
 
 
 def above(score: float, value: float) -> bool:
